@@ -1,0 +1,43 @@
+// bao.hpp - the table of contents
+//
+// bao gives C++17 what Python programmers get from yield, greenlet and gevent:
+// write plain blocking-looking code, and one thread serves a thousand sockets.
+// The chapters below are in reading order, and none knows anything of a later
+// one.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// I. Switching: flows with stacks of their own, on one thread
+#include "bao/config.hpp"     // what was chosen when compiling
+#include "bao/error.hpp"      // what can go wrong
+#include "bao/context.hpp"    // save one flow, continue another
+#include "bao/stack.hpp"      // memory to run on, with a guard at its end
+#include "bao/fiber.hpp"      // a flow with a stack and an exception state
+#include "bao/coroutine.hpp"  // symmetric switching, values both ways
+#include "bao/generator.hpp"  // yield, send, throw, close
+#include "bao/pipeline.hpp"   // generators joined by |
+
+// II. Waiting: what a scheduler needs to know of the world
+#include "bao/list.hpp"    // intrusive lists whose members leave by themselves
+#include "bao/system.hpp"  // the one seam through which the system is asked
+#include "bao/time.hpp"    // one clock, deadlines
+#include "bao/timers.hpp"  // what is due next
+#include "bao/poller.hpp"  // epoll, poll or select: which descriptors are ready
+
+// III. Scheduling: who runs next
+#include "bao/task.hpp"        // what is known of a task
+#include "bao/scheduler.hpp"   // park and wake
+#include "bao/spawn.hpp"       // spawn, join, get, kill
+#include "bao/timeout.hpp"     // a limit on a block of code
+#include "bao/report.hpp"      // who is stuck, and on what
+
+// V. The outside world
+#include "bao/remote.hpp"   // wake a thread's tasks from other threads
+#include "bao/offload.hpp"  // threads for what must block
+#include "bao/io.hpp"       // own a descriptor, wait for it
+#include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
+#include "bao/signal.hpp"   // wait for a signal
+
+// VI. Optional
+#include "bao/virtual_time.hpp"  // tests that sleep take no time

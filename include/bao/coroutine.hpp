@@ -1,0 +1,449 @@
+// bao/coroutine.hpp - symmetric switching, values both ways
+//
+// A coroutine runs until it switches to somebody else, to whomever it likes. The
+// value that it sends along is what the other one's own switch_to() returns:
+//
+//     bao::coroutine<std::string> play;
+//     bao::coroutine<std::string> eat([&](std::string who) {
+//       std::string answer = play.switch_to(who + ", eat!");
+//       ...                                         |
+//     });                                           v
+//     play = bao::coroutine<std::string>([&](std::string what) { ...
+//
+// Coroutines form a tree: each has a parent, who created it unless set
+// otherwise. The tree says where things go when a body ends: the value it
+// returns, or the exception it throws, comes out of the pending switch_to() of
+// its parent. The thread's own flow is the root. All of this is greenlet's model
+// (https://greenlet.readthedocs.io).
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "bao/fiber.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+struct nothing {};  // what a coroutine<void> sends
+
+// Its address stands for the type T, in this program.
+template <class T>
+[[gnu::visibility("default")]] inline char type_tag = 0;
+
+// The flow that runs inside f: a generator lends itself to whoever resumed it.
+inline fiber* flow_of(fiber* f) {
+  while (f->lends) f = f->link;
+  return f;
+}
+
+using switch_trace = void (*)(const char* event, const void* from,
+                              const void* to);
+[[gnu::visibility("default")]] inline switch_trace trace_switch = nullptr;
+
+// Calls trace("switch" or "throw", from, to) before each switch between
+// coroutines, with the values of their id(). It must neither throw nor switch.
+// Null turns it off. Returns who it was until now. Never suspends.
+inline switch_trace set_switch_trace(switch_trace trace) {
+  return std::exchange(trace_switch, trace);
+}
+
+template <class T>
+class coroutine;
+
+// A coroutine that belongs to somebody else, or the main flow of a task. It is
+// safe to keep one longer than the coroutine lives: that one is dead then.
+template <class T = void>
+class coroutine_ref {
+ public:
+  using value = std::conditional_t<std::is_void_v<T>, nothing, T>;
+
+  coroutine_ref() = default;
+  coroutine_ref(const coroutine_ref& other) : coroutine_ref(other.flow_) {}
+  coroutine_ref& operator=(coroutine_ref other) noexcept {
+    std::swap(flow_, other.flow_);
+    return *this;
+  }
+  ~coroutine_ref() {
+    if (flow_ != nullptr) flow_->release();
+  }
+
+  // Suspends this flow and continues the other one, there `v` arrives. Returns
+  // what the next one to switch to us sends, who need not be the one that we
+  // have switched to; throws what comes our way instead: the error of a child
+  // that has ended, or what was thrown in. A switch to oneself returns `v`.
+  //
+  // Throws dead_coroutine when the other one has ended, wrong_thread, wrong_task
+  // when it belongs to another task, wrong_type when it waits for another type,
+  // stack_exhausted: then nothing has happened.
+  [[gnu::always_inline]] T switch_to(value v = value{}) {
+    fiber* to = flow_;
+    thread_state* t = current_thread;
+    if (to == nullptr || to->leaf == nullptr || to->home != t ||
+        to->root != t->root || to->expects != &type_tag<value>) {
+      to = look_closer("switch_to");  // at its first switch, or at a mistake
+      t = current_thread;
+    }
+    if (to != nullptr) {
+      *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
+      v = suspend(*t, std::exchange(to->leaf, nullptr), "switch");
+    }
+    if constexpr (!std::is_void_v<T>) return v;
+  }
+
+  // Continues the other flow, and there throws `error` out of its switch_to().
+  // One that has not started ends without running; that, and an error for one
+  // that has ended, goes to its nearest living ancestor. Else like switch_to.
+  T throw_in(std::exception_ptr error) {
+    thread_state& t = expect_usable("throw_in");
+    fiber* to = flow_;
+    if (to->leaf == nullptr && to != flow_of(t.current)) {
+      if (to->life == flow_state::created) to->unwind();
+      to = heir_of(to);
+    }
+    if (to == flow_of(t.current)) std::rethrow_exception(error);
+    to->leaf->pending = std::move(error);
+    value v = suspend(t, std::exchange(to->leaf, nullptr), "throw");
+    if constexpr (!std::is_void_v<T>) return v;
+  }
+  template <class E, class = std::enable_if_t<
+                         !std::is_same_v<E, std::exception_ptr>>>
+  T throw_in(E error) {
+    return throw_in(std::make_exception_ptr(std::move(error)));
+  }
+
+  // Throws bao::killed in the other flow and suspends until it has ended, or
+  // has switched back to us instead; whoever kills is its parent for that time.
+  // One that has not started never runs; on one that has ended nothing happens.
+  // Throws what its body throws instead, std::logic_error for a main flow.
+  void kill() {
+    thread_state& t = expect_usable("kill");
+    if (flow_ == flow_->root)
+      throw std::logic_error("kill: the main flow cannot be killed");
+    fiber* me = flow_of(t.current);
+    if (flow_ == me) throw killed(flow_);
+    if (flow_->leaf == nullptr) return flow_->unwind();
+    const coroutine_ref victim(*this);  // our handle may go meanwhile
+    struct parent_for_a_while {
+      fiber* child;
+      fiber* parent;
+      ~parent_for_a_while() { child->link = parent; }
+    } back{flow_, std::exchange(flow_->link, me)};
+    flow_->leaf->pending = std::make_exception_ptr(killed(flow_));
+    suspend(t, std::exchange(flow_->leaf, nullptr), "throw");
+  }
+
+  // Whom its value and its errors go to; empty for a main flow. The type is a
+  // guess: a switch checks it.
+  coroutine_ref parent() const {
+    if (flow_ == nullptr || flow_ == flow_->root) return {};
+    return coroutine_ref(flow_->link);
+  }
+
+  // Gives it another parent. Throws parent_cycle when it would become its own
+  // ancestor, std::logic_error for a main flow, wrong_thread, wrong_task.
+  template <class U>
+  void set_parent(const coroutine_ref<U>& other) {
+    expect_usable("set_parent");
+    other.expect_usable("set_parent");
+    if (flow_ == flow_->root)
+      throw std::logic_error("set_parent: a main flow has no parent");
+    for (fiber* f = other.flow_; f != nullptr; f = f->link)
+      if (f == flow_)
+        throw parent_cycle("set_parent: a coroutine would be its own ancestor");
+    ++other.flow_->references;
+    std::exchange(flow_->link, other.flow_)->release();
+  }
+
+  flow_state state() const {
+    return flow_ == nullptr ? flow_state::finished : flow_->state();
+  }
+  bool dead() const { return state() == flow_state::finished; }
+  explicit operator bool() const {  // started, and not ended
+    return !dead() && state() != flow_state::created;
+  }
+  const void* id() const { return flow_; }
+
+ protected:
+  template <class>
+  friend class coroutine_ref;
+  template <class U>
+  friend coroutine_ref<U> this_coroutine();
+  template <class U>
+  friend coroutine_ref<U> main_coroutine();
+
+  explicit coroutine_ref(fiber* flow) : flow_(flow) {
+    if (flow_ != nullptr) ++flow_->references;
+  }
+
+  thread_state& expect_usable(const char* call) const {
+    thread_state& t = this_thread_state();
+    if (flow_ == nullptr)
+      throw dead_coroutine(std::string(call) + ": there is no coroutine here");
+    if (flow_->home != &t) throw_wrong_thread(call, *flow_);
+    if (flow_->root != t.root && flow_->life != flow_state::finished)
+      throw wrong_task(std::string(call) +
+                       ": the coroutine belongs to another task");
+    return t;
+  }
+
+  // The flow to switch to, ready for it; null when that is the one that asks.
+  [[gnu::noinline]] fiber* look_closer(const char* call) const {
+    thread_state& t = expect_usable(call);
+    if (flow_ == flow_of(t.current)) return nullptr;
+    if (flow_->life == flow_state::finished)
+      throw dead_coroutine(std::string(call) + ": the coroutine has ended");
+    if (flow_->expects != &type_tag<value>)
+      throw wrong_type(std::string(call) +
+                       ": the coroutine waits for a value of another type");
+    if (flow_->life == flow_state::created) {
+      flow_->start(t);
+      flow_->life = flow_state::running;
+      flow_->leaf = flow_;
+    }
+    return flow_;
+  }
+
+  // The nearest ancestor that can still take an error. One that has not started
+  // dies of it.
+  static fiber* heir_of(const fiber* flow) {
+    fiber* heir = flow->link;
+    for (; heir->life != flow_state::running; heir = heir->link)
+      if (heir->life == flow_state::created) heir->unwind();
+    return heir;
+  }
+
+  // Leaves the running flow until somebody switches to it; returns what he
+  // sends.
+  [[gnu::always_inline]] static value suspend(thread_state& t, fiber* next,
+                                              const char* event) {
+    fiber* const leaf = t.current;
+    fiber* const me = flow_of(leaf);
+    std::optional<value> reply;
+    me->expects = &type_tag<value>;
+    me->inbox = &reply;
+    me->leaf = leaf;
+    if (trace_switch != nullptr) trace_switch(event, me, flow_of(next));
+    switch_fiber(t, *leaf, *next);
+    leaf->meet_pending();
+    return std::move(*reply);
+  }
+
+  fiber* flow_ = nullptr;
+};
+
+// What all coroutines have; where their callables lie comes after it.
+class coroutine_core : public fiber {
+ public:
+  const char* kind() const noexcept override { return "coroutine"; }
+
+  // Kills it where it is suspended; whoever asks is its parent for that time.
+  // One that has not started never runs.
+  void unwind() noexcept override;
+
+ protected:
+  explicit coroutine_core(fiber* parent) {
+    link = parent;
+    ++link->references;
+    references = 1;
+    home = &this_thread_state();  // the parent's, for good
+    home->add();
+  }
+  ~coroutine_core() { link->release(); }
+
+  // Leaves what the body came to with whom it concerns: the parent, unless that
+  // has ended. Returns who goes on.
+  template <class T>
+  fiber* bequeath(std::optional<T> result, std::exception_ptr error) noexcept;
+
+  void dispose() noexcept override { delete_this(); }
+  virtual void delete_this() noexcept = 0;
+  virtual void drop_body() noexcept = 0;
+};
+
+inline void coroutine_core::unwind() noexcept {
+  orphan = false;
+  thread_state& t = *home;
+  if (life == flow_state::created) {
+    life = flow_state::finished;
+    drop_body();
+  }
+  for (int tries = 0; leaf != nullptr; ++tries) {
+    if (tries == 16) die("a coroutine that is destroyed does not end");
+    fiber* const mine = t.current;
+    fiber* const me = flow_of(mine);
+    fiber* const parent = std::exchange(link, me);
+    fiber* const next = std::exchange(leaf, nullptr);
+    next->pending = std::make_exception_ptr(killed(this));
+    me->expects = nullptr;  // no value: only that it has ended
+    me->leaf = mine;
+    switch_fiber(t, *mine, *next);
+    link = parent;
+    if (mine->pending != nullptr)
+      tell_unhandled("a coroutine", std::exchange(mine->pending, nullptr));
+  }
+  if (life == flow_state::running)
+    die("a coroutine was destroyed by itself, or by a flow that it waits for");
+}
+
+template <class T>
+fiber* coroutine_core::bequeath(std::optional<T> result,
+                                std::exception_ptr error) noexcept {
+  life = flow_state::finished;
+  for (fiber* heir = link;; heir = heir->link) {
+    if (heir->life == flow_state::finished) continue;
+    if (heir->life == flow_state::created) {
+      try {
+        if (error == nullptr) heir->start(*home);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      if (error != nullptr) {
+        heir->unwind();  // it dies of the error without having run
+        continue;
+      }
+      heir->life = flow_state::running;
+      heir->leaf = heir;
+    }
+    fiber* const next = std::exchange(heir->leaf, nullptr);
+    if (error != nullptr)
+      next->pending = std::move(error);
+    else if (heir->expects == &type_tag<T>)
+      *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
+    else if (heir->expects != nullptr)
+      next->pending = std::make_exception_ptr(
+          wrong_type("a coroutine ended with a value of another type than its "
+                     "parent waits for"));
+    return next;
+  }
+}
+
+template <class T, class F>
+class coroutine_frame final : public coroutine_core {
+ public:
+  using value = typename coroutine_ref<T>::value;
+
+  coroutine_frame(F body, fiber* parent, fiber* tree)
+      : coroutine_core(parent), body_(std::move(body)) {
+    root = tree;
+    expects = &type_tag<value>;
+    inbox = &first_;
+  }
+
+ private:
+  fiber* run() noexcept override {
+    std::optional<value> result;
+    std::exception_ptr error;
+    try {
+      result = call();
+    } catch (const killed& k) {
+      if (!k.is_for(this)) error = std::current_exception();
+    } catch (...) {
+      error = std::current_exception();
+    }
+    drop_body();
+    if (!result && error == nullptr) {
+      if constexpr (std::is_default_constructible_v<value>)
+        result.emplace();
+      else
+        error = std::make_exception_ptr(dead_coroutine(
+            "a coroutine was killed, and its type has no default to return"));
+    }
+    return this->template bequeath<value>(std::move(result), std::move(error));
+  }
+
+  value call() {
+    F& body = *body_;
+    if constexpr (std::is_void_v<T>) {
+      static_assert(std::is_invocable_v<F&>, "the body takes no argument");
+      body();
+      return {};
+    } else if constexpr (std::is_invocable_r_v<T, F&, T>) {
+      return body(std::move(*first_));
+    } else if constexpr (std::is_invocable_v<F&, T>) {
+      body(std::move(*first_));
+      return T{};
+    } else if constexpr (std::is_invocable_r_v<T, F&>) {
+      return body();
+    } else {
+      static_assert(std::is_invocable_v<F&>, "the body is T(T), void(T), T()");
+      body();
+      return T{};
+    }
+  }
+
+  void drop_body() noexcept override {
+    body_.reset();
+    first_.reset();
+  }
+  void delete_this() noexcept override { delete this; }
+
+  std::optional<F> body_;
+  std::optional<value> first_;
+};
+
+// A body with a stack of its own, that runs when somebody switches to it. Takes
+// T(T), void(T), T() or void(); move-only; an empty one is dead.
+//
+// Nothing runs, and no stack is taken, before the first switch. Destroying a
+// suspended one throws bao::killed in it, so that the objects on its stack are
+// destroyed, inner ones first; what else its body then throws goes to
+// on_unhandled(). On another thread than its own that is left to its own thread.
+template <class T = void>
+class coroutine : public coroutine_ref<T> {
+ public:
+  coroutine() = default;
+
+  template <class F, class = std::enable_if_t<!std::is_base_of_v<
+                         coroutine_ref<T>, std::decay_t<F>>>>
+  explicit coroutine(F&& body)
+      : coroutine(std::forward<F>(body), flow_of(this_thread_state().current)) {
+  }
+
+  template <class F, class U>
+  coroutine(F&& body, const coroutine_ref<U>& parent)
+      : coroutine(std::forward<F>(body),
+                  flow_of(this_thread_state().current)) {
+    this->set_parent(parent);
+  }
+
+  coroutine(coroutine&& other) noexcept {
+    std::swap(this->flow_, other.flow_);
+  }
+  coroutine& operator=(coroutine&& other) noexcept {
+    coroutine taken(std::move(other));
+    std::swap(this->flow_, taken.flow_);
+    return *this;
+  }
+  ~coroutine() {
+    fiber* flow = std::exchange(this->flow_, nullptr);
+    if (flow == nullptr) return;
+    flow->orphan = true;
+    flow->release();
+  }
+
+ private:
+  template <class F>
+  coroutine(F&& body, fiber* parent) {
+    this->flow_ = new coroutine_frame<T, std::decay_t<F>>(
+        std::forward<F>(body), parent, this_thread_state().root);
+  }
+};
+
+// The coroutine that we are in, or the main flow. Never suspends.
+template <class T = void>
+coroutine_ref<T> this_coroutine() {
+  return coroutine_ref<T>(flow_of(this_thread_state().current));
+}
+
+// The first flow of the task that we are in. Never suspends.
+template <class T = void>
+coroutine_ref<T> main_coroutine() {
+  return coroutine_ref<T>(this_thread_state().root);
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,128 @@
+// bao/error.hpp - what can go wrong
+//
+// Outcomes are values, surprises are exceptions. Three families:
+//
+//   interruptions   killed and timed_out: somebody else wants this flow to stop.
+//                   They do not derive from std::exception, so that an honest
+//                   `catch (const std::exception&)` does not swallow them.
+//   misuse          from std::logic_error: the program asked for nonsense.
+//   the world       from std::runtime_error; what the operating system refuses
+//                   is a std::system_error whose text begins with the call.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cxxabi.h>  // the name of an exception's type
+
+#include <cerrno>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <typeinfo>
+
+#include "bao/config.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// Thrown in a flow that is to end: at the place where it waits, or at the next
+// one. Let it pass, or rethrow it; a flow that swallows it meets it again.
+class killed {
+ public:
+  // `target` is whom the kill is meant for: it ends there, not on the way.
+  explicit killed(const void* target) : target_(target) {}
+  bool is_for(const void* flow) const { return target_ == flow; }
+
+ private:
+  const void* target_;
+};
+
+class scope;
+
+// Thrown at the place where a flow waits when one of its `timeout`s has passed.
+class timed_out {
+ public:
+  explicit timed_out(const scope* limit) : limit_(limit) {}
+  // Whose it is: ours, or one that our caller has opened around us.
+  bool is_for(const scope& limit) const { return limit_ == &limit; }
+
+ private:
+  const scope* limit_;
+};
+
+// Misuse. Each says in its text which call, on what, and why not.
+// clang-format off
+struct dead_coroutine  : std::logic_error { using logic_error::logic_error; };
+struct already_running : std::logic_error { using logic_error::logic_error; };
+struct close_ignored   : std::logic_error { using logic_error::logic_error; };
+struct not_started     : std::logic_error { using logic_error::logic_error; };
+struct wrong_thread    : std::logic_error { using logic_error::logic_error; };
+struct wrong_task      : std::logic_error { using logic_error::logic_error; };
+struct wrong_flow      : std::logic_error { using logic_error::logic_error; };
+struct wrong_type      : std::logic_error { using logic_error::logic_error; };
+struct parent_cycle    : std::logic_error { using logic_error::logic_error; };
+
+// The world.
+struct deadlock        : std::runtime_error { using runtime_error::runtime_error; };
+struct task_killed     : std::runtime_error { using runtime_error::runtime_error; };
+struct stack_exhausted : std::runtime_error { using runtime_error::runtime_error; };
+struct line_too_long   : std::runtime_error { using runtime_error::runtime_error; };
+struct end_of_stream   : std::runtime_error { using runtime_error::runtime_error; };
+// clang-format on
+
+// Throws what the operating system says of a failed call. Never suspends.
+[[noreturn, gnu::cold]] inline void throw_errno(const std::string& call) {
+  throw std::system_error(errno, std::generic_category(), call);
+}
+
+inline int check(int result, const char* call) {
+  if (result == -1) throw_errno(call);
+  return result;
+}
+
+// The type and the text of an exception, for people.
+inline std::string describe(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return std::string(e.what());
+  } catch (const killed&) {
+    return "bao::killed";
+  } catch (const timed_out&) {
+    return "bao::timed_out";
+  } catch (...) {
+    const std::type_info* type = abi::__cxa_current_exception_type();
+    if (type == nullptr) return "an exception of unknown type";
+    int failed = 0;
+    char* name = abi::__cxa_demangle(type->name(), nullptr, nullptr, &failed);
+    std::string text = failed == 0 ? name : type->name();
+    std::free(name);
+    return text;
+  }
+}
+
+// Told of an error that nobody is left to catch, and of whose it is.
+using unhandled_handler = void (*)(const char* whose,
+                                   const std::exception_ptr& error);
+
+inline void print_unhandled(const char* whose,
+                            const std::exception_ptr& error) {
+  std::fprintf(stderr, "bao: nobody caught the error of %s: %s\n", whose,
+               describe(error).c_str());
+}
+
+inline unhandled_handler tell_unhandled = print_unhandled;
+
+// Who hears of errors that nobody can catch: those that leave a flow while its
+// handle is destroyed, and those of tasks whose last handle goes without anyone
+// having asked. Prints a line to stderr unless replaced. Returns who it was
+// until now. Never suspends.
+inline unhandled_handler on_unhandled(unhandled_handler handler) {
+  unhandled_handler before = tell_unhandled;
+  tell_unhandled = handler != nullptr ? handler : print_unhandled;
+  return before;
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,398 @@
+// bao/fiber.hpp - a flow with a stack of its own
+//
+// A context is a place to continue. A fiber is what has to go with it: a stack,
+// the C++ exceptions that it is handling, and the notes that sanitizers want.
+//
+//     exceptions   Each thread keeps a list of the exceptions being handled. A
+//                  flow that switches inside a catch block must take its part
+//                  of the list along, or `throw;` would rethrow a stranger's.
+//                  There is nothing to take in nearly every switch, so that is
+//                  what the fast path tests.
+//     pending      An exception that somebody else wants thrown here: it is the
+//                  first thing that a continued flow looks for. That is how a
+//                  flow is killed, and how its stack is unwound.
+//
+// Not errno, and not the floating-point modes, which belong to the thread.
+//
+// Fibers never change threads: this keeps thread_local variables, and every
+// address that a compiler has cached, right.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <pthread.h>
+#include <signal.h>
+
+#include "bao/stack.hpp"
+
+#if defined(BAO_ASAN)
+#include <sanitizer/common_interface_defs.h>
+#elif defined(BAO_TSAN)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// A thread's exceptions in flight, as both C++ runtimes lay them out: Itanium
+// C++ ABI, Exception Handling, 2.2.2.
+struct exceptions_in_flight {
+  void* caught = nullptr;
+  unsigned uncaught = 0;
+
+  bool any() const {
+    return __builtin_expect(caught != nullptr || uncaught != 0, 0);
+  }
+};
+
+struct thread_state;
+
+// Where a flow is in its life.
+enum class flow_state { created, suspended, running, finished };
+
+class fiber {
+ public:
+  fiber() = default;
+  fiber(const fiber&) = delete;
+
+  // For messages: what it is, and what it is called, if anything.
+  virtual const char* kind() const noexcept { return "main flow"; }
+  virtual const char* title() const noexcept { return ""; }
+
+  context where;                  // where it stands while it does not run
+  thread_state* home = nullptr;   // its thread, for good once it has started
+  stack* memory = nullptr;        // the thread's own flow has none
+  fiber* link = nullptr;          // who goes on when it ends, or yields
+  fiber* leaf = nullptr;          // suspended: whom to continue; else null
+  std::exception_ptr pending;     // to be thrown when it is continued
+  exceptions_in_flight handling;  // kept here while it does not run
+  class scope* scopes = nullptr;  // time limits and shields opened in it
+  fiber* root = nullptr;           // the first flow of its tree
+  void* owner = nullptr;           // the task whose first flow it is
+  const void* expects = nullptr;   // the type it waits for in a switch, ...
+  void* inbox = nullptr;           // ... and the std::optional to put it in
+  void* fake_stack = nullptr;      // AddressSanitizer's
+  flow_state life = flow_state::created;  // never `suspended`: see state()
+  bool lends = false;  // a generator: its link is whoever resumed it last
+  bool orphan = false;  // its owner has let go of it on another thread
+  unsigned references = 0;
+  std::atomic<unsigned> released_elsewhere{0};  // references, not yet counted
+  fiber* next_released = nullptr;
+
+  flow_state state() const {
+    return leaf != nullptr ? flow_state::suspended : life;
+  }
+
+  // Throws what somebody left here to be thrown.
+  [[gnu::always_inline]] void meet_pending() {
+    if (pending != nullptr) throw_pending();
+  }
+
+  // Takes a stack of `size` bytes; the next switch here calls run(). Throws
+  // stack_exhausted, in which case nothing has changed.
+  void start(thread_state& t, std::size_t size = default_stack_size);
+
+  // One reference less; the last one disposes of the fiber. On another thread
+  // than its own it is left for that one to do.
+  void release() noexcept;
+
+  // Ends it, on its own thread, if it has begun and not ended.
+  virtual void unwind() noexcept {}
+
+ protected:
+  ~fiber();
+  virtual void dispose() noexcept {}
+
+ private:
+  // The body, called on the new stack. Returns who goes on, who has a stack.
+  // The fiber may be gone when it returns.
+  virtual fiber* run() noexcept { return nullptr; }
+
+  [[gnu::cold, noreturn, gnu::noinline]] void throw_pending() {
+    std::exception_ptr error = std::move(pending);
+    pending = nullptr;
+    std::rethrow_exception(std::move(error));
+  }
+
+  static void runner();
+};
+
+class main_flow final : public fiber {};  // what a thread begins with
+
+// What a thread that runs fibers keeps. It stays until the thread has ended and
+// the last fiber that has started there is gone.
+struct thread_state {
+  fiber* current = &main;  // who runs
+  fiber* root = &main;     // the first flow of the tree that runs
+  exceptions_in_flight* exceptions =
+      reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals());
+  main_flow main;
+  stack_pool stacks;
+  std::atomic<fiber*> released{nullptr};  // by other threads; see take_back()
+  class scheduler* tasks = nullptr;       // once there are any
+  unsigned number;                        // of the thread, for messages
+  std::atomic<bool> ended{false};
+  char* signal_stack = nullptr;   // where an overflow is reported
+  const char* own_low = nullptr;  // the thread's own stack
+  std::size_t own_size = 0;
+
+  thread_state();
+  ~thread_state() { main.home = nullptr; }
+  void end();
+
+  // Counts the fibers that have started here and still exist. Most go on their
+  // own thread, where a plain counter does; only the others pay for an atomic
+  // one, which starts high so that it cannot reach zero before the thread ends.
+  void add() { ++fibers_; }
+  void drop() noexcept;
+
+  // Does what other threads have left for this one to do: see fiber::release.
+  void take_back() noexcept;
+
+ private:
+  static constexpr long alive = 1L << 30;
+  long fibers_ = 0;
+  std::atomic<long> others_{alive};
+};
+
+// This thread's, or null before its first fiber. All that bao keeps for a thread
+// hangs off this pointer: eight bytes that need neither constructor nor guard.
+#if defined(__ELF__)
+[[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
+#endif
+inline thread_local thread_state* current_thread = nullptr;
+
+// This thread's, made when there is none. Never suspends.
+inline thread_state& this_thread_state() {
+  if (current_thread != nullptr) return *current_thread;
+  struct at_thread_end {
+    ~at_thread_end() { current_thread->end(); }
+    char touched = 0;
+  };
+  static thread_local at_thread_end guard;
+  agree_on(this_configuration<BAO_STACK_SIZE>);
+  current_thread = new thread_state;
+  guard.touched = 1;
+  return *current_thread;
+}
+
+// What sanitizers are told: that a flow is about to be left, and that another
+// one has been reached. Nothing at all without them.
+#if defined(BAO_ASAN)
+inline void leave_flow(void** fake_stack, const thread_state& t,
+                       const stack* to) {
+  __sanitizer_start_switch_fiber(
+      fake_stack, to != nullptr ? to->low : t.own_low,
+      to != nullptr ? to->used_size() : t.own_size);
+}
+inline void reach_flow(void* fake_stack) {
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+}
+#elif defined(BAO_TSAN)
+inline thread_local void* tsan_main = nullptr;
+inline void leave_flow(void**, const thread_state&, stack* to) {
+  if (tsan_main == nullptr) tsan_main = __tsan_get_current_fiber();
+  if (to != nullptr && to->tsan_fiber == nullptr)
+    to->tsan_fiber = __tsan_create_fiber(0);
+  __tsan_switch_to_fiber(to != nullptr ? to->tsan_fiber : tsan_main, 0);
+}
+inline void reach_flow(void*) {}
+#else
+inline void leave_flow(void**, const thread_state&, const stack*) {}
+inline void reach_flow(void*) {}
+#endif
+
+// Continues `to` where no exception is in flight.
+[[gnu::always_inline]] inline void switch_plainly(thread_state& t, fiber& from,
+                                                  fiber& to) {
+  t.current = &to;
+  leave_flow(&from.fake_stack, t, to.memory);
+  switch_context(from.where, to.where);
+  reach_flow(from.fake_stack);
+}
+
+// The slow path of switch_fiber: inside a catch block, or while unwinding.
+[[gnu::cold, gnu::noinline]] inline void switch_while_handling(thread_state& t,
+                                                    fiber& from, fiber& to) {
+  from.handling = *t.exceptions;
+  *t.exceptions = {};
+  switch_plainly(t, from, to);
+  *t.exceptions = from.handling;
+  from.handling = {};
+}
+
+// Continues `to`, a started fiber of this thread; returns when somebody
+// continues `from`, the one that runs. Whoever arrives finds no exception in
+// flight: whoever leaves has taken his along.
+[[gnu::always_inline]] inline void switch_fiber(thread_state& t, fiber& from,
+                                                fiber& to) {
+  if (t.exceptions->any()) return switch_while_handling(t, from, to);
+  switch_plainly(t, from, to);
+}
+
+// The first function on every stack: runs a fiber, hands the stack back to the
+// pool, and waits there for the next one. A fiber that is to go on and has been
+// given this very stack is run without a switch.
+inline void fiber::runner() {
+  stack* const mine = current_thread->current->memory;
+  reach_flow(nullptr);
+  for (;;) {
+    thread_state& t = *current_thread;
+    fiber* next = t.current->run();
+    t.current = next;
+    if (next->memory == mine) continue;
+    t.stacks.give(mine);
+    leave_flow(&mine->fake_stack, t, next->memory);
+    switch_context(mine->idle, next->where);
+    reach_flow(mine->fake_stack);
+  }
+}
+
+inline void fiber::start(thread_state& t, std::size_t size) {
+  memory = t.stacks.take(size);
+  if (memory->idle.empty())
+    memory->idle = make_context(memory->low, memory->high(), runner);
+  where = memory->idle;
+  if (home != nullptr) return;
+  home = &t;
+  t.add();
+}
+
+inline fiber::~fiber() {
+  if (home != nullptr) home->drop();
+}
+
+inline void fiber::release() noexcept {
+  if (home == nullptr || home == current_thread) {
+    if (orphan) unwind();
+    if (--references == 0) dispose();
+  } else if (released_elsewhere.fetch_add(1) == 0) {
+    fiber* first = home->released.load();
+    do next_released = first;
+    while (!home->released.compare_exchange_weak(first, this));
+  }
+}
+
+inline void thread_state::take_back() noexcept {
+  fiber* f = released.exchange(nullptr);
+  while (f != nullptr) {
+    fiber* next = f->next_released;
+    for (unsigned n = f->released_elsewhere.exchange(0); n > 0; --n) {
+      f->release();
+    }
+    f = next;
+  }
+}
+
+inline void thread_state::drop() noexcept {
+  if (current_thread == this && !ended) {
+    --fibers_;
+  } else if (others_.fetch_sub(1) == 1) {
+    if (current_thread == this) current_thread = nullptr;
+    delete this;
+  }
+}
+
+// --- a stack that runs over -------------------------------------------------
+//
+// The fault comes when there is no stack left to handle it on, so the handler
+// runs on one of its own, once in the life of the process: it prints a line that
+// names the flow, puts the former handler back, and lets the fault happen again.
+
+inline struct sigaction segv_before {};
+
+inline void report_overflow(int signal, siginfo_t* info, void*) {
+  thread_state* t = current_thread;
+  if (t != nullptr && t->current->memory != nullptr &&
+      t->current->memory->guards(info->si_addr)) {
+    char line[256];
+    int n = std::snprintf(
+        line, sizeof line,
+        "bao: stack overflow in a %s of %s %s: its %zu KiB are used up. Give it "
+        "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
+        "local variables\n",
+        t->current->kind(), t->root->kind(), t->root->title(),
+        t->current->memory->size / 1024);
+    if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
+  }
+  ::sigaction(signal, &segv_before, nullptr);
+}
+
+inline void watch_for_overflow(thread_state& t) {
+  static const bool installed = [] {
+    struct sigaction ours {};
+    ours.sa_sigaction = report_overflow;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&ours.sa_mask);
+    return ::sigaction(SIGSEGV, &ours, &segv_before) == 0;
+  }();
+  stack_t before;
+  if (!installed || ::sigaltstack(nullptr, &before) != 0 ||
+      (before.ss_flags & SS_DISABLE) == 0)
+    return;  // the program has made its own arrangements
+  constexpr std::size_t size = 32 * 1024;
+  t.signal_stack = new char[size];
+  stack_t ours{};
+  ours.ss_sp = t.signal_stack;
+  ours.ss_size = size;
+  ::sigaltstack(&ours, nullptr);
+}
+
+inline thread_state::thread_state() {
+  static std::atomic<unsigned> threads{0};
+  number = ++threads;
+  main.home = this;
+  main.root = &main;
+  main.life = flow_state::running;
+  watch_for_overflow(*this);
+#if defined(BAO_ASAN) && defined(__linux__)
+  pthread_attr_t attributes;
+  void* low = nullptr;
+  if (::pthread_getattr_np(::pthread_self(), &attributes) == 0) {
+    ::pthread_attr_getstack(&attributes, &low, &own_size);
+    ::pthread_attr_destroy(&attributes);
+  }
+  own_low = static_cast<const char*>(low);
+#endif
+}
+
+// When the thread ends. Objects at namespace scope may hold suspended fibers
+// still, which are unwound after this: so whatever they need is left in place.
+inline void thread_state::end() {
+  take_back();
+  ended = true;
+  stacks.release();
+  if (signal_stack != nullptr) {
+    stack_t off{};
+    off.ss_flags = SS_DISABLE;
+    ::sigaltstack(&off, nullptr);
+    delete[] signal_stack;
+    signal_stack = nullptr;
+  }
+  if (others_.fetch_add(fibers_ - alive) + fibers_ == alive) {
+    current_thread = nullptr;
+    delete this;
+  }
+}
+
+// --- who is asking -----------------------------------------------------------
+
+[[noreturn, gnu::cold]] inline void throw_wrong_thread(const char* call,
+                                                       const fiber& f) {
+  std::string text = call;
+  text += ": this ";
+  text += f.kind();
+  text += " belongs to thread " + std::to_string(f.home->number);
+  text += f.home->ended ? ", which has ended" : "";
+  text += "; we are thread " + std::to_string(this_thread_state().number);
+  throw wrong_thread(text);
+}
+
+// Tells a program that has broken a rule where no exception can be thrown.
+[[noreturn, gnu::cold]] inline void die(const std::string& why) {
+  std::fprintf(stderr, "bao: %s\n", why.c_str());
+  std::terminate();
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,524 @@
+// bao/generator.hpp - yield, send, throw, close
+//
+// A generator is a function that hands out its results one at a time. Between
+// two of them it stands still in the middle of its body, on a stack of its own:
+//
+//     bao::generator<int> squares([](auto& yield) {
+//       for (int i = 1; i <= 3; ++i) yield(i * i);
+//     });
+//     for (int n : squares) std::printf("%d ", n);      // 1 4 9
+//
+//     consumer   next() ------------.     next() ------------.
+//                                   v                        v
+//     body          ..  yield(1) -----> 1    (still there)  ..  yield(4) -----> 4
+//
+// The body may yield from within a function that it calls, from a recursion, or
+// from another generator: that is what the stack of its own is for. The price
+// is one page of memory at least, and about the time of two function calls a
+// value.
+//
+// The rules are Python's, for next, send, throw and close as for `yield from`;
+// where Python says GeneratorExit, bao says killed, and the end is an empty
+// optional instead of StopIteration.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <iterator>
+#include <memory>
+#include <tuple>
+
+#include "bao/coroutine.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+template <class Yield, class Send = void, class Return = void>
+class generator;
+template <class Yield, class Send>
+class yielder;
+
+// T, as a parameter that an argument is converted to and never decides.
+template <class T>
+struct exactly {
+  using type = T;
+};
+template <class T>
+using exactly_t = typename exactly<T>::type;
+
+template <class T>
+struct is_generator : std::false_type {};
+template <class Y, class S, class R>
+struct is_generator<generator<Y, S, R>> : std::true_type {};
+
+// What a generator and its body have in common.
+template <class Yield, class Send>
+class generator_core : public fiber {
+ public:
+  // What yield() leaves a pointer to: the object itself in the body's frame.
+  using slot = std::conditional_t<std::is_void_v<Yield>, nothing,
+                                  std::remove_reference_t<Yield>>;
+  using sent_value = std::conditional_t<std::is_void_v<Send>, nothing, Send>;
+
+  const char* kind() const noexcept override { return "generator"; }
+
+  slot* out = nullptr;         // the value on offer; null: there is none
+  sent_value* sent = nullptr;  // null: by next()
+  generator_core* consumed = this;  // whom the consumer holds: see yield_from()
+  std::exception_ptr error;         // that ended it
+  bool yielded_late = false;        // in a destructor, where it cannot wait
+
+  generator_core() {
+    lends = true;
+    references = 1;
+  }
+
+  // The consumer's side: runs the body to its next yield, which leaves `out`.
+  // False when there is no further one; throws the error that ended it.
+  [[gnu::always_inline]] bool advance(const char* call) {
+    fiber* to = leaf;
+    thread_state* t = current_thread;
+    if (to == nullptr || home != t) {
+      if (!begin(call)) return false;
+      to = this;
+      t = current_thread;
+    }
+    link = t->current;
+    leaf = nullptr;
+    switch_fiber(*t, *link, *to);
+    if (out == nullptr) end();
+    return out != nullptr;
+  }
+
+  // The body's side: offers a value and waits until the consumer wants more.
+  [[gnu::always_inline]] void suspend(slot* value) {
+    thread_state& t = *home;
+    if (t.current != this) refuse_yield();
+    if (t.exceptions->any()) return suspend_while_handling(value);
+    generator_core* const to = consumed;
+    to->out = value;
+    to->leaf = this;
+    switch_plainly(t, *this, *to->link);
+    meet_pending();
+  }
+
+  // Runs `inner` to its end as if its body were part of ours: its values go to
+  // our consumer, and what that one sends or throws goes to it, at the same
+  // price whatever the depth. Throws what ended it.
+  void yield_from(generator_core& inner);
+
+  void throw_in(std::exception_ptr e);
+  void close();
+  void unwind() noexcept override;
+
+  bool finished() const { return life == flow_state::finished; }
+
+ protected:
+  ~generator_core() = default;
+  virtual void call_body() = 0;
+  virtual void drop_body() noexcept = 0;
+
+ private:
+  // Before the first value, and where there is none any more.
+  [[gnu::cold, gnu::noinline]] bool begin(const char* call);
+
+  // The body has ended: throws the error it ended with, once.
+  [[gnu::cold, gnu::noinline]] void end() {
+    if (error != nullptr)
+      std::rethrow_exception(std::exchange(error, nullptr));
+  }
+
+  // suspend() inside a catch block; while unwinding it is too late for that.
+  [[gnu::cold, gnu::noinline]] void suspend_while_handling(slot* value) {
+    if (home->exceptions->uncaught != 0) {
+      yielded_late = true;
+      return;
+    }
+    consumed->out = value;
+    consumed->leaf = this;
+    switch_while_handling(*home, *this, *consumed->link);
+    meet_pending();
+  }
+
+  [[noreturn, gnu::cold, gnu::noinline]] void refuse_yield() {
+    throw wrong_flow("yield: called by another flow than the generator's body");
+  }
+  [[noreturn, gnu::cold, gnu::noinline]] static void refuse_running(
+      const char* call) {
+    throw already_running(std::string(call) + ": the generator is running");
+  }
+
+  fiber* run() noexcept override;
+};
+
+template <class Y, class S>
+bool generator_core<Y, S>::begin(const char* call) {
+  thread_state& t = this_thread_state();
+  if (finished()) return false;
+  if (home != nullptr && home != &t) throw_wrong_thread(call, *this);
+  if (life == flow_state::running) refuse_running(call);
+  start(t);
+  life = flow_state::running;
+  return true;
+}
+
+template <class Y, class S>
+fiber* generator_core<Y, S>::run() noexcept {
+  try {
+    call_body();
+  } catch (const killed& k) {
+    if (!k.is_for(this)) error = std::current_exception();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  drop_body();
+  if (yielded_late && error == nullptr)
+    error = std::make_exception_ptr(close_ignored(
+        "yield: called in a destructor while the generator was unwound"));
+  out = nullptr;
+  life = flow_state::finished;
+  return link;
+}
+
+template <class Y, class S>
+void generator_core<Y, S>::yield_from(generator_core& inner) {
+  if (home->current != this) refuse_yield();
+  if (inner.finished()) return;
+  if (inner.home != nullptr && inner.home != home)
+    throw_wrong_thread("yield.from", inner);
+  fiber* to = inner.leaf;
+  if (to == nullptr) {
+    if (inner.life == flow_state::running) refuse_running("yield.from");
+    inner.start(*home);
+    inner.life = flow_state::running;
+    to = &inner;
+  }
+  // Inner generators that it is in the middle of serve our consumer as well.
+  for (fiber* f = to;; f = f->link) {
+    static_cast<generator_core*>(f)->consumed = consumed;
+    if (f == &inner) break;
+  }
+  inner.leaf = nullptr;
+  inner.link = this;
+  switch_fiber(*home, *this, *to);
+  inner.consumed = &inner;
+  inner.end();
+}
+
+template <class Y, class S>
+void generator_core<Y, S>::throw_in(std::exception_ptr e) {
+  if (leaf != nullptr) {
+    leaf->pending = std::move(e);
+    advance("throw_in");
+    return;
+  }
+  if (life == flow_state::running) refuse_running("throw_in");
+  if (!finished()) {
+    life = flow_state::finished;
+    drop_body();
+  }
+  std::rethrow_exception(e);
+}
+
+template <class Y, class S>
+void generator_core<Y, S>::close() {
+  if (finished()) return;
+  if (state() == flow_state::running) refuse_running("close");
+  if (leaf == nullptr) {
+    life = flow_state::finished;
+    return drop_body();
+  }
+  leaf->pending = std::make_exception_ptr(killed(this));
+  if (advance("close"))
+    throw close_ignored("close: the body yields instead of ending");
+}
+
+template <class Y, class S>
+void generator_core<Y, S>::unwind() noexcept {
+  orphan = false;
+  if (state() == flow_state::running)
+    die("a generator was destroyed while its body was running");
+  for (int tries = 0; !finished(); ++tries) {
+    if (tries == 16) die("a generator that is destroyed does not end");
+    try {
+      close();
+    } catch (...) {
+      tell_unhandled("a generator", std::current_exception());
+    }
+  }
+}
+
+template <class Y, class S, class R>
+class generator_frame : public generator_core<Y, S> {
+ public:
+  std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
+
+ protected:
+  ~generator_frame() = default;
+};
+
+template <class Y, class S, class R, class F, class... Args>
+class generator_call final : public generator_frame<Y, S, R> {
+ public:
+  template <class G, class... A>
+  explicit generator_call(G&& f, A&&... args)
+      : body_(std::in_place, std::forward<G>(f), std::forward<A>(args)...) {}
+
+ private:
+  void call_body() override {
+    yielder<Y, S> yield(*this);
+    const auto call = [&](F& f, Args&... args) -> R {
+      return f(yield, std::move(args)...);
+    };
+    if constexpr (std::is_void_v<R>)
+      std::apply(call, *body_);
+    else
+      this->result.emplace(std::apply(call, *body_));
+  }
+  void drop_body() noexcept override { body_.reset(); }
+  void dispose() noexcept override { delete this; }
+
+  std::optional<std::tuple<F, Args...>> body_;
+};
+
+// What a body calls to hand out a value: its parameter, by reference.
+template <class Yield, class Send>
+class yielder {
+ public:
+  using core = generator_core<Yield, Send>;
+
+  explicit yielder(core& c) : core_(&c) {}
+  yielder(const yielder&) = delete;
+
+  // Hands `value` to the consumer and suspends until it asks for the next one.
+  // Returns what it sends, Send{} when it just asks. Throws bao::killed when the
+  // generator is closed, what is thrown in, and wrong_flow when called from
+  // elsewhere than the generator's own body.
+  //
+  // An rvalue is handed over itself, an lvalue is copied; a generator<T&> lends.
+  template <class Y = Yield, class = std::enable_if_t<!std::is_void_v<Y>>>
+  [[gnu::always_inline]] Send operator()(exactly_t<Y>&& value) {
+    core_->suspend(std::addressof(value));
+    return received();
+  }
+  template <class Y = Yield, class = std::enable_if_t<!std::is_void_v<Y> &&
+                                                      !std::is_reference_v<Y>>>
+  [[gnu::always_inline]] Send operator()(const exactly_t<Y>& value) {
+    Y copy(value);
+    core_->suspend(std::addressof(copy));
+    return received();
+  }
+  template <class Y = Yield, class = std::enable_if_t<std::is_void_v<Y>>>
+  [[gnu::always_inline]] Send operator()() {
+    nothing none;
+    core_->suspend(&none);
+    return received();
+  }
+
+  // Yields all that `other` yields, and returns what it returns. While it runs
+  // our consumer deals with it directly: sends, throws and closes reach it.
+  // Suspends; throws what ends it, already_running, wrong_thread.
+  template <class R>
+  R from(generator<Yield, Send, R>& other);
+  template <class R>
+  R from(generator<Yield, Send, R>&& other) {
+    generator<Yield, Send, R> mine(std::move(other));
+    return from(mine);
+  }
+  // Yields the elements of any other range.
+  template <class Range, class = std::enable_if_t<
+                             !is_generator<std::decay_t<Range>>::value>>
+  void from(Range&& range) {
+    for (auto&& x : range) (*this)(std::forward<decltype(x)>(x));
+  }
+
+ private:
+  [[gnu::always_inline]] Send received() {
+    if constexpr (!std::is_void_v<Send>) {
+      Send* sent = std::exchange(core_->consumed->sent, nullptr);
+      if constexpr (std::is_default_constructible_v<Send>)
+        if (sent == nullptr) return Send{};
+      return std::move(*sent);
+    }
+  }
+
+  core* core_;
+};
+
+// A body with a stack of its own that yields values of type Yield, takes values
+// of type Send for them, and may return a Return at its end. Move-only; moving
+// one, or destroying the callable it was made from, does not disturb its body.
+//
+// The body is called as f(yield, args...). Nothing runs, and no stack is taken,
+// before the first use. Destroying one closes it; what then escapes goes to
+// on_unhandled(). A body may call anything that suspends the whole task.
+//
+// Each of next(), send(), throw_in(), close() and the iterator throws what ends
+// the body, once, and moreover already_running when the body runs or waits right
+// now, wrong_thread, and stack_exhausted before the first value.
+template <class Yield, class Send, class Return>
+class generator {
+  using core = generator_core<Yield, Send>;
+  using frame = generator_frame<Yield, Send, Return>;
+  using slot = typename core::slot;
+
+ public:
+  // What next() and send() return: a std::optional<Yield>, which is empty at the
+  // end; a pointer for a generator<T&>, a bool for a generator<void>.
+  using step = std::conditional_t<
+      std::is_void_v<Yield>, bool,
+      std::conditional_t<std::is_reference_v<Yield>, slot*,
+                         std::optional<std::remove_reference_t<std::conditional_t<
+                             std::is_void_v<Yield>, nothing, Yield>>>>>;
+
+  // An empty one has ended.
+  generator() = default;
+
+  template <class F, class... Args,
+            class = std::enable_if_t<!is_generator<std::decay_t<F>>::value>>
+  generator(F&& f, Args&&... args)
+      : core_(new generator_call<Yield, Send, Return, std::decay_t<F>,
+                                 std::decay_t<Args>...>(
+            std::forward<F>(f), std::forward<Args>(args)...)) {}
+
+  generator(generator&& other) noexcept
+      : core_(std::exchange(other.core_, nullptr)) {}
+  generator& operator=(generator&& other) noexcept {
+    generator taken(std::move(other));
+    std::swap(core_, taken.core_);
+    return *this;
+  }
+  ~generator() {
+    if (core_ == nullptr) return;
+    core_->orphan = true;
+    core_->release();
+  }
+
+  // Runs the body to its next yield and returns that value; empty at the end,
+  // then and ever after.
+  [[gnu::always_inline]] step next() {
+    static_assert(std::is_void_v<Send> || std::is_default_constructible_v<Send>,
+                  "next() sends a default value, and there is none: use send()");
+    return taken(core_ != nullptr && core_->advance("next"));
+  }
+
+  // Makes `value` the result of the yield where the body stands, then like
+  // next(). Throws not_started when it has not come to a yield yet.
+  template <class S = Send>
+  step send(exactly_t<S> value) {
+    if (state() == flow_state::created)
+      throw not_started("send: the generator has not come to a yield yet");
+    if (core_ == nullptr || core_->finished()) return taken(false);
+    core_->sent = &value;
+    return taken(core_->advance("send"));
+  }
+
+  // Throws `error` out of the yield where the body stands, then like next(). One
+  // that has not started ends without running; that, and one that has ended,
+  // throws `error` here.
+  step throw_in(std::exception_ptr error) {
+    if (core_ == nullptr) std::rethrow_exception(error);
+    core_->throw_in(std::move(error));
+    return taken(core_->out != nullptr);
+  }
+  template <class E, class = std::enable_if_t<
+                         !std::is_same_v<E, std::exception_ptr>>>
+  step throw_in(E error) {
+    return throw_in(std::make_exception_ptr(std::move(error)));
+  }
+
+  // Throws bao::killed out of the yield where the body stands, which destroys
+  // the objects on its stack. Throws close_ignored when it yields once more
+  // instead: then it is suspended still. Nothing happens to one that has ended.
+  void close() {
+    if (core_ != nullptr) core_->close();
+  }
+
+  // What the body returned. Throws std::logic_error when it has not returned.
+  // Never suspends.
+  template <class R = Return>
+  std::enable_if_t<!std::is_void_v<R>, R&> result() {
+    if (core_ == nullptr || !frame_of().result)
+      throw std::logic_error("result: the generator has not returned");
+    return *frame_of().result;
+  }
+
+  flow_state state() const {
+    return core_ == nullptr ? flow_state::finished : core_->state();
+  }
+
+  // An input iterator: ++ asks for the next value, *it is the value that lies in
+  // the body. All share the generator's place; end() is where it has ended.
+  class iterator {
+   public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = std::remove_cv_t<slot>;
+    using difference_type = std::ptrdiff_t;
+    using pointer = slot*;
+    using reference = slot&;
+
+    iterator() = default;
+    reference operator*() const { return *core_->out; }
+    pointer operator->() const { return core_->out; }
+    [[gnu::always_inline]] iterator& operator++() {
+      if (!core_->advance("next")) core_ = nullptr;
+      return *this;
+    }
+    // Keeps the value for `*it++`.
+    auto operator++(int) {
+      struct kept {
+        value_type value;
+        value_type& operator*() { return value; }
+      } before{std::move(**this)};
+      ++*this;
+      return before;
+    }
+    friend bool operator==(const iterator& a, const iterator& b) {
+      return a.core_ == b.core_;
+    }
+    friend bool operator!=(const iterator& a, const iterator& b) {
+      return a.core_ != b.core_;
+    }
+
+   private:
+    friend generator;
+    explicit iterator(core* c) : core_(c) {}
+    core* core_ = nullptr;
+  };
+
+  // Runs the body to its next yield.
+  [[gnu::always_inline]] iterator begin() {
+    static_assert(!std::is_void_v<Yield>, "there is nothing to iterate over");
+    return iterator(core_ != nullptr && core_->advance("begin") ? core_
+                                                                : nullptr);
+  }
+  iterator end() { return iterator(); }
+
+ private:
+  friend class yielder<Yield, Send>;
+
+  frame& frame_of() { return static_cast<frame&>(*core_); }
+
+  [[gnu::always_inline]] step taken(bool any) {
+    if constexpr (std::is_void_v<Yield>) {
+      return any;
+    } else if constexpr (std::is_reference_v<Yield>) {
+      return any ? core_->out : nullptr;
+    } else {
+      if (!any) return std::nullopt;
+      return step(std::move(*core_->out));
+    }
+  }
+
+  core* core_ = nullptr;
+};
+
+template <class Yield, class Send>
+template <class R>
+R yielder<Yield, Send>::from(generator<Yield, Send, R>& other) {
+  if (other.core_ != nullptr) core_->yield_from(*other.core_);
+  if constexpr (!std::is_void_v<R>) return std::move(other.result());
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,75 @@
+// bao/list.hpp - intrusive lists whose members leave by themselves
+//
+// A waiter that lies on the stack of whoever waits cannot outlive its function:
+// not when the wait is over, not when an exception comes instead. So the links
+// are part of the member, and its destructor takes it out of the list that it
+// is in. Entering and leaving allocate nothing and take the same time whatever
+// the length.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/config.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+class list_node {
+ public:
+  list_node() = default;
+  list_node(const list_node&) = delete;
+  ~list_node() { leave(); }
+
+  bool in_list() const { return next_ != nullptr; }
+  void leave() {
+    if (next_ == nullptr) return;
+    previous_->next_ = next_;
+    next_->previous_ = previous_;
+    next_ = previous_ = nullptr;
+  }
+
+ private:
+  template <class>
+  friend class list;
+  list_node* next_ = nullptr;  // null in both: in no list
+  list_node* previous_ = nullptr;
+};
+
+// A list of T, which derives from list_node. Owns nothing: what is in it when it
+// goes just leaves.
+template <class T>
+class list {
+ public:
+  list() { end_.next_ = end_.previous_ = &end_; }
+  list(const list&) = delete;
+  ~list() {
+    while (!empty()) front().leave();
+    end_.next_ = end_.previous_ = nullptr;
+  }
+
+  bool empty() const { return end_.next_ == &end_; }
+  T& front() { return static_cast<T&>(*end_.next_); }
+  void push_back(T& member) {
+    list_node* node = &member;
+    // GCC 12 sees the address of a local variable stored in a longer-lived list,
+    // and warns, for it does not see its destructor take it out again.
+    __asm__("" : "+r"(node));
+    node->leave();
+    node->next_ = &end_;
+    node->previous_ = end_.previous_;
+    end_.previous_->next_ = node;
+    end_.previous_ = node;
+  }
+  // The one that stands behind `member`, or null.
+  T* after(T& member) {
+    list_node& node = member;
+    return node.next_ == &end_ ? nullptr : static_cast<T*>(node.next_);
+  }
+  T* first() { return empty() ? nullptr : &front(); }
+
+ private:
+  list_node end_;
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao

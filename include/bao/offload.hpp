@@ -1,0 +1,189 @@
+// bao/offload.hpp - threads for what must block
+//
+// Some calls cannot wait politely: name look-ups, regular files, a long
+// computation. They run on a helper thread while the task that wants the result
+// waits like for anything else.
+//
+// The helpers are made when they are needed, ten at most, and leave after some
+// seconds without work. They take no signals.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/remote.hpp"
+#include "bao/timeout.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+struct job {
+  job* next = nullptr;
+  void (*run)(job&) = nullptr;  // on a helper thread; must not throw
+};
+
+class helper_threads {
+ public:
+  // Throws std::system_error when there is no helper and none can be made.
+  void submit(job& j) {
+    thread_lock hold(mutex_);
+    j.next = nullptr;
+    *last_ = &j;
+    last_ = &j.next;
+    if (idle_ > waiting_) {
+      ++waiting_;
+      ::pthread_cond_signal(&wanted_);
+    } else if (threads_ < most) {
+      const int failed = make_thread();
+      if (failed == 0) {
+        ++threads_;
+      } else if (threads_ == 0) {
+        take_back(j);
+        throw std::system_error(failed, std::generic_category(),
+                                "pthread_create");
+      }
+    }
+  }
+
+ private:
+  static constexpr int most = 10;
+  static constexpr time_t patience = 5;  // seconds
+
+  int make_thread() {
+    sigset_t all, before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t made;
+    const int failed = ::pthread_create(&made, nullptr, serve, this);
+    if (failed == 0) ::pthread_detach(made);
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return failed;
+  }
+
+  void take_back(job& j) {
+    job** link = &first_;
+    while (*link != &j) link = &(*link)->next;
+    *link = j.next;
+    last_ = link;
+  }
+
+  static void* serve(void* pool) {
+    auto& me = *static_cast<helper_threads*>(pool);
+    while (job* j = me.next()) j->run(*j);
+    return nullptr;
+  }
+
+  job* next() {
+    thread_lock hold(mutex_);
+    while (first_ == nullptr) {
+      timespec until;
+      ::clock_gettime(CLOCK_REALTIME, &until);
+      until.tv_sec += patience;
+      ++idle_;
+      const int late =
+          ::pthread_cond_timedwait(&wanted_, mutex_.native(), &until);
+      --idle_;
+      if (late == 0 && waiting_ > 0) --waiting_;
+      if (late != 0 && first_ == nullptr) {
+        --threads_;
+        return nullptr;
+      }
+    }
+    job* const j = first_;
+    first_ = j->next;
+    if (first_ == nullptr) last_ = &first_;
+    return j;
+  }
+
+  thread_mutex mutex_;
+  pthread_cond_t wanted_ = PTHREAD_COND_INITIALIZER;
+  job* first_ = nullptr;
+  job** last_ = &first_;
+  int threads_ = 0;
+  int idle_ = 0;
+  int waiting_ = 0;  // signals on their way to idle helpers
+};
+
+// The process has one set of helpers. It is never destroyed, for a helper may
+// still be busy when the process ends.
+inline helper_threads& helpers() {
+  static auto* const all = new helper_threads;
+  return *all;
+}
+
+// A job that sends word home when it is done.
+class offloaded : public job, public message {
+ public:
+  virtual void work() noexcept = 0;
+
+  bool done = false;
+  task_block* waits = nullptr;  // null: nobody does any more
+
+  // Hands itself to a helper. Whoever calls waits until `done`, or lets it go.
+  void submit() {
+    scheduler& s = this_scheduler();
+    waits = &s.running();
+    home_.emplace(s);
+    run = [](job& j) {
+      auto& me = static_cast<offloaded&>(j);
+      me.work();
+      // Once it has been put, it may be gone.
+      class remote way = *me.home_;
+      if (!way.put(me)) me.abandon();
+    };
+    arrive = [](message& m, scheduler* home) {
+      auto& me = static_cast<offloaded&>(m);
+      me.done = true;
+      if (home != nullptr) --home->jobs;
+      if (me.waits == nullptr || home == nullptr)
+        me.abandon();
+      else
+        home->wake(*me.waits);
+    };
+    helpers().submit(*this);
+    ++s.jobs;
+  }
+
+ protected:
+  ~offloaded() = default;
+  virtual void abandon() noexcept {}
+
+ private:
+  std::optional<class remote> home_;
+};
+
+// Calls f(args...) on a helper thread and suspends until it returns; returns or
+// throws what it does. It may refer to our variables: for we stay until it has
+// finished, even when we are killed or late, and learn of that at the next wait.
+// Throws std::system_error when no helper can be made.
+template <class F, class... Args>
+auto offload(F f, Args... args) {
+  using R = std::invoke_result_t<F&, Args&...>;
+  struct call final : offloaded {
+    call(F& g, std::tuple<Args&...> a) : function(g), arguments(a) {}
+    void work() noexcept override {
+      try {
+        if constexpr (std::is_void_v<R>)
+          std::apply(function, arguments), result.emplace();
+        else
+          result.emplace(std::apply(function, arguments));
+      } catch (...) {
+        error = std::current_exception();
+      }
+    }
+    F& function;
+    std::tuple<Args&...> arguments;
+    std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
+    std::exception_ptr error;
+  } here(f, std::tie(args...));
+  here.submit();
+  {
+    shield until_it_is_done;
+    while (!here.done)
+      this_scheduler().park(never, {"waiting for a helper thread"});
+  }
+  if (here.error != nullptr) std::rethrow_exception(here.error);
+  if constexpr (!std::is_void_v<R>) return std::move(*here.result);
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,38 @@
+// bao/poller.hpp - epoll, poll or select: which descriptors are ready
+//
+// Three ways to ask the kernel the same question, each an ordinary class in a
+// file of its own. This ladder is the only place that knows that there are three;
+// what they promise is in readiness.hpp.
+//
+//                when nothing is ready     for each wait     limit
+//     epoll      O(ready)                  none              memory
+//     poll       O(watched)                none              memory
+//     select     O(largest number)         none              FD_SETSIZE
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/poller/readiness.hpp"
+
+#if defined(BAO_USE_SELECT)
+#include "bao/poller/select.hpp"
+namespace bao {
+inline namespace BAO_ABI {
+using poller = select_poller;
+}
+}  // namespace bao
+#elif defined(BAO_USE_POLL) || !defined(__linux__)
+#include "bao/poller/poll.hpp"
+namespace bao {
+inline namespace BAO_ABI {
+using poller = poll_poller;
+}
+}  // namespace bao
+#else
+#include "bao/poller/epoll.hpp"
+namespace bao {
+inline namespace BAO_ABI {
+using poller = epoll_poller;
+}
+}  // namespace bao
+#endif

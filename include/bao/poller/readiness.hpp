@@ -1,0 +1,118 @@
+// bao/poller/readiness.hpp - what a poller is asked, and what it answers
+//
+// The contract of the three pollers, which one set of tests holds them to:
+//
+//   watch(fd, want)      Once any of `want` holds, the next wait() reports fd. One
+//                        report, then it is forgotten: watch it again to hear
+//                        more. False: the system cannot watch this one, as it is
+//                        always ready (a regular file). Throws std::system_error.
+//   watch_owned(fd, want)  The same of a descriptor that its owner only closes
+//                        after forget(). It may be reported again without being
+//                        asked for. The owner must have met EAGAIN since the
+//                        last report, or drained it: some pollers report only
+//                        what has changed.
+//   forget(fd)           Nothing is reported of fd any more.
+//   wait(ns, report)     Calls report(fd, readiness) for what is ready, at most
+//                        32 at a time. Sleeps up to ns when nothing is, for ever
+//                        when ns is negative; an interrupting signal ends that
+//                        too. More may be reported than was asked for, never
+//                        less: an error or a hang-up counts as both directions.
+//   wake()               Ends a wait(), now or the next. From any thread, and
+//                        from signal handlers.
+//
+// A poller knows descriptors and readiness; it has never heard of tasks.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "bao/error.hpp"
+#include "bao/system.hpp"
+
+#if defined(__linux__)
+#include <sys/eventfd.h>
+#endif
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// A set of: readable, writable, hung_up. False when empty.
+struct readiness {
+  unsigned char bits = 0;
+
+  constexpr explicit operator bool() const { return bits != 0; }
+  constexpr readiness operator|(readiness other) const {
+    return {static_cast<unsigned char>(bits | other.bits)};
+  }
+  constexpr readiness operator&(readiness other) const {
+    return {static_cast<unsigned char>(bits & other.bits)};
+  }
+  constexpr readiness without(readiness other) const {
+    return {static_cast<unsigned char>(bits & ~other.bits)};
+  }
+  constexpr bool operator==(readiness other) const {
+    return bits == other.bits;
+  }
+  constexpr bool operator!=(readiness other) const {
+    return bits != other.bits;
+  }
+};
+
+inline constexpr readiness readable{1};
+inline constexpr readiness writable{2};
+// The other end will send no more, or the connection is broken: reading will
+// not have to wait any more, so there will be no news of it either.
+inline constexpr readiness hung_up{4};
+
+// A descriptor that becomes readable when somebody calls ring().
+class doorbell {
+ public:
+  doorbell() {
+#if defined(__linux__)
+    in_ = out_ = check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
+#else
+    int ends[2];
+    check(::pipe(ends), "pipe");
+    in_ = ends[0], out_ = ends[1];
+    for (int fd : ends) {
+      ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+      ::fcntl(fd, F_SETFL, O_NONBLOCK);
+    }
+#endif
+  }
+  doorbell(const doorbell&) = delete;
+  ~doorbell() {
+    ::close(in_);
+    if (out_ != in_) ::close(out_);
+  }
+
+  int fd() const { return in_; }
+  // A full pipe or counter has been rung already. Keeps errno.
+  void ring() const noexcept {
+    const int before = errno;
+    const std::uint64_t one = 1;
+    if (::write(out_, &one, sizeof one) == -1) errno = before;
+  }
+  void answer() const noexcept {
+    char rung[64];
+    while (::read(in_, rung, sizeof rung) == sizeof rung) {
+    }
+  }
+
+ private:
+  int in_, out_;
+};
+
+inline timespec to_timespec(nanoseconds ns) {
+  timespec t;
+  t.tv_sec = static_cast<time_t>(ns / 1000000000);
+  t.tv_nsec = static_cast<long>(ns % 1000000000);
+  return t;
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,156 @@
+// bao/remote.hpp - wake a thread's tasks from other threads
+//
+// Tasks, locks and channels belong to one thread and need no locking. What other
+// threads may do is leave a message: it goes into a mailbox, and a doorbell that
+// the poller watches is rung.
+//
+//     bao::remote home = bao::this_scheduler().remote();
+//     std::thread([home]() mutable { home.post([] { ... }); }).detach();
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/spawn.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// A lock between threads. The holder must not suspend.
+class thread_mutex {
+ public:
+  thread_mutex() = default;
+  thread_mutex(const thread_mutex&) = delete;
+  ~thread_mutex() { ::pthread_mutex_destroy(&mutex_); }
+  pthread_mutex_t* native() { return &mutex_; }
+
+ private:
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+};
+
+class thread_lock {
+ public:
+  explicit thread_lock(thread_mutex& m) : mutex_(m) {
+    ::pthread_mutex_lock(mutex_.native());
+  }
+  thread_lock(const thread_lock&) = delete;
+  ~thread_lock() { ::pthread_mutex_unlock(mutex_.native()); }
+
+ private:
+  thread_mutex& mutex_;
+};
+
+// Something to be done on another thread.
+struct message {
+  message* next = nullptr;
+  // Called there, between two tasks; null for the scheduler: it has ended, and
+  // only what the message holds is to be given up.
+  void (*arrive)(message&, scheduler*) = nullptr;
+};
+
+// Shared by a scheduler and the remotes of it; goes with the last of them.
+struct mailbox {
+  thread_mutex mutex;
+  scheduler* home = nullptr;  // null when it has ended
+  message* first = nullptr;
+  message** last = &first;
+  int remotes = 0;
+
+  // False when the thread has ended: nobody will see the message.
+  bool put(message& m) {
+    thread_lock hold(mutex);
+    if (home == nullptr) return false;
+    m.next = nullptr;
+    *last = &m;
+    last = &m.next;
+    home->poller().wake();
+    return true;
+  }
+
+  // On the home thread.
+  static void take(scheduler& s) {
+    mailbox& box = *s.mail;
+    message* all = nullptr;
+    bool last_use = false;
+    {
+      thread_lock hold(box.mutex);
+      all = std::exchange(box.first, nullptr);
+      box.last = &box.first;
+      s.remotes = box.remotes;
+      if (s.ending()) {
+        box.home = nullptr;
+        last_use = box.remotes == 0;
+      }
+    }
+    while (all != nullptr) {
+      message& m = *std::exchange(all, all->next);
+      m.arrive(m, s.ending() ? nullptr : &s);
+    }
+    if (last_use) delete &box;
+  }
+};
+
+// A way to another thread's scheduler. May be copied and used anywhere; while one
+// lives, waiting on its home thread for nothing else is no deadlock.
+class remote {
+ public:
+  explicit remote(scheduler& s) {
+    if (s.mail == nullptr) {
+      s.mail = new mailbox;
+      s.mail->home = &s;
+      s.take_mail = mailbox::take;
+    }
+    box_ = s.mail;
+    enter();
+    ++s.remotes;
+  }
+  remote(const remote& other) : box_(other.box_) { enter(); }
+  remote& operator=(const remote& other) {
+    remote copy(other);
+    std::swap(box_, copy.box_);
+    return *this;
+  }
+  ~remote() {
+    bool last_use = false;
+    {
+      thread_lock hold(box_->mutex);
+      if (--box_->remotes == 0) {
+        last_use = box_->home == nullptr;
+        if (!last_use) box_->home->poller().wake();
+      }
+    }
+    if (last_use) delete box_;
+  }
+
+  // Has f() run as a task of the home thread. False, and f is dropped, when that
+  // thread has ended. Never suspends.
+  template <class F>
+  bool post(F f) {
+    struct posted final : message {
+      explicit posted(F g) : call(std::move(g)) {}
+      F call;
+    };
+    auto made = std::make_unique<posted>(std::move(f));
+    made->arrive = [](message& m, scheduler* s) {
+      std::unique_ptr<posted> mine(static_cast<posted*>(&m));
+      if (s != nullptr)
+        spawn(task_options(place{"", 0}).name("posted"), std::move(mine->call));
+    };
+    return put(*made) && (made.release(), true);
+  }
+
+  // For the chapters that follow.
+  bool put(message& m) { return box_->put(m); }
+
+ private:
+  void enter() {
+    thread_lock hold(box_->mutex);
+    ++box_->remotes;
+  }
+
+  mailbox* box_;
+};
+
+inline class remote scheduler::remote() { return bao::remote(*this); }
+
+}  // namespace BAO_ABI
+}  // namespace bao

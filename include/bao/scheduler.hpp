@@ -1,0 +1,545 @@
+// bao/scheduler.hpp - who runs next; park and wake
+//
+// All waiting in bao is one call, park(), and all that ends a wait is one other:
+//
+//     park(until)   stands still until somebody calls wake(task), until the
+//                   deadline, or until an interruption arrives, and says which.
+//     wake(task)    ends the park, and says whether it did: the first cause wins,
+//                   and a waker who comes too late goes on to the next in line.
+//
+// There is no loop to call. Whoever parks looks for the next task that can run
+// and switches to it; when there is none, it is he who sleeps in the poller. A
+// central loop would cost a second switch each time, and be one more kind of
+// flow. So the thread's own flow is a task like the others, the main task.
+//
+// Tasks run in the order in which they became ready.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <vector>
+
+#include "bao/poller.hpp"
+#include "bao/report.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// Who waits for a descriptor, and in which direction.
+struct descriptor_waiter : list_node {
+  task_block* task = nullptr;
+  readiness want;
+};
+
+// What is known of one (io.hpp). It stays while anybody refers to it.
+struct descriptor_watch {
+  list<descriptor_waiter> waiters;
+  readiness ready = readable | writable;  // as far as we know: try
+  bool owned = false;
+  bool closed = false;
+  unsigned references = 0;
+};
+
+class scheduler {
+ public:
+  explicit scheduler(thread_state& t);
+  scheduler(const scheduler&) = delete;
+  // Kills what is left, and waits until it has ended.
+  ~scheduler();
+
+  task_block& running() { return *running_; }
+  task_block& main() { return main_; }
+
+  // Suspends the running task until somebody wakes it (true) or `until` passes
+  // (false; at once, without suspending, if it has). Throws what interrupts it:
+  // killed, timed_out, what was thrown in; in the main task deadlock as well.
+  bool park(deadline until, wait_reason why);
+
+  // Makes a parked task ready. False when it is not parked (any more).
+  bool wake(task_block& t);
+
+  // Lets every other ready task run once. Throws what interrupts us.
+  [[gnu::always_inline]] void yield();
+
+  // A new task is ready, now or at a time.
+  void add(task_block& t, deadline start);
+
+  // Asks a task to end. One that has not started never will.
+  void kill(task_block& t);
+  void throw_in(task_block& t, std::exception_ptr error);
+
+  // A limit of some flow has passed: tells the task that is held up in it.
+  void limit_passed(scope& limit);
+  void limit_gone() { --due_limits_; }
+
+  timer_heap& timers() { return timers_; }
+  bao::poller& poller() { return poller_; }
+  list<task_block>& tasks() { return tasks_; }
+  bool ending() const { return ending_; }
+  nanoseconds turn_began() const { return now_; }
+
+  // The watch of a descriptor: what the poller reports is kept there.
+  descriptor_watch*& watch_of(int fd);
+
+  // A way for other threads to reach this one: see remote.hpp.
+  class remote remote();
+
+  // While something may wake us from outside, to wait for it is no deadlock.
+  // Counted by those who wait, and by those who may be waited for.
+  int descriptor_waits = 0;
+  int jobs = 0;
+  int remotes = 0;
+  // Takes in what other threads have left.
+  void (*take_mail)(scheduler&) = nullptr;
+  struct mailbox* mail = nullptr;
+
+  // Calls that did not have to wait since the task last gave way. One who always
+  // finds something to do gives way after so many.
+  int busy_calls = 0;
+  static constexpr int most_busy_calls = 32;
+
+ private:
+  friend class spawned_task;
+
+  task_block* pick();
+  fiber* enter(task_block& next);
+  void switch_to(task_block& next);
+  void make_ready(task_block& t, task_block::cause why);
+  static void ring_task(alarm& a, scheduler& s);
+  fiber* finish(task_block& t);
+  void end(task_block& t);
+  void end_unstarted(task_block& t);
+
+  // What is to be thrown in a task at its park, or would be if it ran.
+  struct interruption {
+    enum { nothing, a_kill, an_error, a_limit } what = nothing;
+    scope* which = nullptr;
+  };
+  interruption due(task_block& t);
+  bool handles_kill(task_block& t, fiber* leaf);
+  void interrupt(task_block& t);
+  void throw_interruption(task_block& t);
+
+  void look_around(bool may_sleep);
+  void report_ready(int fd, readiness ready);
+  void declare_deadlock();
+
+  // The path that an uncaught exception would take.
+  static fiber* up(fiber* f) {
+    if (f->lends) return f->link;
+    f = f->link;
+    return f != nullptr && f->leaf != nullptr ? f->leaf : f;
+  }
+
+  thread_state& thread_;
+  task_block* running_ = &main_;
+  task_block* ready_ = nullptr;  // the first in line
+  task_block** ready_end_ = &ready_;
+  int turns_left_ = 64;  // until the poller is asked though tasks are ready
+  int turns_ = 64;
+  int due_limits_ = 0;
+  nanoseconds now_ = 0;  // when the outside world was last looked at
+  timer_heap timers_;
+  list<task_block> tasks_;
+  bao::poller poller_;
+  std::vector<descriptor_watch*> watches_;
+  unsigned long ids_ = 0;
+  bool deadlocked_ = false;
+  bool ending_ = false;
+
+  class main_task final : public task_block {
+   public:
+    using task_block::task_block;
+  };
+  main_task main_;
+};
+
+// This thread's, made when there is none. Never suspends.
+inline scheduler& this_scheduler() {
+  thread_state& t = this_thread_state();
+  if (t.tasks != nullptr) return *t.tasks;
+  if (t.ended)
+    throw std::logic_error("bao: this thread has ended, and its tasks with it");
+  static thread_local std::optional<scheduler> made;
+  made.emplace(t);
+  return *made;
+}
+
+inline scheduler::scheduler(thread_state& t) : thread_(t), main_(t.main) {
+  t.tasks = this;
+  main_.home = &t;
+  t.add();
+  main_.references = 1;
+  main_.stage = task_state::running;
+  main_.name = "main";
+  main_.ring = ring_task;
+  now_ = sys->now();
+}
+
+// --- park and wake -----------------------------------------------------------
+
+inline bool scheduler::park(deadline until, wait_reason why) {
+  task_block& me = *running_;
+  for (;;) {
+    if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
+      throw_interruption(me);
+    if (until.passed()) return false;
+    if (!until.is_never()) timers_.arm(me, until.at());
+    me.stage = task_state::parked;
+    me.why_woken = task_block::cause::none;
+    me.waits_for = why;
+    me.waits_since = now_;
+    task_block* const next = pick();
+    if (next != &me) switch_to(*next);
+    me.cancel();
+    if (deadlocked_ && &me == &main_) declare_deadlock();
+    me.stage = task_state::running;
+    if (me.why_woken == task_block::cause::woken) return true;
+    if (me.why_woken == task_block::cause::late) return false;
+    // Interrupted: it is thrown above, unless it was withdrawn meanwhile.
+  }
+}
+
+inline bool scheduler::wake(task_block& t) {
+  if (t.stage != task_state::parked) return false;
+  make_ready(t, task_block::cause::woken);
+  return true;
+}
+
+inline void scheduler::yield() {
+  task_block& me = *running_;
+  if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
+    throw_interruption(me);
+  make_ready(me, task_block::cause::woken);
+  task_block* const next = pick();
+  if (next != &me) {
+    me.parked_in = thread_.current;
+    switch_fiber(thread_, *thread_.current, *enter(*next));
+  }
+  me.stage = task_state::running;
+}
+
+inline void scheduler::make_ready(task_block& t, task_block::cause why) {
+  t.stage = task_state::ready;
+  t.why_woken = why;
+  t.next_ready = nullptr;
+  *ready_end_ = &t;
+  ready_end_ = &t.next_ready;
+}
+
+// The next task to run, taken out of the line; the one that asks if it is.
+inline task_block* scheduler::pick() {
+  busy_calls = 0;
+  if (--turns_left_ <= 0) look_around(false);
+  for (;;) {
+    task_block* const t = ready_;
+    if (t == nullptr) {
+      look_around(true);
+      continue;
+    }
+    ready_ = t->next_ready;
+    if (ready_ == nullptr)
+      ready_end_ = &ready_;
+    else
+      __builtin_prefetch(ready_);  // its turn comes next
+    if (t->flow->life != flow_state::created) return t;
+    try {
+      t->start(thread_, t->stack_size);
+      t->life = flow_state::running;
+      t->parked_in = t;
+      return t;
+    } catch (...) {  // no stack: the task ends with that error
+      t->error = std::current_exception();
+      end_unstarted(*t);
+    }
+  }
+}
+
+// Makes a task the running one. Returns the flow in it to continue.
+[[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
+  running_ = &next;
+  thread_.root = next.flow;
+  return next.parked_in;
+}
+
+inline void scheduler::switch_to(task_block& next) {
+  running_->parked_in = thread_.current;
+  switch_fiber(thread_, *thread_.current, *enter(next));
+}
+
+// --- the outside world -------------------------------------------------------
+
+// Takes in what has happened outside: timers that are due, descriptors that are
+// ready, what other threads have left. While tasks are ready this is done every
+// so many turns, such that it happens every 20 to 100 microseconds.
+inline void scheduler::look_around(bool may_sleep) {
+  const nanoseconds before = now_;
+  if (may_sleep && timers_.empty() && descriptor_waits == 0 && remotes == 0 &&
+      jobs == 0) {
+    deadlocked_ = true;
+    if (main_.stage != task_state::parked) die("nobody is left to run");
+    return make_ready(main_, task_block::cause::interrupted);
+  }
+  nanoseconds sleep = 0;
+  nanoseconds until = 0;
+  if (may_sleep) {
+    sleep = -1;
+    if (!timers_.empty()) {
+      until = timers_.first()->due();
+      sleep = sys->may_sleep(until, jobs != 0);
+    }
+  }
+  bool anything = false;
+  if (may_sleep || descriptor_waits != 0 || remotes != 0 || jobs != 0) {
+    poller_.wait(sleep, [&](int fd, readiness ready) {
+      anything = true;
+      report_ready(fd, ready);
+    });
+    if (take_mail != nullptr) take_mail(*this);
+    thread_.take_back();
+  }
+  if (until != 0 && sleep >= 0 && !anything && ready_ == nullptr)
+    sys->slept_until(until);
+  now_ = sys->now();
+  while (!timers_.empty() && timers_.first()->due() <= now_) {
+    auto& due = static_cast<alarm&>(*timers_.first());
+    due.cancel();
+    due.ring(due, *this);
+  }
+  if (!may_sleep) {
+    if (now_ - before < 20000 && turns_ < 512) turns_ *= 2;
+    if (now_ - before > 100000 && turns_ > 1) turns_ /= 2;
+  }
+  turns_left_ = turns_;
+}
+
+inline descriptor_watch*& scheduler::watch_of(int fd) {
+  const auto i = static_cast<std::size_t>(fd);
+  if (i >= watches_.size()) watches_.resize(i + i / 2 + 16);
+  return watches_[i];
+}
+
+// Wakes the first in line for each direction, who wakes the next one in turn when
+// he has left something; of a descriptor that we do not own, all of them.
+inline void scheduler::report_ready(int fd, readiness ready) {
+  descriptor_watch* const w = watch_of(fd);
+  if (w == nullptr) return;
+  w->ready = w->ready | ready;
+  for (auto* one = w->waiters.first(); one != nullptr;
+       one = w->waiters.after(*one)) {
+    if (w->owned && !(one->want & ready)) continue;
+    wake(*one->task);
+    if (w->owned) ready = ready.without(one->want);
+  }
+}
+
+// --- interruptions -----------------------------------------------------------
+//
+// What may interrupt a task depends on the path that an exception would take
+// from where it waits: the scopes on it, from the inside out. Somewhere on it a
+// shield, or a destructor that runs because of an exception, may hold back all
+// that was opened outside of it; of the limits that are left, the outermost is
+// thrown, as the inner ones will be passed by it anyway.
+
+inline scheduler::interruption scheduler::due(task_block& t) {
+  fiber* const leaf = &t == running_ ? thread_.current : t.parked_in;
+  interruption found;
+  for (fiber* f = leaf; f != nullptr; f = up(f)) {
+    const unsigned unwinding = f == thread_.current
+                                   ? thread_.exceptions->uncaught
+                                   : f->handling.uncaught;
+    for (scope* s = f->scopes; s != nullptr; s = s->outer_) {
+      if (s->unwinding_ < unwinding || s->shields_) return found;
+      if (s->passed_) found = {interruption::a_limit, s};
+    }
+    if (unwinding != 0) return found;
+  }
+  if (t.kill_wanted && (t.kill_is_new || !handles_kill(t, leaf)))
+    return {interruption::a_kill};
+  if (t.thrown_in != nullptr && found.what == interruption::nothing)
+    return {interruption::an_error};
+  return found;
+}
+
+// Whether the task is in the handler that has caught its kill. What a flow that
+// does not run is handling, is seen by looking with its eyes.
+inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
+  if (t.kill_thrown == nullptr) return false;
+  const exceptions_in_flight ours = *thread_.exceptions;
+  bool handles = false;
+  for (fiber* f = leaf; f != nullptr && !handles; f = up(f)) {
+    if (f != thread_.current) *thread_.exceptions = f->handling;
+    handles = std::current_exception() == t.kill_thrown;
+    *thread_.exceptions = ours;
+  }
+  return handles;
+}
+
+inline void scheduler::interrupt(task_block& t) {
+  if (t.stage == task_state::parked && due(t).what != interruption::nothing)
+    make_ready(t, task_block::cause::interrupted);
+}
+
+inline void scheduler::kill(task_block& t) {
+  if (&t == &main_)
+    throw std::logic_error("kill: the main task cannot be killed");
+  if (t.stage == task_state::done) return;
+  t.kill_wanted = t.kill_is_new = true;
+  if (t.flow->life == flow_state::created) {
+    t.ended_by_kill = true;
+    if (t.stage == task_state::ready) {  // it stands in the line
+      task_block** link = &ready_;
+      while (*link != &t) link = &(*link)->next_ready;
+      *link = t.next_ready;
+      if (*link == nullptr) ready_end_ = link;
+    }
+    return end_unstarted(t);
+  }
+  interrupt(t);
+}
+
+inline void scheduler::throw_in(task_block& t, std::exception_ptr error) {
+  if (t.stage == task_state::done) return;
+  if (t.flow->life == flow_state::created) {
+    t.error = std::move(error);
+    kill(t);
+    t.ended_by_kill = false;
+    return;
+  }
+  t.thrown_in = std::move(error);
+  interrupt(t);
+}
+
+inline void scheduler::limit_passed(scope& limit) {
+  ++due_limits_;
+  // The task that is held up in it, if any: a generator that nobody has resumed
+  // is on nobody's path.
+  fiber* f = limit.flow_;
+  while (f->link != nullptr) {
+    if (f->lends && f->leaf != nullptr) return;
+    f = f->link;
+  }
+  auto* const t = static_cast<task_block*>(f->owner);
+  if (t != nullptr) interrupt(*t);
+}
+
+[[gnu::noinline]] inline void scheduler::throw_interruption(task_block& t) {
+  const interruption i = due(t);
+  switch (i.what) {
+    case interruption::nothing:
+      return;
+    case interruption::a_limit:
+      i.which->passed_ = false;
+      --due_limits_;
+      throw timed_out(i.which);
+    case interruption::an_error:
+      std::rethrow_exception(std::exchange(t.thrown_in, nullptr));
+    case interruption::a_kill:
+      break;
+  }
+  if (!std::exchange(t.kill_is_new, false)) {
+    // It has been swallowed. The others go first, so that a loop which does
+    // nothing but swallow cannot keep the thread.
+    if (++t.kill_refusals == 1)
+      std::fprintf(stderr, "bao: %s swallowed bao::killed, and gets it again\n",
+                   describe(t, now_).c_str());
+    if (ending_ && t.kill_refusals > 16)
+      die(describe(t, now_) + " does not end, though its thread does");
+    make_ready(t, task_block::cause::woken);
+    task_block* const next = pick();
+    if (next != &t) switch_to(*next);
+    t.stage = task_state::running;
+  }
+  t.kill_thrown = std::make_exception_ptr(killed(t.flow));
+  std::rethrow_exception(t.kill_thrown);
+}
+
+// Nothing that could wake anybody is left. The main task is told, for it is the
+// one that the rest of the program hears of.
+inline void scheduler::declare_deadlock() {
+  deadlocked_ = false;
+  main_.stage = task_state::parked;  // as it was
+  std::string text = "deadlock: nothing can wake any of these tasks\n";
+  text += "  " + describe(main_, now_) + '\n' + describe(tasks_, now_);
+  for (fiber* f = thread_.current; f != nullptr; f = up(f)) {
+    const bool held = f == thread_.current ? thread_.exceptions->uncaught != 0
+                                           : f->handling.uncaught != 0;
+    bool shielded = held;
+    for (scope* s = f->scopes; s != nullptr; s = s->outer_)
+      shielded = shielded || s->shields_;
+    if (shielded || ending_) die(text);
+  }
+  main_.stage = task_state::running;
+  throw deadlock(text);
+}
+
+// --- beginning and ending ----------------------------------------------------
+
+inline void scheduler::add(task_block& t, deadline start) {
+  t.id = ++ids_;
+  t.home = &thread_;
+  thread_.add();
+  t.root = &t;
+  ++t.references;  // ours, until it has ended
+  tasks_.push_back(t);
+  t.ring = ring_task;
+  if (start.passed())
+    make_ready(t, task_block::cause::woken);
+  else
+    timers_.arm(t, start.at());
+  if (ending_) wake(main_);
+}
+
+// A task's time is up: to begin, or to wait no longer.
+inline void scheduler::ring_task(alarm& a, scheduler& s) {
+  s.make_ready(static_cast<task_block&>(a), task_block::cause::late);
+}
+
+// Called on the stack of a task whose body has ended. Returns who goes on.
+inline fiber* scheduler::finish(task_block& t) {
+  t.life = flow_state::finished;
+  end(t);
+  thread_.current = &thread_.main;  // the task may be gone
+  return enter(*pick());
+}
+
+inline void scheduler::end(task_block& t) {
+  t.stage = task_state::done;
+  t.leave();
+  t.kill_thrown = t.thrown_in = nullptr;
+  while (!t.watchers.empty()) {
+    completion& c = t.watchers.front();
+    c.leave();
+    c.ended(c, t);
+  }
+  if (ending_ && tasks_.empty()) wake(main_);
+  t.release();
+}
+
+inline void scheduler::end_unstarted(task_block& t) {
+  t.cancel();
+  t.unwind();
+  end(t);
+}
+
+inline scheduler::~scheduler() {
+  // exit() called in a task: nothing is unwound, for we stand on one of the
+  // stacks, and the main task will not go on.
+  if (running_ == &main_) {
+    ending_ = true;
+    while (!tasks_.empty()) {
+      for (task_block* t = tasks_.first(); t != nullptr;) {
+        task_block* const next = tasks_.after(*t);
+        if (!t->kill_wanted) kill(*t);
+        t = next;
+      }
+      if (!tasks_.empty()) park(never, {"waiting for the tasks that are left"});
+    }
+  }
+  if (take_mail != nullptr) take_mail(*this);
+  thread_.tasks = nullptr;
+  thread_.ended = true;
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,488 @@
+// bao/spawn.hpp - spawn, join, get, kill
+//
+//     auto eater = bao::spawn(eat, "harry");   // a task: runs when we wait
+//     eater.join();                            // until it has ended
+//     int eaten = eater.get();                 // what it returned, or its error
+//
+// A task handle is cheap, can be copied, and does not own: the task runs on when
+// the last one goes. When main() returns, the tasks that are left are killed.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <tuple>
+
+#include "bao/generator.hpp"
+#include "bao/scheduler.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// The task that runs a callable on a stack of its own.
+class spawned_task : public task_block {
+ public:
+  // Takes the callable and its arguments away before they were used.
+  void unwind() noexcept override {
+    orphan = false;
+    if (life != flow_state::created) return;
+    life = flow_state::finished;
+    drop_body();
+  }
+
+ protected:
+  ~spawned_task() = default;
+  virtual void call_body() = 0;
+  virtual void drop_body() noexcept = 0;
+  virtual void delete_this() noexcept = 0;
+
+ private:
+  fiber* run() noexcept override {
+    scheduler& s = *home->tasks;
+    stage = task_state::running;
+    try {
+      call_body();
+    } catch (const killed& k) {
+      ended_by_kill = k.is_for(flow);
+      if (!ended_by_kill) error = std::current_exception();
+    } catch (...) {
+      error = std::current_exception();
+    }
+    drop_body();
+    return s.finish(*this);
+  }
+
+  void dispose() noexcept override {
+    if (error != nullptr && !asked) {
+      std::string whose = "task " + std::to_string(id);
+      if (!name.empty()) whose += " \"" + name + '"';
+      tell_unhandled(whose.c_str(), error);
+    }
+    delete_this();
+  }
+};
+
+template <class R>
+class task_frame : public spawned_task {
+ public:
+  using kept = std::conditional_t<
+      std::is_void_v<R>, nothing,
+      std::conditional_t<std::is_reference_v<R>,
+                         std::add_pointer_t<std::remove_reference_t<R>>, R>>;
+  std::optional<kept> result;
+
+ protected:
+  ~task_frame() = default;
+};
+
+template <class R, class F, class... Args>
+class task_call final : public task_frame<R> {
+ public:
+  template <class G, class... A>
+  explicit task_call(G&& f, A&&... args)
+      : body_(std::in_place, std::forward<G>(f), std::forward<A>(args)...) {}
+
+ private:
+  void call_body() override {
+    const auto call = [](F& f, Args&... args) -> R {
+      return std::apply(std::move(f),
+                        std::forward_as_tuple(std::move(args)...));
+    };
+    if constexpr (std::is_void_v<R>)
+      std::apply(call, *body_), this->result.emplace();
+    else if constexpr (std::is_reference_v<R>)
+      this->result = std::addressof(std::apply(call, *body_));
+    else
+      this->result.emplace(std::apply(call, *body_));
+  }
+  void drop_body() noexcept override { body_.reset(); }
+  void delete_this() noexcept override { delete this; }
+
+  std::optional<std::tuple<F, Args...>> body_;
+};
+
+// Where a task was spawned: filled in by the compiler at the call.
+struct place {
+  const char* file;
+  int line;
+
+  static constexpr place here(const char* file = __builtin_FILE(),
+                              int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+
+// What a task is given besides its callable:
+//     bao::spawn(bao::task_options().name("crawler").stack_size(64 * 1024), f);
+class task_options {
+ public:
+  explicit task_options(place at = place::here()) : at_(at) {}
+
+  // For reports; "" unless set.
+  task_options& name(std::string name) {
+    name_ = std::move(name);
+    return *this;
+  }
+  // In bytes, rounded up to a power of two, 16 KiB at least.
+  task_options& stack_size(std::size_t bytes) {
+    stack_size_ = bytes;
+    return *this;
+  }
+
+  void apply_to(task_block& t) {
+    t.name = std::move(name_);
+    t.stack_size = stack_size_;
+    t.file = at_.file;
+    t.line = at_.line;
+  }
+
+ private:
+  place at_;
+  std::string name_;
+  std::size_t stack_size_ = default_stack_size;
+};
+
+// A handle of a task that returns R. A task<R> converts to a task<>. All members
+// throw wrong_thread on another thread than the task's own; only to destroy a
+// handle is safe anywhere. An empty handle is nobody's: std::logic_error.
+template <class R = void>
+class task {
+ public:
+  task() = default;
+  task(const task& other) : task(other.block_) {}
+  task(task&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  template <class S,
+            class = std::enable_if_t<std::is_void_v<R> && !std::is_void_v<S>>>
+  task(const task<S>& other) : task(other.block_) {}
+  task& operator=(task other) noexcept {
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~task() {
+    if (block_ != nullptr) block_->release();
+  }
+
+  // Suspends until the task has ended (true) or `until` passes (false). Never
+  // throws the task's error. Throws deadlock when it is the task itself.
+  bool join(deadline until = never) const {
+    task_block& b = checked("join");
+    scheduler& s = this_scheduler();
+    if (b.stage == task_state::done) return true;
+    task_block& me = s.running();
+    if (&b == &me)
+      throw deadlock("join: " + describe(b, s.turn_began()) +
+                     " and would wait for itself");
+    struct joiner : completion {
+      task_block* waits;
+    } j;
+    j.waits = &me;
+    j.ended = [](completion& c, task_block& ended) {
+      ended.home->tasks->wake(*static_cast<joiner&>(c).waits);
+    };
+    b.watchers.push_back(j);
+    while (b.stage != task_state::done)
+      if (!s.park(until, {"joining task", static_cast<long>(b.id)}))
+        return b.stage == task_state::done;
+    return true;
+  }
+
+  // Suspends until the task has ended. Returns what it returned, which stays in
+  // the task; throws the error it ended with, each time, and task_killed when it
+  // was killed. From a temporary handle the result is moved out.
+  decltype(auto) get() & { return value(); }
+  decltype(auto) get() const& { return value(); }
+  R get() && {
+    if constexpr (std::is_void_v<R> || std::is_reference_v<R>)
+      return value();
+    else
+      return std::move(value());
+  }
+
+  // None of these suspends. ok: it has returned, without error or kill.
+  bool done() const { return state() == task_state::done; }
+  bool ok() const { return done() && error() == nullptr && !killed(); }
+  bool killed() const { return checked("killed").ended_by_kill; }
+  std::exception_ptr error() const {
+    checked("error").asked = true;
+    return block_->error;
+  }
+  task_state state() const { return checked("state").stage; }
+  unsigned long id() const { return checked("id").id; }
+  const std::string& name() const { return checked("name").name; }
+  void set_name(std::string name) const {
+    checked("set_name").name = std::move(name);
+  }
+
+  // Throws bao::killed in the task, at the place where it waits, and suspends
+  // until it has ended (true) or `until` passes (false); 0s does not wait. A
+  // task that has not started never runs. A task that kills itself is killed
+  // here and now. Throws std::logic_error for the main task.
+  bool kill(deadline until = never) const {
+    task_block& b = checked("kill");
+    scheduler& s = this_scheduler();
+    s.kill(b);
+    if (&b == &s.running()) s.yield();
+    return b.stage == task_state::done || join(until);
+  }
+
+  // Throws `error` in the task, once, at its next wait. Does not suspend.
+  void throw_in(std::exception_ptr error) const {
+    task_block& b = checked("throw_in");
+    this_scheduler().throw_in(b, std::move(error));
+  }
+  template <class E, class = std::enable_if_t<
+                         !std::is_same_v<E, std::exception_ptr>>>
+  void throw_in(E error) const {
+    throw_in(std::make_exception_ptr(std::move(error)));
+  }
+
+  // Calls f(task) when the task has ended, at once if it has. It must not
+  // suspend; what it throws goes to on_unhandled().
+  template <class F>
+  void on_done(F f) const {
+    task_block& b = checked("on_done");
+    b.asked = true;
+    struct callback final : completion {
+      explicit callback(F g) : call(std::move(g)) {}
+      F call;
+    };
+    auto made = std::make_unique<callback>(std::move(f));
+    made->ended = [](completion& c, task_block& ended) {
+      std::unique_ptr<callback> mine(static_cast<callback*>(&c));
+      try {
+        mine->call(task(&ended));
+      } catch (...) {
+        tell_unhandled("on_done", std::current_exception());
+      }
+    };
+    if (b.stage == task_state::done) {
+      completion& c = *made.release();
+      return c.ended(c, b);
+    }
+    b.watchers.push_back(*made.release());
+  }
+
+  explicit operator bool() const { return block_ != nullptr; }
+  friend bool operator==(const task& a, const task& b) {
+    return a.block_ == b.block_;
+  }
+  friend bool operator!=(const task& a, const task& b) { return !(a == b); }
+
+  // For the chapters that follow.
+  explicit task(task_block* block) : block_(block) {
+    if (block_ == nullptr) return;
+    if (block_->home != current_thread) throw_wrong_thread("task", *block_);
+    ++block_->references;
+  }
+  task_block& checked(const char* call) const {
+    if (block_ == nullptr)
+      throw std::logic_error(std::string(call) + ": there is no task here");
+    if (block_->home != current_thread) throw_wrong_thread(call, *block_);
+    return *block_;
+  }
+
+ private:
+  template <class>
+  friend class task;
+
+  std::add_lvalue_reference_t<R> value() const {
+    join();
+    block_->asked = true;
+    if (block_->error != nullptr) std::rethrow_exception(block_->error);
+    if (block_->ended_by_kill)
+      throw task_killed("get: " + describe(*block_, 0) + ", and was killed");
+    if constexpr (std::is_reference_v<R>)
+      return **static_cast<task_frame<R>*>(block_)->result;
+    else if constexpr (!std::is_void_v<R>)
+      return *static_cast<task_frame<R>*>(block_)->result;
+  }
+
+  task_block* block_ = nullptr;
+};
+
+template <class F, class... Args>
+using spawned =
+    task<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
+
+template <class F, class... Args>
+spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
+                             Args&&... args) {
+  scheduler& s = this_scheduler();
+  using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
+  task_block* const made =
+      new task_call<R, std::decay_t<F>, std::decay_t<Args>...>(
+          std::forward<F>(f), std::forward<Args>(args)...);
+  options.apply_to(*made);
+  s.add(*made, start);
+  return spawned<F, Args...>(made);
+}
+
+// Runs f(args...) as a task, later: when this one waits. All are moved or copied
+// into the task, and destroyed when it ends. Never suspends.
+//
+// The overloads are one function: where the number of arguments is known, the
+// compiler fills in where the call stands, for reports.
+template <class F, class... Args>
+spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
+  return spawn_at(std::move(options), clock::time_point{}, std::forward<F>(f),
+                  std::forward<Args>(args)...);
+}
+template <class F, class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+auto spawn(F&& f, place at = place::here()) {
+  return spawn(task_options(at), std::forward<F>(f));
+}
+template <class F, class A,
+          class = std::enable_if_t<
+              std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+auto spawn(F&& f, A&& a, place at = place::here()) {
+  return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
+}
+template <class F, class A, class B,
+          class = std::enable_if_t<std::is_invocable_v<
+              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>>>>
+auto spawn(F&& f, A&& a, B&& b, place at = place::here()) {
+  return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a),
+               std::forward<B>(b));
+}
+template <class F, class A, class B, class C, class... More,
+          class = std::enable_if_t<
+              std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
+                                  std::decay_t<B>, std::decay_t<C>,
+                                  std::decay_t<More>...>>>
+auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
+  return spawn(task_options(place{"", 0}), std::forward<F>(f),
+               std::forward<A>(a), std::forward<B>(b), std::forward<C>(c),
+               std::forward<More>(more)...);
+}
+
+// The same, not before `start`: a duration from now, or a time.
+template <class F, class... Args>
+spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
+  return spawn_at(task_options(place{"", 0}), start, std::forward<F>(f),
+                  std::forward<Args>(args)...);
+}
+
+// The task that runs. Never suspends.
+inline task<> self() { return task<>(&this_scheduler().running()); }
+
+// Lets all other tasks that are ready run first.
+[[gnu::always_inline]] inline void yield() {
+  thread_state* const t = current_thread;
+  (t != nullptr && t->tasks != nullptr ? *t->tasks : this_scheduler()).yield();
+}
+
+// Suspends until `until`: a duration from now, or a time. Never early. One that
+// has passed lets all other tasks that are ready run first.
+inline void sleep(deadline until) {
+  scheduler& s = this_scheduler();
+  if (until.passed()) return s.yield();
+  while (s.park(until, {"sleeping"})) {
+  }
+}
+
+// --- several tasks at once ---------------------------------------------------
+
+// Each of these suspends until `until` at the latest. A task may be named twice.
+
+// Until all have ended (true).
+template <class Range, class = decltype(std::begin(std::declval<Range&>()))>
+bool join_all(const Range& tasks, deadline until = never) {
+  for (const auto& t : tasks)
+    if (!t.join(until)) return false;
+  return true;
+}
+template <class... R>
+void join_all(const task<R>&... tasks) {
+  (tasks.join(), ...);
+}
+
+// Until no other task is left, those included that are spawned meanwhile.
+inline void join_all() {
+  scheduler& s = this_scheduler();
+  for (task_block* t = s.tasks().first(); t != nullptr;) {
+    if (t == &s.running()) {
+      t = s.tasks().after(*t);
+    } else {
+      task<>(t).join();
+      t = s.tasks().first();
+    }
+  }
+}
+
+// The tasks of a range, in the order in which they end, each as it does. The
+// range may go away meanwhile.
+template <class Range>
+auto as_completed(const Range& tasks) {
+  using handle = std::decay_t<decltype(*std::begin(tasks))>;
+  return generator<handle>(
+      [](yielder<handle, void>& yield, std::vector<handle> all) {
+        struct watcher : completion {
+          std::size_t index;
+          std::vector<std::size_t>* ended_ones;
+          task_block* waits;
+        };
+        std::vector<std::size_t> ended;
+        std::vector<watcher> watchers(all.size());
+        for (std::size_t i = 0; i < all.size(); ++i) {
+          task_block& b = all[i].checked("as_completed");
+          watchers[i].index = i;
+          watchers[i].ended_ones = &ended;
+          watchers[i].waits = nullptr;
+          watchers[i].completion::ended = [](completion& c, task_block& t) {
+            auto& w = static_cast<watcher&>(c);
+            w.ended_ones->push_back(w.index);
+            if (w.waits != nullptr) t.home->tasks->wake(*w.waits);
+          };
+          if (b.stage == task_state::done)
+            ended.push_back(i);
+          else
+            b.watchers.push_back(watchers[i]);
+        }
+        scheduler& s = this_scheduler();
+        for (std::size_t next = 0; next < all.size(); ++next) {
+          while (next == ended.size()) {
+            for (watcher& w : watchers) w.waits = &s.running();
+            s.park(never, {"joining any of several tasks"});
+          }
+          yield(std::move(all[ended[next]]));
+        }
+      },
+      std::vector<handle>(std::begin(tasks), std::end(tasks)));
+}
+
+// Until the first of them ends: its index. Empty when late, or for no tasks.
+template <class Range>
+std::optional<std::size_t> join_any(const Range& tasks,
+                                    deadline until = never) {
+  struct watcher : completion {
+    task_block* waits;
+  };
+  scheduler& s = this_scheduler();
+  std::vector<task<>> all(std::begin(tasks), std::end(tasks));
+  std::vector<watcher> watchers(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    watchers[i].waits = &s.running();
+    watchers[i].ended = [](completion& c, task_block& t) {
+      t.home->tasks->wake(*static_cast<watcher&>(c).waits);
+    };
+    task_block& b = all[i].checked("join_any");
+    if (b.stage == task_state::done) return i;
+    b.watchers.push_back(watchers[i]);
+  }
+  if (all.empty()) return std::nullopt;
+  do {
+    for (std::size_t i = 0; i < all.size(); ++i)
+      if (all[i].done()) return i;
+  } while (s.park(until, {"joining any of several tasks"}));
+  return std::nullopt;
+}
+
+// Kills all, then waits until all have ended (true).
+template <class Range>
+bool kill_all(const Range& tasks, deadline until = never) {
+  for (const auto& t : tasks) t.kill(clock::duration{0});
+  return join_all(tasks, until);
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,126 @@
+// bao/task.hpp - what is known of a task
+//
+// A task is a flow that the scheduler runs. Here is only what there is to know
+// about one; what is done with it is the scheduler's business.
+//
+//                 spawn        run          park
+//        created ------> ready ---> running ----> parked
+//                          ^                        |
+//                          '------------------------'    running ---> done
+//                                    wake
+//
+// A task may have more than one stack: its coroutines, and the generators that it
+// resumes. When it parks, all of that stands still, and `parked_in` remembers
+// which of them it was that really waits.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/coroutine.hpp"
+#include "bao/list.hpp"
+#include "bao/timers.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+enum class task_state { created, ready, parked, running, done };
+
+class task_block;
+
+// Told that a task has ended. Lies with whoever wants to know.
+struct completion : list_node {
+  void (*ended)(completion&, task_block&) = nullptr;
+};
+
+// A timer that does something when it is due.
+struct alarm : timer {
+  void (*ring)(alarm&, class scheduler&) = nullptr;
+};
+
+// What a parked task waits for, for those who ask.
+struct wait_reason {
+  const char* what;  // "sleeping", "joining task", "reading descriptor"
+  long number = -1;  // of that task, that descriptor; -1: there is none
+};
+
+// A time limit on a block of code, or a shield against interruptions. It belongs
+// to the flow that opened it and holds for whatever that one waits for.
+class scope {
+ public:
+  explicit scope(bool shields);
+  scope(const scope&) = delete;
+
+ protected:
+  ~scope();
+
+ private:
+  friend class scheduler;
+
+  fiber* flow_;
+  scope* outer_;
+  unsigned unwinding_;  // exceptions in flight in the flow when it was opened
+  bool shields_;
+
+ protected:
+  bool passed_ = false;  // a limit that has passed, of which nobody was told yet
+};
+
+// A task stands in the list of all tasks, and it is the alarm that ends its wait.
+class task_block : public fiber, public list_node, public alarm {
+ public:
+  enum class cause { none, woken, late, interrupted };
+
+  explicit task_block(fiber& first_flow) : flow(&first_flow) {
+    first_flow.owner = this;
+  }
+  task_block() : task_block(static_cast<fiber&>(*this)) {}
+
+  const char* kind() const noexcept override { return "task"; }
+  const char* title() const noexcept override { return name.c_str(); }
+
+  fiber* const flow;          // its first: this, but for the thread's main task
+  fiber* parked_in = nullptr;  // the flow in it that waits
+  task_block* next_ready = nullptr;
+  task_state stage = task_state::created;
+  cause why_woken = cause::none;
+
+  bool kill_wanted = false;      // until it has ended
+  bool kill_is_new = false;      // not thrown yet
+  int kill_refusals = 0;         // how often it was thrown and swallowed
+  std::exception_ptr kill_thrown;
+  std::exception_ptr thrown_in;  // to be thrown at its next park, once
+
+  std::exception_ptr error;  // that ended it
+  bool ended_by_kill = false;
+  bool asked = false;  // somebody wanted to know of the error
+  list<completion> watchers;
+
+  unsigned long id = 0;
+  std::size_t stack_size = default_stack_size;
+  std::string name;
+  const char* file = "";  // where it was spawned
+  int line = 0;
+  wait_reason waits_for{""};
+  nanoseconds waits_since = 0;
+
+ protected:
+  ~task_block() = default;
+};
+
+inline scope::scope(bool shields)
+    : flow_(this_thread_state().current),
+      outer_(flow_->scopes),
+      unwinding_(flow_->home->exceptions->uncaught),
+      shields_(shields) {
+  flow_->scopes = this;
+}
+
+inline scope::~scope() {
+  // Almost always the innermost; a limit may be moved out of order by its owner.
+  scope** link = &flow_->scopes;
+  while (*link != this) link = &(*link)->outer_;
+  *link = outer_;
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,76 @@
+// bao/time.hpp - one clock, deadlines
+//
+// Every call that may wait takes, last, a point in time until which it does. A
+// duration is good for that as well, and becomes a point when the call is made:
+// so three calls in a row that share a deadline take no longer than one.
+//
+//     bao::deadline until = 5s;
+//     peer.write_all(question, until);
+//     auto answer = peer.read_line(until);       // 5 s in all
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <limits>
+
+#include "bao/system.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// The clock that all waiting goes by: steady, in nanoseconds.
+struct clock {
+  using duration = std::chrono::nanoseconds;
+  using rep = duration::rep;
+  using period = duration::period;
+  using time_point = std::chrono::time_point<clock>;
+  static constexpr bool is_steady = true;
+
+  static time_point now() { return time_point(duration(sys->now())); }
+};
+
+inline clock::time_point now() { return clock::now(); }
+
+// A point in time until which to wait: never early. A duration counts from when
+// the deadline is made; one too long to be represented is `never`, and one that
+// is not positive has passed.
+class deadline {
+ public:
+  template <class Rep, class Period>
+  deadline(std::chrono::duration<Rep, Period> from_now) {
+    using seconds = std::chrono::duration<double>;
+    constexpr double longest = 9e9;  // 285 years, which 64 bits hold
+    if (from_now <= from_now.zero()) {
+      at_ = passed_already;
+    } else if (!(seconds(from_now).count() < longest)) {
+      at_ = forever;
+    } else {
+      at_ = sys->now() +
+            std::chrono::ceil<std::chrono::nanoseconds>(from_now).count();
+    }
+  }
+  deadline(clock::time_point at) : at_(at.time_since_epoch().count()) {}
+
+  constexpr bool is_never() const { return at_ == forever; }
+  bool passed() const {
+    return at_ != forever && (at_ == passed_already || at_ <= sys->now());
+  }
+  constexpr nanoseconds at() const { return at_; }
+
+  static constexpr deadline forever_from_now() { return deadline(); }
+
+ private:
+  static constexpr nanoseconds forever =
+      std::numeric_limits<nanoseconds>::max();
+  static constexpr nanoseconds passed_already =
+      std::numeric_limits<nanoseconds>::min();
+
+  constexpr deadline() = default;
+  nanoseconds at_ = forever;
+};
+
+inline constexpr deadline never = deadline::forever_from_now();
+
+}  // namespace BAO_ABI
+}  // namespace bao

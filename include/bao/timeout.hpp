@@ -1,0 +1,88 @@
+// bao/timeout.hpp - a limit on a block of code
+//
+//     try {
+//       bao::timeout limit(5s);              // on all that this block waits for
+//       auto page = fetch(url);
+//     } catch (const bao::timed_out&) { ... }
+//
+// A limit belongs to the flow that opens it. It strikes whatever that flow waits
+// for, in however deep a call, and nobody else: not the consumer of a generator
+// that has opened it and yields, not the handler of another limit.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/spawn.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// Throws bao::timed_out where the flow waits, once, when `limit` has passed: at
+// its next wait if it does not wait then. Neither making nor destroying one
+// suspends. It lives on the stack of the flow that made it.
+class timeout : public scope, private alarm {
+ public:
+  explicit timeout(deadline limit) : scope(false) {
+    ring = [](alarm& a, scheduler& s) {
+      auto& self = static_cast<timeout&>(a);
+      self.passed_ = self.expired_ = true;
+      s.limit_passed(self);
+    };
+    start(limit);
+  }
+  ~timeout() { cancel(); }
+
+  // Begins anew.
+  void start(deadline limit) {
+    cancel();
+    expired_ = false;
+    scheduler& s = this_scheduler();
+    if (limit.passed())
+      ring(*this, s);
+    else if (!limit.is_never())
+      s.timers().arm(*this, limit.at());
+  }
+  // Nothing will be thrown any more.
+  void cancel() {
+    alarm::cancel();
+    if (std::exchange(passed_, false)) this_scheduler().limit_gone();
+  }
+  bool pending() const { return armed() || passed_; }
+  bool expired() const { return expired_; }
+
+ private:
+  bool expired_ = false;
+};
+
+// What f() returns, or an empty optional when it took longer than `limit`; true
+// or false where f returns nothing. Suspends as f does.
+template <class F>
+auto with_timeout(deadline limit, F&& f) {
+  using R = std::invoke_result_t<F&>;
+  using outcome =
+      std::conditional_t<std::is_void_v<R>, bool,
+                         std::optional<std::conditional_t<std::is_void_v<R>,
+                                                          bool, R>>>;
+  timeout t(limit);
+  try {
+    if constexpr (std::is_void_v<R>) {
+      f();
+      return true;
+    } else {
+      return outcome(f());
+    }
+  } catch (const timed_out& e) {
+    if (!e.is_for(t)) throw;
+    return outcome();
+  }
+}
+
+// While one lives, neither a kill nor a limit that was opened before it strikes
+// the flow: for what has to be cleaned up in peace. Limits opened inside work.
+class shield : public scope {
+ public:
+  shield() : scope(true) {}
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao
