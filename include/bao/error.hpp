@@ -76,7 +76,8 @@ struct end_of_stream   : std::runtime_error { using runtime_error::runtime_error
   throw std::system_error(errno, std::generic_category(), call);
 }
 
-inline int check(int result, const char* call) {
+template <class Integer>
+Integer check(Integer result, const char* call) {
   if (result == -1) throw_errno(call);
   return result;
 }

@@ -57,6 +57,7 @@ class deadline {
     return at_ != forever && (at_ == passed_already || at_ <= sys->now());
   }
   constexpr nanoseconds at() const { return at_; }
+  constexpr bool operator<(deadline other) const { return at_ < other.at_; }
 
   static constexpr deadline forever_from_now() { return deadline(); }
 

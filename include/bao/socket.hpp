@@ -1,0 +1,510 @@
+// bao/socket.hpp - addresses, TCP, UDP, unix sockets
+//
+//     bao::tcp_listener door("127.0.0.1:8080");
+//     for (bao::tcp_stream& peer : door)
+//       bao::spawn(serve, std::move(peer));
+//
+//     bao::tcp_stream peer = bao::connect("example.org:80", 5s);
+//
+// Sockets are born non-blocking and close-on-exec, TCP ones without Nagle's
+// delay; listeners may reuse an address whose connections linger.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/un.h>
+
+#include "bao/io.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// Where a socket is: an IPv4 or IPv6 address and a port, or a unix path.
+class address {
+ public:
+  address() = default;
+  address(const sockaddr* from, socklen_t n) : size_(n) {
+    std::memcpy(&storage_, from, n);
+  }
+
+  // "127.0.0.1:80", "[::1]:80", ":80" (all of IPv4), "unix:/path", and
+  // "unix:@name" outside of the file system. No names: see resolve(). Throws
+  // std::invalid_argument. Never suspends.
+  static address parse(std::string_view text);
+
+  // What parse() takes.
+  std::string to_string() const;
+  // In host order; 0 for a unix path.
+  int port() const;
+  int family() const { return storage_.ss_family; }
+
+  const sockaddr* data() const {
+    return reinterpret_cast<const sockaddr*>(&storage_);
+  }
+  sockaddr* data() { return reinterpret_cast<sockaddr*>(&storage_); }
+  socklen_t size() const { return size_; }
+  socklen_t* size_to_fill() {
+    size_ = sizeof storage_;
+    return &size_;
+  }
+
+ private:
+  static std::optional<address> numeric(const std::string& host, int port);
+  friend std::vector<address> resolve(const std::string&, const std::string&,
+                                      deadline);
+
+  sockaddr_storage storage_{};
+  socklen_t size_ = 0;
+};
+
+// "host:port" in two; the host without brackets.
+inline std::pair<std::string, std::string> split_host_port(
+    std::string_view text) {
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos)
+    throw std::invalid_argument("address: no port in \"" + std::string(text) +
+                                '"');
+  std::string_view host = text.substr(0, colon);
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  else if (host.find(':') != std::string_view::npos)
+    throw std::invalid_argument("address: \"" + std::string(text) +
+                                "\" is not host:port; IPv6 is [host]:port");
+  return {std::string(host), std::string(text.substr(colon + 1))};
+}
+
+inline std::optional<int> parse_port(const std::string& text) {
+  if (text.empty() || text.size() > 5) return std::nullopt;
+  int port = 0;
+  for (char c : text) {
+    if (c < '0' || c > '9') return std::nullopt;
+    port = port * 10 + (c - '0');
+  }
+  return port <= 65535 ? std::optional<int>(port) : std::nullopt;
+}
+
+inline std::optional<address> address::numeric(const std::string& host,
+                                               int port) {
+  address a;
+  auto* v4 = reinterpret_cast<sockaddr_in*>(&a.storage_);
+  auto* v6 = reinterpret_cast<sockaddr_in6*>(&a.storage_);
+  if (::inet_pton(AF_INET, host.empty() ? "0.0.0.0" : host.c_str(),
+                  &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(static_cast<std::uint16_t>(port));
+    a.size_ = sizeof *v4;
+  } else if (::inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(static_cast<std::uint16_t>(port));
+    a.size_ = sizeof *v6;
+  } else {
+    return std::nullopt;
+  }
+  return a;
+}
+
+inline address address::parse(std::string_view text) {
+  if (text.substr(0, 5) != "unix:") {
+    const auto [host, service] = split_host_port(text);
+    const auto port = parse_port(service);
+    const auto found = port ? numeric(host, *port) : std::nullopt;
+    if (!found)
+      throw std::invalid_argument("address: \"" + std::string(text) +
+                                  "\" is not a numeric address and port");
+    return *found;
+  }
+  const std::string_view path = text.substr(5);
+  address a;
+  auto* un = reinterpret_cast<sockaddr_un*>(&a.storage_);
+  if (path.empty() || path.size() >= sizeof un->sun_path)
+    throw std::invalid_argument("address: \"" + std::string(text) +
+                                "\": a unix path has 1 to " +
+                                std::to_string(sizeof un->sun_path - 1) +
+                                " bytes");
+  un->sun_family = AF_UNIX;
+  std::memcpy(un->sun_path, path.data(), path.size());
+  a.size_ = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) +
+                                   path.size() + 1);
+  if (path.front() == '@') {  // abstract: a zero first, and none at the end
+    un->sun_path[0] = '\0';
+    --a.size_;
+  }
+  return a;
+}
+
+inline std::string address::to_string() const {
+  char text[INET6_ADDRSTRLEN] = "";
+  const std::string port_text = ':' + std::to_string(port());
+  if (family() == AF_INET) {
+    auto* v4 = reinterpret_cast<const sockaddr_in*>(&storage_);
+    return ::inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text) + port_text;
+  }
+  if (family() == AF_INET6) {
+    auto* v6 = reinterpret_cast<const sockaddr_in6*>(&storage_);
+    ::inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+    return '[' + std::string(text) + ']' + port_text;
+  }
+  if (family() != AF_UNIX) return "";
+  auto* un = reinterpret_cast<const sockaddr_un*>(&storage_);
+  const std::size_t n = size_ - offsetof(sockaddr_un, sun_path);
+  if (size_ <= offsetof(sockaddr_un, sun_path)) return "unix:";
+  if (un->sun_path[0] == '\0')
+    return "unix:@" + std::string(un->sun_path + 1, n - 1);
+  return "unix:" + std::string(un->sun_path, ::strnlen(un->sun_path, n));
+}
+
+inline int address::port() const {
+  if (family() == AF_INET)
+    return ntohs(reinterpret_cast<const sockaddr_in*>(&storage_)->sin_port);
+  if (family() == AF_INET6)
+    return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage_)->sin6_port);
+  return 0;
+}
+
+// The stream addresses of a host and a service, a number or a name. Numbers are
+// answered at once; for a name a helper thread asks the system while the task is
+// suspended. Throws std::runtime_error when there is none, and std::system_error
+// with timed_out when late.
+inline std::vector<address> resolve(const std::string& host,
+                                    const std::string& service,
+                                    deadline until = never) {
+  if (const auto port = parse_port(service))
+    if (const auto known = address::numeric(host, *port)) return {*known};
+  // Owns all it works on: a waiter that is killed or late leaves it alone.
+  struct look_up final : offloaded {
+    std::string host, service;
+    addrinfo* found = nullptr;
+    int failed = 0;
+    void work() noexcept override {
+      addrinfo hints{};
+      hints.ai_socktype = SOCK_STREAM;
+      failed = ::getaddrinfo(host.c_str(), service.c_str(), &hints, &found);
+    }
+    void abandon() noexcept override { delete this; }
+    ~look_up() {
+      if (found != nullptr) ::freeaddrinfo(found);
+    }
+  };
+  auto job = std::make_unique<look_up>();
+  job->host = host;
+  job->service = service;
+  job->submit();
+  struct left_alone {
+    std::unique_ptr<look_up>& job;
+    ~left_alone() {
+      if (!job->done) job.release()->waits = nullptr;
+    }
+  } unless_done{job};
+  const std::string what = "resolve: " + host + ':' + service;
+  while (!job->done)
+    if (!this_scheduler().park(until, {"resolving a name"}))
+      throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  if (job->failed != 0)
+    throw std::runtime_error(what + ": " + ::gai_strerror(job->failed));
+  std::vector<address> all;
+  for (addrinfo* a = job->found; a != nullptr; a = a->ai_next)
+    all.emplace_back(a->ai_addr, a->ai_addrlen);
+  return all;
+}
+
+// A new socket, non-blocking and close-on-exec.
+inline int make_socket(int family, int type) {
+#if defined(SOCK_NONBLOCK)
+  const int flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+  const int fd = check(::socket(family, type | flags, 0), "socket");
+#else
+  const int fd = check(::socket(family, type, 0), "socket");
+  ::fcntl(fd, F_SETFL, O_NONBLOCK);
+  ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+#endif
+  return fd;
+}
+
+inline void send_at_once(int fd) {  // no waiting for a fuller packet
+  const int on = 1;
+  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+// A connection: a stream that knows its two ends.
+class socket_stream : public stream {
+ public:
+  socket_stream() = default;
+  // Owns `fd`, a connected stream socket.
+  explicit socket_stream(int fd) : stream(fd, kind::stream_socket) {}
+
+  address peer_address() const { return ask(::getpeername, "getpeername"); }
+  address local_address() const { return ask(::getsockname, "getsockname"); }
+
+  // Connects to `to`. Suspends; throws std::system_error.
+  static int connected(const address& to, deadline until);
+
+ private:
+  template <class Call>
+  address ask(Call call, const char* name) const {
+    address a;
+    if (call(fd(), a.data(), a.size_to_fill()) == -1) descriptor_.fail(name);
+    return a;
+  }
+};
+
+class tcp_stream : public socket_stream {
+ public:
+  using socket_stream::socket_stream;
+};
+class unix_stream : public socket_stream {
+ public:
+  using socket_stream::socket_stream;
+};
+
+inline int socket_stream::connected(const address& to, deadline until) {
+  descriptor d(make_socket(to.family(), SOCK_STREAM));
+  const std::string what = "connect: " + to.to_string();
+  if (to.family() != AF_UNIX) send_at_once(d.fd());
+  // A unix listener whose queue is full cannot be waited for: try again.
+  clock::duration pause = std::chrono::milliseconds(1);
+  int result;
+  while ((result = sys->connect(d.fd(), to.data(), to.size())) == -1 &&
+         errno == EAGAIN && to.family() == AF_UNIX) {
+    if (until.passed())
+      throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+    sleep(std::min(until, deadline(pause)));
+    pause = std::min<clock::duration>(pause * 2, std::chrono::milliseconds(50));
+  }
+  if (result == 0) return d.release();
+  if (errno != EINPROGRESS && errno != EINTR) throw_errno(what);
+  // Under way: the socket becomes writable when it has been decided.
+  if (!wait_fd(d.fd(), writable, until))
+    throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  int error = 0;
+  socklen_t n = sizeof error;
+  check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
+  if (error != 0)
+    throw std::system_error(error, std::generic_category(), what);
+  return d.release();
+}
+
+// Connects by TCP. Suspends until connected, `until` at the latest, else throws
+// std::system_error: what the last address of several said, or timed_out.
+inline tcp_stream connect(const address& to, deadline until = never) {
+  return tcp_stream(socket_stream::connected(to, until));
+}
+// The same to "host:port", where each address of a name is tried in turn.
+inline tcp_stream connect(std::string_view host_port, deadline until = never) {
+  const auto [host, service] = split_host_port(host_port);
+  const auto all = resolve(host, service, until);
+  for (std::size_t i = 0; i + 1 < all.size(); ++i) {
+    try {
+      return connect(all[i], until);
+    } catch (const std::system_error&) {
+      if (until.passed()) throw;
+    }
+  }
+  return connect(all.back(), until);
+}
+inline tcp_stream connect(const char* host_port, deadline until = never) {
+  return connect(std::string_view(host_port), until);
+}
+
+// Connects to "unix:/path" or "unix:@name". Suspends; throws std::system_error.
+inline unix_stream connect_unix(const address& to, deadline until = never) {
+  return unix_stream(socket_stream::connected(to, until));
+}
+
+// Two ends of a connection within the process. Never suspends.
+inline std::pair<unix_stream, unix_stream> socket_pair() {
+  int ends[2];
+  check(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
+  for (int fd : ends) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+  return {unix_stream(ends[0]), unix_stream(ends[1])};
+}
+
+// Takes connections at an address.
+template <class Stream>
+class listener {
+ public:
+  // At "host:port" in numbers, port 0 for any that is free; at "unix:/path".
+  // Never suspends. Throws std::system_error.
+  explicit listener(const address& at, int backlog = 1024)
+      : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
+    const int on = 1;
+    if (at.family() != AF_UNIX)
+      ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
+      throw_errno("bind: " + at.to_string());
+    if (::listen(descriptor_.fd(), backlog) == -1)
+      throw_errno("listen: " + at.to_string());
+  }
+  explicit listener(std::string_view at, int backlog = 1024)
+      : listener(address::parse(at), backlog) {}
+  explicit listener(const char* at, int backlog = 1024)
+      : listener(std::string_view(at), backlog) {}
+
+  // Suspends until somebody connects. Throws std::system_error: timed_out when
+  // late, EBADF when the listener is closed. Where the process has no descriptor
+  // left, it says so once and tries again, until `until`.
+  Stream accept(deadline until = never) {
+    clock::duration pause = std::chrono::milliseconds(10);
+    for (;;) {
+      const int fd =
+          descriptor_.retry(readable, until, "accepting on descriptor", [&] {
+            const int got = sys->accept(descriptor_.fd(), nullptr, nullptr,
+                                        accept_flags);
+            if (got == -1 && given_up()) errno = EINTR;  // the next, please
+            if (got == -1 && out_of_descriptors()) return -2;
+            return got;
+          });
+      if (fd != -2) {
+        if constexpr (std::is_same_v<Stream, tcp_stream>) send_at_once(fd);
+        return Stream(fd);
+      }
+      if (!std::exchange(complained_, true))
+        std::fprintf(stderr, "bao: accept: %s (see ulimit -n); waiting\n",
+                     std::strerror(errno));
+      if (until.passed()) {
+        errno = ETIMEDOUT;
+        descriptor_.fail("accepting on descriptor");
+      }
+      sleep(std::min(until, deadline(pause)));
+      pause = std::min<clock::duration>(pause * 2, std::chrono::seconds(1));
+    }
+  }
+
+  int port() const { return local_address().port(); }
+  address local_address() const {
+    address a;
+    if (::getsockname(descriptor_.fd(), a.data(), a.size_to_fill()) == -1)
+      descriptor_.fail("getsockname");
+    return a;
+  }
+  int fd() const { return descriptor_.fd(); }
+  // Wakes whoever waits in accept(). Connections not yet accepted are reset.
+  void close() noexcept { descriptor_.close(); }
+
+  // for (Stream& peer : listener): until it is closed. ++ suspends as accept().
+  class iterator {
+   public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = Stream;
+    using difference_type = std::ptrdiff_t;
+    using pointer = Stream*;
+    using reference = Stream&;
+
+    Stream& operator*() { return *peer_; }
+    iterator& operator++() {
+      peer_.reset();
+      try {
+        if (from_->fd() != -1) peer_.emplace(from_->accept());
+      } catch (const std::system_error& e) {
+        if (e.code() != std::errc::bad_file_descriptor) throw;
+      }
+      return *this;
+    }
+    bool operator!=(const iterator&) const { return peer_.has_value(); }
+
+   private:
+    friend listener;
+    listener* from_ = nullptr;
+    std::optional<Stream> peer_;
+  };
+  iterator begin() {
+    iterator i;
+    i.from_ = this;
+    ++i;
+    return i;
+  }
+  iterator end() { return {}; }
+
+ private:
+#if defined(SOCK_NONBLOCK)
+  static constexpr int accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+#else
+  static constexpr int accept_flags = 0;
+#endif
+  // Who was about to connect has gone again: no fault of ours.
+  static bool given_up() {
+    return errno == ECONNABORTED || errno == EPROTO || errno == EPERM ||
+           errno == ENETDOWN || errno == EHOSTUNREACH || errno == ENETUNREACH;
+  }
+  static bool out_of_descriptors() {
+    return errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+           errno == ENOMEM;
+  }
+
+  descriptor descriptor_;
+  bool complained_ = false;
+};
+
+using tcp_listener = listener<tcp_stream>;
+using unix_listener = listener<unix_stream>;
+
+// Datagrams.
+class udp_socket {
+ public:
+  // Bound to "host:port"; port 0 for any that is free. Never suspends. Throws
+  // std::system_error.
+  explicit udp_socket(const address& at)
+      : descriptor_(make_socket(at.family(), SOCK_DGRAM)) {
+    if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
+      throw_errno("bind: " + at.to_string());
+  }
+  explicit udp_socket(std::string_view at) : udp_socket(address::parse(at)) {}
+
+  // Sends one datagram. Suspends while there is no room for it.
+  void send_to(std::string_view data, const address& to,
+               deadline until = never) {
+    iovec piece{const_cast<char*>(data.data()), data.size()};
+    msghdr m{};
+    m.msg_name = const_cast<sockaddr*>(to.data());
+    m.msg_namelen = to.size();
+    m.msg_iov = &piece;
+    m.msg_iovlen = 1;
+    descriptor_.retry(writable, until, "writing descriptor", [&] {
+      return sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    });
+  }
+
+  struct datagram {
+    std::string data;
+    address from;
+    bool truncated;  // it was longer than `limit`; the rest is lost
+  };
+  // Suspends until one arrives.
+  datagram receive_from(std::size_t limit = 65536, deadline until = never) {
+    datagram d;
+    d.data.resize(limit);
+    iovec piece{d.data.data(), limit};
+    msghdr m{};
+    m.msg_iov = &piece;
+    m.msg_iovlen = 1;
+    const ssize_t n =
+        descriptor_.retry(readable, until, "reading descriptor", [&] {
+          m.msg_name = d.from.data();
+          m.msg_namelen = *d.from.size_to_fill();
+          return sys->recvmsg(descriptor_.fd(), &m, MSG_DONTWAIT);
+        });
+    *d.from.size_to_fill() = m.msg_namelen;
+    d.truncated = (m.msg_flags & MSG_TRUNC) != 0;
+    d.data.resize(static_cast<std::size_t>(n));
+    return d;
+  }
+
+  int port() const { return local_address().port(); }
+  address local_address() const {
+    address a;
+    if (::getsockname(descriptor_.fd(), a.data(), a.size_to_fill()) == -1)
+      descriptor_.fail("getsockname");
+    return a;
+  }
+  int fd() const { return descriptor_.fd(); }
+  void close() noexcept { descriptor_.close(); }
+
+ private:
+  descriptor descriptor_;
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao
