@@ -20,6 +20,7 @@
 #include <string>
 #include <system_error>
 #include <typeinfo>
+#include <utility>
 
 #include "bao/config.hpp"
 
@@ -84,22 +85,21 @@ Integer check(Integer result, const char* call) {
 
 // The type and the text of an exception, for people.
 inline std::string describe(const std::exception_ptr& error) {
+  const auto type = [] {
+    const std::type_info* t = abi::__cxa_current_exception_type();
+    if (t == nullptr) return std::string("an exception of unknown type");
+    int failed = 0;
+    char* name = abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed);
+    std::string text = failed == 0 ? name : t->name();
+    std::free(name);
+    return text;
+  };
   try {
     std::rethrow_exception(error);
   } catch (const std::exception& e) {
-    return std::string(e.what());
-  } catch (const killed&) {
-    return "bao::killed";
-  } catch (const timed_out&) {
-    return "bao::timed_out";
+    return type() + ": " + e.what();
   } catch (...) {
-    const std::type_info* type = abi::__cxa_current_exception_type();
-    if (type == nullptr) return "an exception of unknown type";
-    int failed = 0;
-    char* name = abi::__cxa_demangle(type->name(), nullptr, nullptr, &failed);
-    std::string text = failed == 0 ? name : type->name();
-    std::free(name);
-    return text;
+    return type();
   }
 }
 
@@ -107,10 +107,20 @@ inline std::string describe(const std::exception_ptr& error) {
 using unhandled_handler = void (*)(const char* whose,
                                    const std::exception_ptr& error);
 
+// A line to stderr. The same error over and over is printed when it has come 1,
+// 2, 4, 8 ... times.
 inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
-  std::fprintf(stderr, "bao: nobody caught the error of %s: %s\n", whose,
-               describe(error).c_str());
+  static thread_local std::size_t last;  // no string: it must outlive exit()
+  static thread_local unsigned long times;
+  const std::string text = describe(error);
+  const std::size_t hash = std::hash<std::string>()(text);
+  times = hash == std::exchange(last, hash) ? times + 1 : 1;
+  if ((times & (times - 1)) != 0) return;
+  std::fprintf(stderr, "bao: nobody caught the error of %s: %s", whose,
+               text.c_str());
+  if (times > 1) std::fprintf(stderr, " (%lu times)", times);
+  std::fputc('\n', stderr);
 }
 
 inline unhandled_handler tell_unhandled = print_unhandled;

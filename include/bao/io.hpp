@@ -34,6 +34,9 @@ inline namespace BAO_ABI {
 // Readiness right now, by asking the kernel. Throws std::system_error for a
 // descriptor that is not open. Never suspends.
 inline readiness poll_now(int fd, readiness want) {
+  if (fd < 0)
+    throw std::system_error(EBADF, std::generic_category(),
+                            "descriptor " + std::to_string(fd));
   pollfd p{fd, 0, 0};
   if (want & readable) p.events = static_cast<short>(p.events | POLLIN);
   if (want & writable) p.events = static_cast<short>(p.events | POLLOUT);
@@ -62,13 +65,22 @@ class place_in_line {
   place_in_line(const place_in_line&) = delete;
   ~place_in_line() {
     self_.leave();
-    if (auto* next = first(); next != nullptr && (watch_.ready & self_.want))
-      scheduler_.wake(*next->task);
+    wake_next(scheduler_, watch_, watch_.ready & self_.want);
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
       scheduler_.poller().forget(fd_);
       scheduler_.watch_of(fd_) = nullptr;
     }
     if (--watch_.references == 0) delete &watch_;
+  }
+
+  // Wakes the first in line for each of these directions.
+  static void wake_next(scheduler& s, descriptor_watch& w, readiness ready) {
+    for (auto* one = w.waiters.first(); one != nullptr && ready;
+         one = w.waiters.after(*one)) {
+      if (!(one->want & ready)) continue;
+      s.wake(*one->task);
+      ready = ready.without(one->want);
+    }
   }
 
   // Whether nobody is before us.
@@ -171,20 +183,29 @@ class descriptor {
 
   // Calls call(), which returns -1 and sets errno like a system call, until it
   // does not return EAGAIN; suspends in between until `direction` is ready. One
-  // who never has to wait gives way now and then. Throws std::system_error:
-  // what the call meets, timed_out when `until` passes. `name` says who calls.
+  // who never has to wait gives way now and then: after the call, for meanwhile
+  // this descriptor may be closed, and be gone. Throws std::system_error: what
+  // the call meets, timed_out when `until` passes. `name` says who calls.
   template <class Call>
   auto retry(readiness direction, deadline until, const char* name, Call call) {
     if (watch_ == nullptr || ((watch_->ready & direction) &&
                               watch_->waiters.empty() && home_ == here())) {
-      give_way(until);
       const auto result = call();
-      if (result != -1) return result;
+      if (result != -1) {
+        if (scheduler* const s = here()) s->give_way(until);
+        return result;
+      }
       if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) fail(name);
       if (watch_ != nullptr && errno != EINTR)
         watch_->ready = watch_->ready.without(direction);
     }
     return wait_and_retry(direction, until, name, call);
+  }
+
+  // Somebody has left something that is not the kernel's for the next in line.
+  void wake_next_reader() {
+    if (watch_ != nullptr && home_ == here())
+      place_in_line::wake_next(*home_, *watch_, readable);
   }
 
   // The last call has shown that there is nothing left in this direction, unless
@@ -203,12 +224,6 @@ class descriptor {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
   }
 
-  void give_way(deadline until) {
-    scheduler* const s = here();
-    if (s == nullptr || ++s->busy_calls <= scheduler::most_busy_calls) return;
-    if (!until.passed()) s->yield();
-  }
-
   template <class Call>
   [[gnu::noinline]] auto wait_and_retry(readiness direction, deadline until,
                                         const char* name, Call call)
@@ -218,15 +233,16 @@ class descriptor {
     const int fd = fd_;
     descriptor_watch& w = *watch_;
     place_in_line line(s, fd, w, direction);
-    for (;;) {
-      if (line.our_turn() && (w.ready & direction)) {
+    for (bool late = false;; late = !line.wait(until, name)) {
+      // Too late is not too late for what is there.
+      if (line.our_turn() && (late || (w.ready & direction))) {
         const auto result = call();
         if (result != -1) return result;
         if (errno == EINTR) continue;
         if (errno != EAGAIN && errno != EWOULDBLOCK) fail(name);
         w.ready = w.ready.without(direction);
       }
-      if (!line.wait(until, name)) {
+      if (late) {
         errno = ETIMEDOUT;
         fail(name);
       }
@@ -236,10 +252,17 @@ class descriptor {
   void watch_here(scheduler& s) {
     if (watch_ == nullptr) {
       descriptor_watch*& known = s.watch_of(fd_);
-      if (known != nullptr) abandon(s, *known, fd_);  // closed behind our back
-      known = watch_ = new descriptor_watch;
+      if (known != nullptr && known->owned) {  // closed behind our back
+        abandon(s, *known, fd_);
+        known = nullptr;
+      }
+      if (known == nullptr)
+        known = new descriptor_watch;
+      else
+        wake_all(s, *known);  // who ask for themselves: they watch it anew
+      watch_ = known;
       watch_->owned = true;
-      watch_->references = 1;
+      ++watch_->references;
       home_ = &s;
     } else if (home_ != &s) {
       throw wrong_thread("descriptor " + std::to_string(fd_) +
@@ -250,10 +273,13 @@ class descriptor {
   // Tells those who wait that it is closed, and the poller that it goes.
   static void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
     w.closed = true;
+    wake_all(s, w);
+    s.poller().forget(fd);
+  }
+  static void wake_all(scheduler& s, descriptor_watch& w) noexcept {
     for (auto* one = w.waiters.first(); one != nullptr;
          one = w.waiters.after(*one))
       s.wake(*one->task);
-    s.poller().forget(fd);
   }
 
   void stop_watching(int fd) noexcept {
@@ -286,6 +312,12 @@ class stream {
   stream() = default;
   // Owns `fd` from now on.
   explicit stream(int fd) : descriptor_(fd), kind_(kind_of(fd)) {}
+  stream(stream&& other) noexcept { swap(other); }
+  stream& operator=(stream&& other) noexcept {
+    stream taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
 
   int fd() const { return descriptor_.fd(); }
   explicit operator bool() const { return static_cast<bool>(descriptor_); }
@@ -342,21 +374,31 @@ class stream {
   }
 
  protected:
-  enum class kind { stream_socket, message_socket, pollable, non_blocking, file };
+  enum class kind { tcp_socket, other_socket, pollable, non_blocking, file };
   stream(int fd, kind k) : descriptor_(fd), kind_(k) {}
+  ~stream() = default;
 
   descriptor descriptor_;
 
  private:
   static kind kind_of(int fd);
-  std::size_t receive(void* p, std::size_t n, deadline until);
+  void swap(stream& other) noexcept {
+    std::swap(descriptor_, other.descriptor_);
+    std::swap(kind_, other.kind_);
+    std::swap(buffer_, other.buffer_);
+    std::swap(consumed_, other.consumed_);
+    std::swap(taken_, other.taken_);
+  }
+  template <class Look>
+  std::size_t receive(void* p, std::size_t n, deadline until, Look changed);
   std::size_t ahead() const { return buffer_.size() - consumed_; }
   bool read_ahead(deadline until);
   std::string take_ahead(std::size_t n);
 
-  kind kind_ = kind::file;
+  kind kind_ = kind::other_socket;
   std::string buffer_;  // read ahead, from consumed_ on
   std::size_t consumed_ = 0;
+  std::uint64_t taken_ = 0;  // from the buffer so far, by all tasks
 };
 
 inline stream::kind stream::kind_of(int fd) {
@@ -366,41 +408,65 @@ inline stream::kind stream::kind_of(int fd) {
   if (S_ISREG(s.st_mode) || S_ISBLK(s.st_mode) || S_ISDIR(s.st_mode))
     return kind::file;
   if (S_ISSOCK(s.st_mode)) {
+    sockaddr_storage at{};
+    socklen_t n = sizeof at;
+    ::getsockname(fd, reinterpret_cast<sockaddr*>(&at), &n);
     int type = 0;
-    socklen_t n = sizeof type;
+    n = sizeof type;
     ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n);
-    return type == SOCK_STREAM ? kind::stream_socket : kind::message_socket;
+    const bool tcp = type == SOCK_STREAM && at.ss_family != AF_UNIX;
+    return tcp ? kind::tcp_socket : kind::other_socket;
   }
   return ::fcntl(fd, F_GETFL) & O_NONBLOCK ? kind::non_blocking : kind::pollable;
 }
 
-inline std::size_t stream::receive(void* p, std::size_t n, deadline until) {
-  const int fd = descriptor_.fd();
-  const kind what = kind_;
-  if (what == kind::file && fd != -1) {
-    return static_cast<std::size_t>(
-        offload([=] { return check(::read(fd, p, n), "read"); }));
-  }
-  const ssize_t got =
-      descriptor_.retry(readable, until, "reading descriptor", [=] {
-        if (what == kind::stream_socket || what == kind::message_socket)
-          return sys->recv(fd, p, n, MSG_DONTWAIT);
-        if (what == kind::pollable && !poll_now(fd, readable))
-          return errno = EAGAIN, ssize_t{-1};
-        return sys->read(fd, p, n);
-      });
-  const auto size = static_cast<std::size_t>(got);
-  if (size < n && what == kind::stream_socket) descriptor_.drained(readable);
-  return size;
+// A call that a helper thread makes on a file: on a duplicate, for the number may
+// be closed, and be given to another file, before its turn comes.
+template <class Call>
+std::size_t call_on_file(int fd, const char* name, Call call) {
+  const descriptor same(check(::fcntl(fd, F_DUPFD_CLOEXEC, 0), name));
+  return static_cast<std::size_t>(
+      offload([&] { return check(call(same.fd()), name); }));
+}
+
+// Reads from the kernel. While it waits, others may have changed the buffer: then
+// it reads nothing.
+template <class Look>
+std::size_t stream::receive(void* p, std::size_t n, deadline until,
+                            Look changed) {
+  if (kind_ == kind::file)
+    return call_on_file(fd(), "reading descriptor",
+                        [=](int file) { return ::read(file, p, n); });
+  return static_cast<std::size_t>(
+      descriptor_.retry(readable, until, "reading descriptor", [&] {
+        const int in = fd();
+        if (changed()) return ssize_t{0};
+        if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
+          if (kind_ == kind::non_blocking || poll_now(in, readable))
+            return sys->read(in, p, n);
+          errno = EAGAIN;
+          return ssize_t{-1};
+        }
+        const ssize_t got = sys->recv(in, p, n, MSG_DONTWAIT);
+        // Only TCP: where messages have bounds, more may lie behind them.
+        if (got >= 0 && static_cast<std::size_t>(got) < n &&
+            kind_ == kind::tcp_socket)
+          descriptor_.drained(readable);
+        return got;
+      }));
 }
 
 inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
   if (n == 0) return 0;
-  if (ahead() == 0) return receive(p, n, until);
-  n = std::min(n, ahead());
-  std::memcpy(p, buffer_.data() + consumed_, n);
-  consumed_ += n;
-  return n;
+  if (ahead() == 0) {
+    bool others = false;
+    const std::size_t got =
+        receive(p, n, until, [&] { return others = ahead() != 0; });
+    if (!others) return got;
+  }
+  const std::string taken = take_ahead(std::min(n, ahead()));
+  std::memcpy(p, taken.data(), taken.size());
+  return taken.size();
 }
 
 inline std::string stream::read_some(std::size_t limit, deadline until) {
@@ -412,7 +478,11 @@ inline std::string stream::read_some(std::size_t limit, deadline until) {
 inline bool stream::read_ahead(deadline until) {
   if (consumed_ == buffer_.size()) buffer_.clear(), consumed_ = 0;
   char piece[16 * 1024];
-  const std::size_t n = receive(piece, sizeof piece, until);
+  const std::size_t had = ahead();
+  bool others = false;
+  const std::size_t n =
+      receive(piece, sizeof piece, until, [&] { return others = ahead() != had; });
+  if (others) return true;
   buffer_.append(piece, n);
   return n != 0;
 }
@@ -420,6 +490,8 @@ inline bool stream::read_ahead(deadline until) {
 inline std::string stream::take_ahead(std::size_t n) {
   std::string taken = buffer_.substr(consumed_, n);
   consumed_ += n;
+  taken_ += n;
+  if (ahead() != 0) descriptor_.wake_next_reader();  // who waits for that
   if (consumed_ == buffer_.size()) {
     buffer_.clear();
     consumed_ = 0;
@@ -451,7 +523,9 @@ inline std::optional<std::string> stream::read_until(
   if (delimiter.empty())
     throw std::invalid_argument("read_until: the delimiter is empty");
   std::size_t searched = 0;  // from consumed_ on
+  std::uint64_t taken_by_then = taken_;
   for (;;) {
+    if (taken_by_then != taken_) searched = 0, taken_by_then = taken_;
     const auto unread = std::string_view(buffer_).substr(consumed_);
     const std::size_t at = unread.find(delimiter, searched);
     if (at != std::string_view::npos && at <= limit) {
@@ -459,7 +533,8 @@ inline std::optional<std::string> stream::read_until(
       taken.resize(at);
       return taken;
     }
-    if (unread.size() >= limit + delimiter.size())
+    if (unread.size() >= delimiter.size() &&
+        unread.size() - delimiter.size() >= limit)
       throw line_too_long("read_until: no delimiter within " +
                           std::to_string(limit) + " bytes");
     searched = unread.size() < delimiter.size()
@@ -484,32 +559,32 @@ inline std::optional<std::string> stream::read_line(std::size_t limit,
 }
 
 inline std::string stream::read_all(std::size_t limit, deadline until) {
-  while (read_ahead(until))
+  do {
     if (ahead() > limit)
       throw line_too_long("read_all: more than " + std::to_string(limit) +
                           " bytes");
+  } while (read_ahead(until));
   return take_ahead(ahead());
 }
 
 inline std::size_t stream::write_some(const void* p, std::size_t n,
                                       deadline until) {
   if (n == 0) return 0;
-  const int fd = descriptor_.fd();
-  const kind what = kind_;
-  if (what == kind::file && fd != -1) {
-    return static_cast<std::size_t>(
-        offload([=] { return check(::write(fd, p, n), "write"); }));
-  }
-  const ssize_t put =
-      descriptor_.retry(writable, until, "writing descriptor", [=] {
-        if (what == kind::stream_socket || what == kind::message_socket)
-          return sys->send(fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (what != kind::pollable) return sys->write(fd, p, n);
+  if (kind_ == kind::file)
+    return call_on_file(fd(), "writing descriptor",
+                        [=](int file) { return ::write(file, p, n); });
+  return static_cast<std::size_t>(
+      descriptor_.retry(writable, until, "writing descriptor", [&] {
+        const int out = fd();
+        if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
+          return sys->send(out, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (kind_ == kind::non_blocking) return sys->write(out, p, n);
         // A pipe that is writable takes this much without blocking.
-        if (!poll_now(fd, writable)) return errno = EAGAIN, ssize_t{-1};
-        return sys->write(fd, p, std::min(n, std::size_t{PIPE_BUF}));
-      });
-  return static_cast<std::size_t>(put);
+        if (poll_now(out, writable))
+          return sys->write(out, p, std::min(n, std::size_t{PIPE_BUF}));
+        errno = EAGAIN;
+        return ssize_t{-1};
+      }));
 }
 
 inline void stream::write_all(const void* p, std::size_t n, deadline until) {

@@ -67,7 +67,7 @@ struct mailbox {
   }
 
   // On the home thread.
-  static void take(scheduler& s) {
+  static void take(scheduler& s, bool last_time) {
     mailbox& box = *s.mail;
     message* all = nullptr;
     bool last_use = false;
@@ -76,14 +76,14 @@ struct mailbox {
       all = std::exchange(box.first, nullptr);
       box.last = &box.first;
       s.remotes = box.remotes;
-      if (s.ending()) {
+      if (last_time) {
         box.home = nullptr;
         last_use = box.remotes == 0;
       }
     }
     while (all != nullptr) {
       message& m = *std::exchange(all, all->next);
-      m.arrive(m, s.ending() ? nullptr : &s);
+      m.arrive(m, last_time ? nullptr : &s);
     }
     if (last_use) delete &box;
   }

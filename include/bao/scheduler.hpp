@@ -61,6 +61,10 @@ class scheduler {
   // Lets every other ready task run once. Throws what interrupts us.
   [[gnu::always_inline]] void yield();
 
+  // The same between two calls that did not have to wait, every so often; what
+  // interrupts us is thrown at the next wait. Not when `until` has passed.
+  void give_way(deadline until);
+
   // A new task is ready, now or at a time.
   void add(task_block& t, deadline start);
 
@@ -89,18 +93,14 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
-  // Takes in what other threads have left.
-  void (*take_mail)(scheduler&) = nullptr;
+  // Takes in what other threads have left; `last` when we end.
+  void (*take_mail)(scheduler&, bool last) = nullptr;
   struct mailbox* mail = nullptr;
-
-  // Calls that did not have to wait since the task last gave way. One who always
-  // finds something to do gives way after so many.
-  int busy_calls = 0;
-  static constexpr int most_busy_calls = 32;
 
  private:
   friend class spawned_task;
 
+  void let_others_run();
   task_block* pick();
   fiber* enter(task_block& next);
   void switch_to(task_block& next);
@@ -137,6 +137,7 @@ class scheduler {
   task_block** ready_end_ = &ready_;
   int turns_left_ = 64;  // until the poller is asked though tasks are ready
   int turns_ = 64;
+  int busy_calls_ = 0;  // that did not have to wait, since the last switch
   int due_limits_ = 0;
   nanoseconds now_ = 0;  // when the outside world was last looked at
   timer_heap timers_;
@@ -191,7 +192,6 @@ inline bool scheduler::park(deadline until, wait_reason why) {
     me.waits_since = now_;
     task_block* const next = pick();
     if (next != &me) switch_to(*next);
-    me.cancel();
     if (deadlocked_ && &me == &main_) declare_deadlock();
     me.stage = task_state::running;
     if (me.why_woken == task_block::cause::woken) return true;
@@ -210,6 +210,11 @@ inline void scheduler::yield() {
   task_block& me = *running_;
   if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
     throw_interruption(me);
+  let_others_run();
+}
+
+[[gnu::always_inline]] inline void scheduler::let_others_run() {
+  task_block& me = *running_;
   make_ready(me, task_block::cause::woken);
   task_block* const next = pick();
   if (next != &me) {
@@ -219,7 +224,14 @@ inline void scheduler::yield() {
   me.stage = task_state::running;
 }
 
+inline void scheduler::give_way(deadline until) {
+  constexpr int most_busy_calls = 32;
+  if (++busy_calls_ > most_busy_calls && !until.passed()) let_others_run();
+}
+
+// The first cause wins: its alarm is off from now on.
 inline void scheduler::make_ready(task_block& t, task_block::cause why) {
+  t.cancel();
   t.stage = task_state::ready;
   t.why_woken = why;
   t.next_ready = nullptr;
@@ -229,7 +241,7 @@ inline void scheduler::make_ready(task_block& t, task_block::cause why) {
 
 // The next task to run, taken out of the line; the one that asks if it is.
 inline task_block* scheduler::pick() {
-  busy_calls = 0;
+  busy_calls_ = 0;
   if (--turns_left_ <= 0) look_around(false);
   for (;;) {
     task_block* const t = ready_;
@@ -295,7 +307,7 @@ inline void scheduler::look_around(bool may_sleep) {
       anything = true;
       report_ready(fd, ready);
     });
-    if (take_mail != nullptr) take_mail(*this);
+    if (take_mail != nullptr) take_mail(*this, false);
     thread_.take_back();
   }
   if (until != 0 && sleep >= 0 && !anything && ready_ == nullptr)
@@ -385,26 +397,16 @@ inline void scheduler::kill(task_block& t) {
     throw std::logic_error("kill: the main task cannot be killed");
   if (t.stage == task_state::done) return;
   t.kill_wanted = t.kill_is_new = true;
-  if (t.flow->life == flow_state::created) {
-    t.ended_by_kill = true;
-    if (t.stage == task_state::ready) {  // it stands in the line
-      task_block** link = &ready_;
-      while (*link != &t) link = &(*link)->next_ready;
-      *link = t.next_ready;
-      if (*link == nullptr) ready_end_ = link;
-    }
-    return end_unstarted(t);
-  }
-  interrupt(t);
+  if (t.flow->life != flow_state::created) return interrupt(t);
+  t.ended_by_kill = true;
+  end_unstarted(t);
 }
 
 inline void scheduler::throw_in(task_block& t, std::exception_ptr error) {
   if (t.stage == task_state::done) return;
   if (t.flow->life == flow_state::created) {
     t.error = std::move(error);
-    kill(t);
-    t.ended_by_kill = false;
-    return;
+    return end_unstarted(t);
   }
   t.thrown_in = std::move(error);
   interrupt(t);
@@ -445,10 +447,7 @@ inline void scheduler::limit_passed(scope& limit) {
                    describe(t, now_).c_str());
     if (ending_ && t.kill_refusals > 16)
       die(describe(t, now_) + " does not end, though its thread does");
-    make_ready(t, task_block::cause::woken);
-    task_block* const next = pick();
-    if (next != &t) switch_to(*next);
-    t.stage = task_state::running;
+    let_others_run();
   }
   t.kill_thrown = std::make_exception_ptr(killed(t.flow));
   std::rethrow_exception(t.kill_thrown);
@@ -517,6 +516,11 @@ inline void scheduler::end(task_block& t) {
 }
 
 inline void scheduler::end_unstarted(task_block& t) {
+  if (t.stage == task_state::ready) {  // it may stand in the line
+    task_block** link = &ready_;
+    while (*link != nullptr && *link != &t) link = &(*link)->next_ready;
+    if (*link != nullptr && (*link = t.next_ready) == nullptr) ready_end_ = link;
+  }
   t.cancel();
   t.unwind();
   end(t);
@@ -527,16 +531,22 @@ inline scheduler::~scheduler() {
   // stacks, and the main task will not go on.
   if (running_ == &main_) {
     ending_ = true;
+    std::size_t left = 0;
+    for (task_block* t = tasks_.first(); t != nullptr; t = tasks_.after(*t))
+      ++left;
     while (!tasks_.empty()) {
-      for (task_block* t = tasks_.first(); t != nullptr;) {
-        task_block* const next = tasks_.after(*t);
-        if (!t->kill_wanted) kill(*t);
-        t = next;
+      // Each once, whatever it was told before; then those that they spawn.
+      task_block& t = tasks_.front();
+      if (left > 0 || !t.kill_wanted) {
+        if (left > 0) --left;
+        tasks_.push_back(t);
+        kill(t);
+      } else {
+        park(never, {"waiting for the tasks that are left"});
       }
-      if (!tasks_.empty()) park(never, {"waiting for the tasks that are left"});
     }
   }
-  if (take_mail != nullptr) take_mail(*this);
+  if (take_mail != nullptr) take_mail(*this, true);
   thread_.tasks = nullptr;
   thread_.ended = true;
 }

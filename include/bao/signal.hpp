@@ -15,12 +15,18 @@ inline namespace BAO_ABI {
 
 // What the process has received and nobody has taken yet, and whom to tell.
 struct received_signals {
-  static constexpr int most = 65;   // signal numbers
-  static constexpr int seats = 16;  // tasks that wait at one time
+  // Who waits has a seat with a bell, which stays when he leaves: a handler may
+  // be about to ring it.
+  struct seat {
+    std::atomic<bool> taken{false};
+    std::atomic<const doorbell*> bell{nullptr};
+  };
+  static constexpr int numbers = 65;
+  static constexpr int most_waiting = 16;
 
-  std::atomic<int> count[most] = {};
-  std::atomic<const doorbell*> bells[seats] = {};
-  std::atomic<bool> handled[most] = {};
+  std::atomic<int> count[numbers] = {};
+  std::atomic<bool> handled[numbers] = {};
+  seat seats[most_waiting];
 
   static void handle(int signal);
 };
@@ -29,8 +35,8 @@ struct received_signals {
 
 inline void received_signals::handle(int signal) {
   signals.count[signal].fetch_add(1);
-  for (auto& bell : signals.bells)
-    if (const doorbell* b = bell.load()) b->ring();
+  for (seat& s : signals.seats)
+    if (const doorbell* bell = s.bell.load()) bell->ring();
 }
 
 // Suspends until the process receives one of these signals, and returns which;
@@ -40,7 +46,7 @@ inline void received_signals::handle(int signal) {
 inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
   for (int n : which) {
-    if (n <= 0 || n >= received_signals::most)
+    if (n <= 0 || n >= received_signals::numbers)
       throw std::system_error(EINVAL, std::generic_category(),
                               "wait_signal: " + std::to_string(n));
     if (signals.handled[n].exchange(true)) continue;
@@ -53,20 +59,17 @@ inline int wait_signal(std::initializer_list<int> which,
       throw_errno("sigaction: signal " + std::to_string(n));
     }
   }
-  doorbell bell;
-  std::atomic<const doorbell*>* seat = nullptr;
-  for (auto& s : signals.bells) {
-    const doorbell* nobody = nullptr;
-    if (!s.compare_exchange_strong(nobody, &bell)) continue;
-    seat = &s;
-    break;
-  }
-  if (seat == nullptr)
-    throw std::runtime_error("wait_signal: 16 tasks wait for signals already");
+  received_signals::seat* seat = signals.seats;
+  while (seat->taken.exchange(true))
+    if (++seat == std::end(signals.seats))
+      throw std::runtime_error(
+          "wait_signal: 16 tasks wait for signals already");
   struct stand_up {
-    std::atomic<const doorbell*>& seat;
-    ~stand_up() { seat = nullptr; }
-  } at_end{*seat};
+    std::atomic<bool>& taken;
+    ~stand_up() { taken = false; }
+  } at_end{seat->taken};
+  if (seat->bell.load() == nullptr) seat->bell = new doorbell;
+  const doorbell& bell = *seat->bell.load();
   for (;;) {
     for (int n : which) {
       int arrived = signals.count[n].load();

@@ -69,9 +69,11 @@ inline std::pair<std::string, std::string> split_host_port(
     throw std::invalid_argument("address: no port in \"" + std::string(text) +
                                 '"');
   std::string_view host = text.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']')
-    host = host.substr(1, host.size() - 2);
-  else if (host.find(':') != std::string_view::npos)
+  const bool brackets =
+      host.size() >= 2 && host.front() == '[' && host.back() == ']';
+  if (brackets) host = host.substr(1, host.size() - 2);
+  if (brackets != (host.find(':') != std::string_view::npos) ||
+      text.find('\0') != std::string_view::npos)
     throw std::invalid_argument("address: \"" + std::string(text) +
                                 "\" is not host:port; IPv6 is [host]:port");
   return {std::string(host), std::string(text.substr(colon + 1))};
@@ -120,7 +122,8 @@ inline address address::parse(std::string_view text) {
   const std::string_view path = text.substr(5);
   address a;
   auto* un = reinterpret_cast<sockaddr_un*>(&a.storage_);
-  if (path.empty() || path.size() >= sizeof un->sun_path)
+  if (path.empty() || path.size() >= sizeof un->sun_path ||
+      path.find('\0') != std::string_view::npos)
     throw std::invalid_argument("address: \"" + std::string(text) +
                                 "\": a unix path has 1 to " +
                                 std::to_string(sizeof un->sun_path - 1) +
@@ -233,8 +236,7 @@ inline void send_at_once(int fd) {  // no waiting for a fuller packet
 class socket_stream : public stream {
  public:
   socket_stream() = default;
-  // Owns `fd`, a connected stream socket.
-  explicit socket_stream(int fd) : stream(fd, kind::stream_socket) {}
+  using stream::stream;
 
   address peer_address() const { return ask(::getpeername, "getpeername"); }
   address local_address() const { return ask(::getsockname, "getsockname"); }
@@ -251,13 +253,16 @@ class socket_stream : public stream {
   }
 };
 
-class tcp_stream : public socket_stream {
+// Each owns the connected socket that it is made from.
+class tcp_stream final : public socket_stream {
  public:
-  using socket_stream::socket_stream;
+  tcp_stream() = default;
+  explicit tcp_stream(int fd) : socket_stream(fd, kind::tcp_socket) {}
 };
-class unix_stream : public socket_stream {
+class unix_stream final : public socket_stream {
  public:
-  using socket_stream::socket_stream;
+  unix_stream() = default;
+  explicit unix_stream(int fd) : socket_stream(fd, kind::other_socket) {}
 };
 
 inline int socket_stream::connected(const address& to, deadline until) {

@@ -221,8 +221,9 @@ class task {
     task_block& b = checked("kill");
     scheduler& s = this_scheduler();
     s.kill(b);
-    if (&b == &s.running()) s.yield();
-    return b.stage == task_state::done || join(until);
+    if (&b != &s.running()) return join(until);
+    s.yield();
+    return false;  // inside a shield
   }
 
   // Throws `error` in the task, once, at its next wait. Does not suspend.
@@ -416,35 +417,36 @@ auto as_completed(const Range& tasks) {
   using handle = std::decay_t<decltype(*std::begin(tasks))>;
   return generator<handle>(
       [](yielder<handle, void>& yield, std::vector<handle> all) {
+        struct {
+          std::vector<std::size_t> ended;
+          task_block* waits = nullptr;
+        } board;
         struct watcher : completion {
           std::size_t index;
-          std::vector<std::size_t>* ended_ones;
-          task_block* waits;
+          decltype(board)* notes;
         };
-        std::vector<std::size_t> ended;
         std::vector<watcher> watchers(all.size());
         for (std::size_t i = 0; i < all.size(); ++i) {
           task_block& b = all[i].checked("as_completed");
           watchers[i].index = i;
-          watchers[i].ended_ones = &ended;
-          watchers[i].waits = nullptr;
-          watchers[i].completion::ended = [](completion& c, task_block& t) {
+          watchers[i].notes = &board;
+          watchers[i].ended = [](completion& c, task_block& t) {
             auto& w = static_cast<watcher&>(c);
-            w.ended_ones->push_back(w.index);
-            if (w.waits != nullptr) t.home->tasks->wake(*w.waits);
+            w.notes->ended.push_back(w.index);
+            if (w.notes->waits != nullptr) t.home->tasks->wake(*w.notes->waits);
           };
           if (b.stage == task_state::done)
-            ended.push_back(i);
+            board.ended.push_back(i);
           else
             b.watchers.push_back(watchers[i]);
         }
         scheduler& s = this_scheduler();
         for (std::size_t next = 0; next < all.size(); ++next) {
-          while (next == ended.size()) {
-            for (watcher& w : watchers) w.waits = &s.running();
+          board.waits = &s.running();
+          while (next == board.ended.size())
             s.park(never, {"joining any of several tasks"});
-          }
-          yield(std::move(all[ended[next]]));
+          board.waits = nullptr;
+          yield(std::move(all[board.ended[next]]));
         }
       },
       std::vector<handle>(std::begin(tasks), std::end(tasks)));

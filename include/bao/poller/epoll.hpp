@@ -39,8 +39,8 @@ class epoll_poller {
     entry& e = entry_of(fd);
     ++e.generation;
     e.lasting = false;
-    unsigned events = EPOLLONESHOT | EPOLLRDHUP;
-    if (want & readable) events |= EPOLLIN;
+    unsigned events = EPOLLONESHOT;
+    if (want & readable) events |= EPOLLIN | EPOLLRDHUP;
     if (want & writable) events |= EPOLLOUT;
     if (control(EPOLL_CTL_MOD, fd, events, e.generation)) return true;
     if (errno == ENOENT && control(EPOLL_CTL_ADD, fd, events, e.generation))
