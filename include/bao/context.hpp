@@ -40,12 +40,13 @@ struct context {
 };
 
 // Leaves this flow, to be found in `from`, and continues the one in `to`.
-// Returns when somebody continues `from`.
-[[gnu::always_inline]] inline void switch_context(context& from,
-                                                  const context& to) {
+// Returns `from` when somebody continues it.
+[[gnu::always_inline]] inline context& switch_context(context& from,
+                                                      context& to) {
   ucontext_t here;
   from.saved = &here;
   ::swapcontext(&here, to.saved);
+  return from;
 }
 
 // A flow that begins with entry() on the stack [low, high). entry() must not
@@ -78,16 +79,20 @@ struct context {
 // GCC's -fipa-reference does not believe the "memory" that the assembly below
 // says it changes: it keeps a file's own static variables in registers across any
 // function that calls nothing it cannot see. A call that it cannot see, and that
-// is never made, cures it.
+// is never made, cures it. Clang needs no cure, and pays for it: 0.6 ns a value.
 [[gnu::always_inline]] inline void others_may_run() {
+#if !defined(__clang__)
   __asm__ goto("" : : : : never);
   return;
 never:
   ::pause();
+#endif
 }
 
 // Leaves this flow, to be found in `from`, and continues the one in `to`.
-// Returns when somebody continues `from`.
+// Returns `from` when somebody continues it: its address comes along in the
+// register where whoever does so had put it, while to remember it on the stack
+// would cost a load, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
 // have changed: so the compiler saves those, and only those, that the surrounding
@@ -99,12 +104,12 @@ never:
 //
 // The frame pointer cannot be named as changed, hence it is saved by hand. The
 // modes of floating-point arithmetic belong to the thread and are not switched.
-[[gnu::always_inline]] inline void switch_context(context& from,
-                                                  const context& to) {
+[[gnu::always_inline]] inline context& switch_context(context& from,
+                                                      context& to) {
   others_may_run();
 #if defined(__x86_64__)
   context* out = &from;
-  const context* in = &to;
+  context* in = &to;
   __asm__ volatile(
       "leaq 1f(%%rip), %%rax\n\t"
       "movq %%rsp, 0(%0)\n\t"
@@ -137,7 +142,7 @@ never:
         "memory", "cc");
 #elif defined(__aarch64__)
   register context* out __asm__("x0") = &from;
-  register const context* in __asm__("x1") = &to;
+  register context* in __asm__("x1") = &to;
   __asm__ volatile(
       "adr x16, 1f\n\t"
       "mov x17, sp\n\t"
@@ -166,6 +171,7 @@ never:
 #endif
         "memory", "cc");
 #endif
+  return *in;
 }
 
 // A flow that begins with entry() on the stack [low, high). entry() must not

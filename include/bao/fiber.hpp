@@ -41,7 +41,17 @@ struct exceptions_in_flight {
   unsigned uncaught = 0;
 
   bool any() const {
+#if defined(__SSE2__) && defined(__LP64__) && !defined(__clang__)
+    // Both words by one load, as loads are what a switch is made of.
+    using chars = char __attribute__((vector_size(16)));
+    chars both;
+    static_assert(sizeof(both) == sizeof(*this), "and four bytes of padding");
+    __builtin_memcpy(&both, this, sizeof(both));
+    const int zeros = __builtin_ia32_pmovmskb128(chars(both == 0));
+    return __builtin_expect((zeros & 0xfff) != 0xfff, 0);
+#else
     return __builtin_expect(caught != nullptr || uncaught != 0, 0);
+#endif
   }
 };
 
@@ -50,7 +60,7 @@ struct thread_state;
 // Where a flow is in its life.
 enum class flow_state { created, suspended, running, finished };
 
-class fiber {
+class fiber : public context {  // which is where it stands while suspended
  public:
   fiber() = default;
   fiber(const fiber&) = delete;
@@ -59,7 +69,6 @@ class fiber {
   virtual const char* kind() const noexcept { return "main flow"; }
   virtual const char* title() const noexcept { return ""; }
 
-  context where;                  // where it stands while it does not run
   thread_state* home = nullptr;   // its thread, for good once it has started
   stack* memory = nullptr;        // the thread's own flow has none
   fiber* link = nullptr;          // who goes on when it ends, or yields
@@ -202,13 +211,14 @@ inline void leave_flow(void**, const thread_state&, const stack*) {}
 inline void reach_flow(void*) {}
 #endif
 
-// Continues `to` where no exception is in flight.
-[[gnu::always_inline]] inline void switch_plainly(thread_state& t, fiber& from,
-                                                  fiber& to) {
+// Continues `to` where no exception is in flight. Returns `from`.
+[[gnu::always_inline]] inline fiber& switch_plainly(thread_state& t,
+                                                    fiber& from, fiber& to) {
   t.current = &to;
   leave_flow(&from.fake_stack, t, to.memory);
-  switch_context(from.where, to.where);
-  reach_flow(from.fake_stack);
+  fiber& self = static_cast<fiber&>(switch_context(from, to));
+  reach_flow(self.fake_stack);
+  return self;
 }
 
 // The slow path of switch_fiber: inside a catch block, or while unwinding.
@@ -243,7 +253,7 @@ inline void fiber::runner() {
     if (next->memory == mine) continue;
     t.stacks.give(mine);
     leave_flow(&mine->fake_stack, t, next->memory);
-    switch_context(mine->idle, next->where);
+    switch_context(mine->idle, *next);
     reach_flow(mine->fake_stack);
   }
 }
@@ -252,7 +262,7 @@ inline void fiber::start(thread_state& t, std::size_t size) {
   memory = t.stacks.take(size);
   if (memory->idle.empty())
     memory->idle = make_context(memory->low, memory->high(), runner);
-  where = memory->idle;
+  static_cast<context&>(*this) = memory->idle;
   if (home != nullptr) return;
   home = &t;
   t.add();

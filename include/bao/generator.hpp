@@ -36,7 +36,7 @@ inline namespace BAO_ABI {
 template <class Yield, class Send = void, class Return = void>
 class generator;
 template <class Yield, class Send>
-class yielder;
+class generator_core;
 
 // T, as a parameter that an argument is converted to and never decides.
 template <class T>
@@ -51,9 +51,91 @@ struct is_generator : std::false_type {};
 template <class Y, class S, class R>
 struct is_generator<generator<Y, S, R>> : std::true_type {};
 
+// What a body calls to hand out a value: its parameter, by reference.
+template <class Yield, class Send>
+class yielder {
+ public:
+  yielder(const yielder&) = delete;
+
+  // Hands `value` to the consumer and suspends until it asks for the next one.
+  // Returns what it sends, Send{} when it just asks. Throws bao::killed when the
+  // generator is closed, what is thrown in, and wrong_flow when called from
+  // elsewhere than the generator's own body.
+  //
+  // An rvalue is handed over itself, an lvalue is copied; a generator<T&> lends.
+  template <class Y = Yield, class = std::enable_if_t<!std::is_void_v<Y>>>
+  [[gnu::always_inline]] Send operator()(exactly_t<Y>&& value) {
+    core().suspend(std::addressof(value));
+    return received();
+  }
+  template <class Y = Yield, class = std::enable_if_t<!std::is_void_v<Y> &&
+                                                      !std::is_reference_v<Y>>>
+  [[gnu::always_inline]] Send operator()(const exactly_t<Y>& value) {
+    Y copy(value);
+    core().suspend(std::addressof(copy));
+    return received();
+  }
+  template <class Y = Yield, class = std::enable_if_t<std::is_void_v<Y>>>
+  [[gnu::always_inline]] Send operator()() {
+    nothing none;
+    core().suspend(&none);
+    return received();
+  }
+
+  // Yields all that `other` yields, and returns what it returns. While it runs
+  // our consumer deals with it directly: sends, throws and closes reach it.
+  // Suspends; throws what ends it, already_running, wrong_thread.
+  template <class R>
+  R from(generator<Yield, Send, R>& other);
+  template <class R>
+  R from(generator<Yield, Send, R>&& other) {
+    generator<Yield, Send, R> mine(std::move(other));
+    return from(mine);
+  }
+  // Yields the elements of any other range.
+  template <class Range, class = std::enable_if_t<
+                             !is_generator<std::decay_t<Range>>::value>>
+  void from(Range&& range) {
+    for (auto&& x : range) (*this)(std::forward<decltype(x)>(x));
+  }
+
+ protected:
+  yielder() = default;
+  ~yielder() = default;
+
+ private:
+  [[gnu::always_inline]] Send received() {
+    if constexpr (!std::is_void_v<Send>) {
+      Send* sent = std::exchange(core().consumed->sent, nullptr);
+      if constexpr (std::is_default_constructible_v<Send>)
+        if (sent == nullptr) return Send{};
+      return std::move(*sent);
+    }
+  }
+
+  // It is a part of it.
+  generator_core<Yield, Send>& core() {
+    return static_cast<generator_core<Yield, Send>&>(*this);
+  }
+};
+
+// What next() and send() return.
+template <class Yield>
+struct step_of {
+  using type = std::optional<Yield>;
+};
+template <class Yield>
+struct step_of<Yield&> {
+  using type = Yield*;
+};
+template <>
+struct step_of<void> {
+  using type = bool;
+};
+
 // What a generator and its body have in common.
 template <class Yield, class Send>
-class generator_core : public fiber {
+class generator_core : public fiber, public yielder<Yield, Send> {
  public:
   // What yield() leaves a pointer to: the object itself in the body's frame.
   using slot = std::conditional_t<std::is_void_v<Yield>, nothing,
@@ -92,14 +174,13 @@ class generator_core : public fiber {
 
   // The body's side: offers a value and waits until the consumer wants more.
   [[gnu::always_inline]] void suspend(slot* value) {
-    thread_state& t = *home;
-    if (t.current != this) refuse_yield();
-    if (t.exceptions->any()) return suspend_while_handling(value);
+    thread_state* const t = current_thread;
+    if (t == nullptr || t->current != this) refuse_yield();
+    if (t->exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = consumed;
     to->out = value;
     to->leaf = this;
-    switch_plainly(t, *this, *to->link);
-    meet_pending();
+    switch_plainly(*t, *this, *to->link).meet_pending();
   }
 
   // Runs `inner` to its end as if its body were part of ours: its values go to
@@ -266,9 +347,8 @@ class generator_call final : public generator_frame<Y, S, R> {
 
  private:
   void call_body() override {
-    yielder<Y, S> yield(*this);
-    const auto call = [&](F& f, Args&... args) -> R {
-      return f(yield, std::move(args)...);
+    const auto call = [this](F& f, Args&... args) -> R {
+      return f(static_cast<yielder<Y, S>&>(*this), std::move(args)...);
     };
     if constexpr (std::is_void_v<R>)
       std::apply(call, *body_);
@@ -279,70 +359,6 @@ class generator_call final : public generator_frame<Y, S, R> {
   void dispose() noexcept override { delete this; }
 
   std::optional<std::tuple<F, Args...>> body_;
-};
-
-// What a body calls to hand out a value: its parameter, by reference.
-template <class Yield, class Send>
-class yielder {
- public:
-  using core = generator_core<Yield, Send>;
-
-  explicit yielder(core& c) : core_(&c) {}
-  yielder(const yielder&) = delete;
-
-  // Hands `value` to the consumer and suspends until it asks for the next one.
-  // Returns what it sends, Send{} when it just asks. Throws bao::killed when the
-  // generator is closed, what is thrown in, and wrong_flow when called from
-  // elsewhere than the generator's own body.
-  //
-  // An rvalue is handed over itself, an lvalue is copied; a generator<T&> lends.
-  template <class Y = Yield, class = std::enable_if_t<!std::is_void_v<Y>>>
-  [[gnu::always_inline]] Send operator()(exactly_t<Y>&& value) {
-    core_->suspend(std::addressof(value));
-    return received();
-  }
-  template <class Y = Yield, class = std::enable_if_t<!std::is_void_v<Y> &&
-                                                      !std::is_reference_v<Y>>>
-  [[gnu::always_inline]] Send operator()(const exactly_t<Y>& value) {
-    Y copy(value);
-    core_->suspend(std::addressof(copy));
-    return received();
-  }
-  template <class Y = Yield, class = std::enable_if_t<std::is_void_v<Y>>>
-  [[gnu::always_inline]] Send operator()() {
-    nothing none;
-    core_->suspend(&none);
-    return received();
-  }
-
-  // Yields all that `other` yields, and returns what it returns. While it runs
-  // our consumer deals with it directly: sends, throws and closes reach it.
-  // Suspends; throws what ends it, already_running, wrong_thread.
-  template <class R>
-  R from(generator<Yield, Send, R>& other);
-  template <class R>
-  R from(generator<Yield, Send, R>&& other) {
-    generator<Yield, Send, R> mine(std::move(other));
-    return from(mine);
-  }
-  // Yields the elements of any other range.
-  template <class Range, class = std::enable_if_t<
-                             !is_generator<std::decay_t<Range>>::value>>
-  void from(Range&& range) {
-    for (auto&& x : range) (*this)(std::forward<decltype(x)>(x));
-  }
-
- private:
-  [[gnu::always_inline]] Send received() {
-    if constexpr (!std::is_void_v<Send>) {
-      Send* sent = std::exchange(core_->consumed->sent, nullptr);
-      if constexpr (std::is_default_constructible_v<Send>)
-        if (sent == nullptr) return Send{};
-      return std::move(*sent);
-    }
-  }
-
-  core* core_;
 };
 
 // A body with a stack of its own that yields values of type Yield, takes values
@@ -365,11 +381,7 @@ class generator {
  public:
   // What next() and send() return: a std::optional<Yield>, which is empty at the
   // end; a pointer for a generator<T&>, a bool for a generator<void>.
-  using step = std::conditional_t<
-      std::is_void_v<Yield>, bool,
-      std::conditional_t<std::is_reference_v<Yield>, slot*,
-                         std::optional<std::remove_reference_t<std::conditional_t<
-                             std::is_void_v<Yield>, nothing, Yield>>>>>;
+  using step = typename step_of<Yield>::type;
 
   // An empty one has ended.
   generator() = default;
@@ -516,7 +528,7 @@ class generator {
 template <class Yield, class Send>
 template <class R>
 R yielder<Yield, Send>::from(generator<Yield, Send, R>& other) {
-  if (other.core_ != nullptr) core_->yield_from(*other.core_);
+  if (other.core_ != nullptr) core().yield_from(*other.core_);
   if constexpr (!std::is_void_v<R>) return std::move(other.result());
 }
 

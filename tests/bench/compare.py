@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Builds the benchmarks and compares bao with its yardsticks, topic by topic.
 
-    tests/bench/compare switch       switching stacks
-    tests/bench/compare generator    a value of a generator
-    tests/bench/compare tasks        yield, spawn and timers against boost.fiber
-    tests/bench/compare echo         an echo server against a bare epoll loop
+    tests/bench/compare.py switch       switching stacks
+    tests/bench/compare.py generator    a value of a generator
+    tests/bench/compare.py tasks        yield, spawn and timers against boost.fiber
+    tests/bench/compare.py echo         an echo server against a bare epoll loop
 
 The programs of a topic take turns, ROUNDS times over. A ratio is taken within
 each round, where the machine was in one mood, and its median is what counts;

@@ -1,0 +1,149 @@
+// context.cpp - tests of switching, with nothing around it
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "bao.hpp"
+
+TEST_CASE("a flow continues where it was left") {
+  static bao::context here, there;
+  static char memory[64 * 1024];
+  static std::string steps;
+  there = bao::make_context(memory, memory + sizeof memory, [] {
+    steps += "b";
+    bao::switch_context(there, here);
+    steps += "d";
+    bao::switch_context(there, here);
+  });
+  steps = "a";
+  bao::switch_context(here, there);
+  steps += "c";
+  bao::switch_context(here, there);
+  CHECK(steps == "abcd");
+}
+
+TEST_CASE("a context is empty until somebody has left a flow in it") {
+  static bao::context here, there;
+  static char memory[64 * 1024];
+  CHECK(here.empty());
+  CHECK(there.empty());
+  there = bao::make_context(memory, memory + sizeof memory,
+                            [] { bao::switch_context(there, here); });
+  CHECK(!there.empty());
+  bao::switch_context(here, there);
+  CHECK(!here.empty());
+}
+
+TEST_CASE("a flow runs on the stack that it was given, aligned as calls are") {
+  static bao::context here, there;
+  alignas(16) static char memory[64 * 1024];
+  static volatile std::uintptr_t local;
+  // An odd upper end is put right.
+  there = bao::make_context(memory, memory + sizeof memory - 5, [] {
+    alignas(16) char on_stack[16] = {};
+    local = reinterpret_cast<std::uintptr_t>(&on_stack);
+    bao::switch_context(there, here);
+  });
+  bao::switch_context(here, there);
+  CHECK(local > reinterpret_cast<std::uintptr_t>(memory));
+  CHECK(local < reinterpret_cast<std::uintptr_t>(memory + sizeof memory));
+  CHECK(local % 16 == 0);
+}
+
+TEST_CASE("the values that a flow works with survive a switch") {
+  static bao::context here, there;
+  static char memory[64 * 1024];
+  static volatile long seed = 1;
+  there = bao::make_context(memory, memory + sizeof memory, [] {
+    for (;;) {  // as many values as there are registers, and others than ours
+      long a = -seed, b = -seed * 2, c = -seed * 3, d = -seed * 5;
+      long e = -seed * 7, f = -seed * 11, g = -seed * 13, h = -seed * 17;
+      double u = std::sqrt(static_cast<double>(seed) * 7), v = u * u, w = v + u;
+      bao::switch_context(there, here);
+      seed = seed + 0 * (a + b + c + d + e + f + g + h);
+      seed = seed + 0 * static_cast<long>(u + v + w);
+    }
+  });
+  for (long n = 1; n <= 3; ++n) {
+    seed = n;
+    long a = seed, b = seed * 2, c = seed * 3, d = seed * 5;
+    long e = seed * 7, f = seed * 11, g = seed * 13, h = seed * 17;
+    double u = static_cast<double>(seed) / 4, v = u * 3, w = u * 5, x = u * 9;
+    float s = static_cast<float>(seed) / 8;
+    long double t = static_cast<long double>(seed) / 3;
+    bao::switch_context(here, there);
+    CHECK(a + b + c + d == n * 11);
+    CHECK(e + f + g + h == n * 48);
+    CHECK(u + v + w + x == static_cast<double>(n) * 4.5);
+    CHECK(s == static_cast<float>(n) / 8);
+    CHECK(t == static_cast<long double>(n) / 3);
+  }
+}
+
+TEST_CASE("a flow may be left in a function other than the one it began with") {
+  static bao::context here, there;
+  static char memory[64 * 1024];
+  static int sum;
+  struct down {
+    static int to(int depth) {
+      if (depth > 0) return to(depth - 1) + depth;
+      bao::switch_context(there, here);
+      return 0;
+    }
+  };
+  there = bao::make_context(memory, memory + sizeof memory, [] {
+    sum = down::to(10);
+    bao::switch_context(there, here);
+  });
+  bao::switch_context(here, there);
+  CHECK(sum == 0);
+  bao::switch_context(here, there);
+  CHECK(sum == 55);
+}
+
+// GCC's -fipa-reference takes the function below for one that leaves `counter`
+// alone, for it cannot see who runs meanwhile. Its address is never taken.
+static int counter;
+static bao::context counting_from, counting;
+
+[[gnu::noinline]] static void let_it_count() {
+  bao::switch_context(counting_from, counting);
+}
+
+TEST_CASE("a static variable that another flow has changed is seen changed") {
+  static char memory[64 * 1024];
+  counting = bao::make_context(memory, memory + sizeof memory, [] {
+    for (;;) {
+      ++counter;
+      bao::switch_context(counting, counting_from);
+    }
+  });
+  int stale = 0;
+  for (int i = 0; i < 3; ++i) {
+    int before = counter;
+    let_it_count();
+    if (counter == before) ++stale;
+  }
+  CHECK(stale == 0);
+}
+
+TEST_CASE("many flows take turns, each with its own stack and its own count") {
+  static bao::context here, flows[8];
+  static char memory[8][64 * 1024];
+  static int now, counts[8];
+  for (now = 0; now < 8; ++now) {
+    flows[now] =
+        bao::make_context(memory[now], memory[now] + sizeof memory[now], [] {
+          const int mine = now;
+          for (int own = 1;; ++own) {
+            counts[mine] = own;
+            bao::switch_context(flows[mine], here);
+          }
+        });
+  }
+  for (int round = 0; round < 5; ++round)
+    for (now = 0; now < 8; ++now) bao::switch_context(here, flows[now]);
+  for (int count : counts) CHECK(count == 5);
+}

@@ -1,0 +1,183 @@
+// offload.cpp - threads for what must block
+#include <doctest/doctest.h>
+
+#include "bao.hpp"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+using namespace std::literals;
+
+TEST_CASE("the result of a job comes back from another thread") {
+  const std::thread::id here = std::this_thread::get_id();
+  std::thread::id there = here;
+  const int sum = bao::offload(
+      [&there](int a, int b) {
+        there = std::this_thread::get_id();
+        return a + b;
+      },
+      3, 4);
+  CHECK(sum == 7);
+  CHECK((there != here));
+}
+
+TEST_CASE("a job may return nothing, or what can only be moved") {
+  bool ran = false;
+  bao::offload([&] { ran = true; });
+  CHECK(ran);
+  auto unique = bao::offload([](std::unique_ptr<int>& p) {
+    return std::move(p);
+  }, std::make_unique<int>(7));
+  CHECK(*unique == 7);
+}
+
+TEST_CASE("a job may use our variables, by reference too") {
+  std::string text = "here";
+  bao::offload([](std::string& t) { t += " and there"; }, std::ref(text));
+  CHECK(text == "here and there");
+}
+
+TEST_CASE("the error of a job is thrown here") {
+  CHECK_THROWS_WITH(bao::offload([]() -> int {
+    throw std::runtime_error("failed there");
+  }), "failed there");
+  CHECK_THROWS_AS(bao::offload([] { throw 1; }), int);
+}
+
+TEST_CASE("other tasks run while a job does") {
+  std::atomic<bool> go{false};
+  auto waiter = bao::spawn([&] {
+    bao::offload([&] {
+      while (!go) ::usleep(1000);
+    });
+  });
+  auto other = bao::spawn([&] { go = true; });  // else the job never ends
+  CHECK(waiter.join(30s));
+  CHECK(other.done());
+}
+
+TEST_CASE("V42: waiting for a helper thread is no deadlock") {
+  auto t = bao::spawn([] { bao::offload([] { ::usleep(20000); }); });
+  CHECK(t.join());
+  bao::offload([] { ::usleep(20000); });
+}
+
+TEST_CASE("more jobs than helpers: all are done, ten at most at a time") {
+  std::atomic<int> busy{0}, most{0}, done{0};
+  std::vector<bao::task<>> all;
+  for (int i = 0; i < 40; ++i)
+    all.push_back(bao::spawn([&] {
+      bao::offload([&] {
+        const int now = ++busy;
+        int before = most;
+        while (now > before && !most.compare_exchange_weak(before, now)) {
+        }
+        ::usleep(5000);
+        --busy;
+        ++done;
+      });
+    }));
+  CHECK(bao::join_all(all, 60s));
+  CHECK(done == 40);
+  CHECK(most <= 10);
+  CHECK(most >= 2);
+}
+
+TEST_CASE("X18: a killed waiter stays until its job has ended") {
+  std::atomic<bool> began{false}, go{false}, ended{false};
+  bool was_ended = false;
+  auto t = bao::spawn([&] {
+    struct last_look {
+      std::atomic<bool>& seen;
+      bool& result;
+      ~last_look() { result = seen; }
+    } here{ended, was_ended};
+    bao::offload([&] {
+      began = true;
+      while (!go) ::usleep(1000);
+      ended = true;
+    });
+    bao::yield();
+  });
+  while (!began) bao::sleep(1ms);
+  CHECK(!t.kill(10ms));
+  CHECK(!t.done());
+  go = true;
+  CHECK(t.join(30s));
+  CHECK(was_ended);
+  CHECK(t.killed());
+}
+
+TEST_CASE("X18: a late waiter stays, and learns of it at its next wait") {
+  std::atomic<bool> ended{false};
+  bao::timeout limit(5ms);
+  bao::offload([&] {
+    ::usleep(50000);
+    ended = true;
+  });
+  CHECK(ended);
+  CHECK_THROWS_AS(bao::yield(), bao::timed_out);
+}
+
+TEST_CASE("X18: a thread ends when the jobs of its tasks have ended") {
+  std::atomic<bool> began{false}, ended{false};
+  bool unwound = false;
+  std::thread([&] {
+    bao::spawn([&] {
+      struct guard {
+        bool& gone;
+        ~guard() { gone = true; }
+      } here{unwound};
+      bao::offload([&] {
+        began = true;
+        ::usleep(50000);
+        ended = true;
+      });
+    });
+    while (!began) bao::sleep(1ms);
+  }).join();
+  CHECK(ended);
+  CHECK(unwound);
+}
+
+TEST_CASE("several threads offload at once, each gets its own results") {
+  std::vector<std::thread> threads;
+  std::vector<int> sums(4);
+  for (std::size_t n = 0; n < sums.size(); ++n)
+    threads.emplace_back([&sums, n] {
+      std::vector<bao::task<int>> all;
+      for (int i = 0; i < 50; ++i)
+        all.push_back(bao::spawn([i, n] {
+          return bao::offload([&] { return i * static_cast<int>(n); });
+        }));
+      for (auto& t : all) sums[n] += t.get();
+    });
+  for (auto& t : threads) t.join();
+  for (std::size_t n = 0; n < sums.size(); ++n)
+    CHECK(sums[n] == 1225 * static_cast<int>(n));
+}
+
+TEST_CASE("a job may run tasks of its own, on its thread") {
+  const int n = bao::offload([] {
+    auto t = bao::spawn([] { return bao::yield(), 7; });
+    return t.get();
+  });
+  CHECK(n == 7);
+}
+
+TEST_CASE("a generator's body may offload") {
+  bao::generator<int> g([](auto& yield) {
+    for (int i = 0; i < 3; ++i) yield(bao::offload([i] { return i * i; }));
+  });
+  CHECK(g.next() == 0);
+  CHECK(g.next() == 1);
+  CHECK(g.next() == 4);
+  CHECK(!g.next());
+}
