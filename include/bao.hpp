@@ -26,18 +26,31 @@
 #include "bao/poller.hpp"  // epoll, poll or select: which descriptors are ready
 
 // III. Scheduling: who runs next
-#include "bao/task.hpp"        // what is known of a task
-#include "bao/scheduler.hpp"   // park and wake
-#include "bao/spawn.hpp"       // spawn, join, get, kill
-#include "bao/timeout.hpp"     // a limit on a block of code
-#include "bao/report.hpp"      // who is stuck, and on what
+#include "bao/task.hpp"       // what is known of a task
+#include "bao/report.hpp"     // who is stuck, and on what
+#include "bao/scheduler.hpp"  // park and wake
+#include "bao/spawn.hpp"      // spawn, join, get, kill
+#include "bao/timeout.hpp"    // a limit on a block of code
 
 // V. The outside world
 #include "bao/remote.hpp"   // wake a thread's tasks from other threads
 #include "bao/offload.hpp"  // threads for what must block
 #include "bao/io.hpp"       // own a descriptor, wait for it
+#include "bao/stream.hpp"   // bytes in and out of a descriptor
 #include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
 #include "bao/signal.hpp"   // wait for a signal
 
 // VI. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time
+
+// Nothing private survives.
+#undef BAO_ABI
+#undef BAO_ABI_POLLER
+#undef BAO_ABI_SWITCH
+#undef BAO_ABI_TOOL
+#undef BAO_ASAN
+#undef BAO_TSAN
+#undef BAO_NAME
+#undef BAO_PASTE
+#undef BAO_QUOTE
+#undef BAO_STRING

@@ -1,16 +1,16 @@
 // bao/config.hpp - what was chosen when compiling
 //
 // A header-only library is compiled anew by every file that includes it. Two
-// files that disagree about a macro would disagree about the layout of a struct,
-// and the linker would quietly pick one. So everything that a macro can change
-// is part of a namespace's name, BAO_ABI: such files link side by side without
-// sharing a thing, and the first of them to start a flow tells the other one,
-// by name, that it has come too late.
+// files that disagree about a macro would disagree about the layout of a
+// struct, and the linker would quietly pick one. So everything that a macro can
+// change is part of a namespace's name, BAO_ABI: such files link side by side
+// without sharing a thing, and the first of them to start a flow tells the
+// other one, by name, that it has come too late.
 //
 // A user may set, for the whole program:
 //
-//     BAO_USE_EPOLL | BAO_USE_POLL | BAO_USE_SELECT   how to wait for descriptors
-//     BAO_USE_UCONTEXT     switch by swapcontext() instead of a few instructions
+//     BAO_USE_EPOLL, BAO_USE_POLL, BAO_USE_SELECT   how to wait for I/O
+//     BAO_USE_UCONTEXT     switch by swapcontext() instead of in assembly
 //     BAO_NO_MAKECONTEXT   begin flows without makecontext() (musl has none)
 //     BAO_STACK_SIZE       bytes of stack a flow gets, 256 KiB unless set
 //
@@ -64,7 +64,8 @@
 
 #if defined(BAO_USE_UCONTEXT)
 #if defined(BAO_NO_MAKECONTEXT)
-#error "bao: BAO_USE_UCONTEXT needs makecontext(), which musl has in libucontext"
+#error \
+    "bao: BAO_USE_UCONTEXT needs makecontext(), which musl has in libucontext"
 #endif
 #define BAO_ABI_SWITCH ucontext
 #elif defined(BAO_NO_MAKECONTEXT)
@@ -83,8 +84,7 @@
 
 #define BAO_PASTE(a, b, c, d) a##_##b##_##c##_##d
 #define BAO_NAME(a, b, c, d) BAO_PASTE(a, b, c, d)
-#define BAO_ABI \
-  BAO_NAME(v0_1, BAO_ABI_POLLER, BAO_ABI_SWITCH, BAO_ABI_TOOL)
+#define BAO_ABI BAO_NAME(v0_1, BAO_ABI_POLLER, BAO_ABI_SWITCH, BAO_ABI_TOOL)
 #define BAO_QUOTE(x) #x
 #define BAO_STRING(x) BAO_QUOTE(x)
 
@@ -99,7 +99,8 @@ struct configuration {
 [[gnu::visibility("default")]] inline std::atomic<const configuration*>
     chosen_configuration{nullptr};
 
-// Ends the program, naming both, unless `mine` is what the program runs already.
+// Ends the program, naming both, unless `mine` is what the program runs
+// already.
 inline void agree_on(const configuration& mine) {
   const configuration* first = nullptr;
   if (chosen_configuration.compare_exchange_strong(first, &mine)) return;
@@ -109,10 +110,11 @@ inline void agree_on(const configuration& mine) {
   };
   if (same(first->name, mine.name) && first->stack_size == mine.stack_size)
     return;
-  std::fprintf(stderr,
-               "bao: this program was compiled with two configurations: %s with "
-               "stacks of %zu bytes, and %s with stacks of %zu bytes\n",
-               first->name, first->stack_size, mine.name, mine.stack_size);
+  std::fprintf(
+      stderr,
+      "bao: this program was compiled with two configurations: %s with "
+      "stacks of %zu bytes, and %s with stacks of %zu bytes\n",
+      first->name, first->stack_size, mine.name, mine.stack_size);
   std::terminate();
 }
 

@@ -10,9 +10,9 @@
 //      .                     |    sees its own call to switch_context() return
 //      | <-------------------+    as if nothing had happened.
 //
-// swapcontext() does exactly this, and also saves the signal mask, which costs a
-// system call: read it first, it is six lines. The same trick in assembly takes
-// under a nanosecond, some 200 times less.
+// swapcontext() does exactly this, and also saves the signal mask, which costs
+// a system call: read it first, it is six lines. The same trick in assembly
+// takes under a nanosecond, some 200 times less.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -77,9 +77,10 @@ struct context {
 };
 
 // GCC's -fipa-reference does not believe the "memory" that the assembly below
-// says it changes: it keeps a file's own static variables in registers across any
-// function that calls nothing it cannot see. A call that it cannot see, and that
-// is never made, cures it. Clang needs no cure, and pays for it: 0.6 ns a value.
+// says it changes: it keeps a file's own static variables in registers across
+// any function that calls nothing it cannot see. A call that it cannot see, and
+// that is never made, cures it. Clang needs no cure, and pays for it: 0.6 ns a
+// value.
 [[gnu::always_inline]] inline void others_may_run() {
 #if !defined(__clang__)
   __asm__ goto("" : : : : never);
@@ -95,12 +96,12 @@ never:
 // would cost a load, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
-// have changed: so the compiler saves those, and only those, that the surrounding
-// code still needs. It is always inlined, since a call of its own would leave
-// the processor's stack of return addresses one off, and every return that
-// follows would be predicted wrongly: 27 ns instead of 5 for a switch three
-// calls deep. Nothing is pushed, so the red zone below the stack pointer of the
-// surrounding function stays intact.
+// have changed: so the compiler saves those, and only those, that the
+// surrounding code still needs. It is always inlined, since a call of its own
+// would leave the processor's stack of return addresses one off, and every
+// return that follows would be predicted wrongly: 27 ns instead of 5 for a
+// switch three calls deep. Nothing is pushed, so the red zone below the stack
+// pointer of the surrounding function stays intact.
 //
 // The frame pointer cannot be named as changed, hence it is saved by hand. The
 // modes of floating-point arithmetic belong to the thread and are not switched.

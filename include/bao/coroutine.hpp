@@ -1,7 +1,8 @@
 // bao/coroutine.hpp - symmetric switching, values both ways
 //
-// A coroutine runs until it switches to somebody else, to whomever it likes. The
-// value that it sends along is what the other one's own switch_to() returns:
+// A coroutine runs until it switches to somebody else, to whomever it likes.
+// The value that it sends along is what the other one's own switch_to()
+// returns:
 //
 //     bao::coroutine<std::string> play;
 //     bao::coroutine<std::string> eat([&](std::string who) {
@@ -13,8 +14,8 @@
 // Coroutines form a tree: each has a parent, who created it unless set
 // otherwise. The tree says where things go when a body ends: the value it
 // returns, or the exception it throws, comes out of the pending switch_to() of
-// its parent. The thread's own flow is the root. All of this is greenlet's model
-// (https://greenlet.readthedocs.io).
+// its parent. The thread's own flow is the root. All of this is greenlet's
+// model (https://greenlet.readthedocs.io).
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -76,9 +77,9 @@ class coroutine_ref {
   // have switched to; throws what comes our way instead: the error of a child
   // that has ended, or what was thrown in. A switch to oneself returns `v`.
   //
-  // Throws dead_coroutine when the other one has ended, wrong_thread, wrong_task
-  // when it belongs to another task, wrong_type when it waits for another type,
-  // stack_exhausted: then nothing has happened.
+  // Throws dead_coroutine when the other one has ended, wrong_thread,
+  // wrong_task when it belongs to another task, wrong_type when it waits for
+  // another type, stack_exhausted: then nothing has happened.
   [[gnu::always_inline]] T switch_to(value v = value{}) {
     fiber* to = flow_;
     thread_state* t = current_thread;
@@ -109,8 +110,8 @@ class coroutine_ref {
     value v = suspend(t, std::exchange(to->leaf, nullptr), "throw");
     if constexpr (!std::is_void_v<T>) return v;
   }
-  template <class E, class = std::enable_if_t<
-                         !std::is_same_v<E, std::exception_ptr>>>
+  template <class E,
+            class = std::enable_if_t<!std::is_same_v<E, std::exception_ptr>>>
   T throw_in(E error) {
     return throw_in(std::make_exception_ptr(std::move(error)));
   }
@@ -391,28 +392,26 @@ class coroutine_frame final : public coroutine_core {
 // Nothing runs, and no stack is taken, before the first switch. Destroying a
 // suspended one throws bao::killed in it, so that the objects on its stack are
 // destroyed, inner ones first; what else its body then throws goes to
-// on_unhandled(). On another thread than its own that is left to its own thread.
+// on_unhandled(). On another thread than its own that is left to its own
+// thread.
 template <class T = void>
 class coroutine : public coroutine_ref<T> {
  public:
   coroutine() = default;
 
-  template <class F, class = std::enable_if_t<!std::is_base_of_v<
-                         coroutine_ref<T>, std::decay_t<F>>>>
+  template <class F, class = std::enable_if_t<
+                         !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
   explicit coroutine(F&& body)
       : coroutine(std::forward<F>(body), flow_of(this_thread_state().current)) {
   }
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::forward<F>(body),
-                  flow_of(this_thread_state().current)) {
+      : coroutine(std::forward<F>(body), flow_of(this_thread_state().current)) {
     this->set_parent(parent);
   }
 
-  coroutine(coroutine&& other) noexcept {
-    std::swap(this->flow_, other.flow_);
-  }
+  coroutine(coroutine&& other) noexcept { std::swap(this->flow_, other.flow_); }
   coroutine& operator=(coroutine&& other) noexcept {
     coroutine taken(std::move(other));
     std::swap(this->flow_, taken.flow_);

@@ -2,7 +2,7 @@
 //
 // Outcomes are values, surprises are exceptions. Three families:
 //
-//   interruptions   killed and timed_out: somebody else wants this flow to stop.
+//   interruptions   killed and timed_out: somebody wants this flow to end.
 //                   They do not derive from std::exception, so that an honest
 //                   `catch (const std::exception&)` does not swallow them.
 //   misuse          from std::logic_error: the program asked for nonsense.
@@ -65,11 +65,12 @@ struct wrong_type      : std::logic_error { using logic_error::logic_error; };
 struct parent_cycle    : std::logic_error { using logic_error::logic_error; };
 
 // The world.
-struct deadlock        : std::runtime_error { using runtime_error::runtime_error; };
-struct task_killed     : std::runtime_error { using runtime_error::runtime_error; };
-struct stack_exhausted : std::runtime_error { using runtime_error::runtime_error; };
-struct line_too_long   : std::runtime_error { using runtime_error::runtime_error; };
-struct end_of_stream   : std::runtime_error { using runtime_error::runtime_error; };
+using world_error = std::runtime_error;
+struct deadlock        : world_error { using world_error::world_error; };
+struct task_killed     : world_error { using world_error::world_error; };
+struct stack_exhausted : world_error { using world_error::world_error; };
+struct line_too_long   : world_error { using world_error::world_error; };
+struct end_of_stream   : world_error { using world_error::world_error; };
 // clang-format on
 
 // Throws what the operating system says of a failed call. Never suspends.

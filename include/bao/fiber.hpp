@@ -76,13 +76,13 @@ class fiber : public context {  // which is where it stands while suspended
   std::exception_ptr pending;     // to be thrown when it is continued
   exceptions_in_flight handling;  // kept here while it does not run
   class scope* scopes = nullptr;  // time limits and shields opened in it
-  fiber* root = nullptr;           // the first flow of its tree
-  void* owner = nullptr;           // the task whose first flow it is
-  const void* expects = nullptr;   // the type it waits for in a switch, ...
-  void* inbox = nullptr;           // ... and the std::optional to put it in
-  void* fake_stack = nullptr;      // AddressSanitizer's
+  fiber* root = nullptr;          // the first flow of its tree
+  void* owner = nullptr;          // the task whose first flow it is
+  const void* expects = nullptr;  // the type it waits for in a switch, ...
+  void* inbox = nullptr;          // ... and the std::optional to put it in
+  void* fake_stack = nullptr;     // AddressSanitizer's
   flow_state life = flow_state::created;  // never `suspended`: see state()
-  bool lends = false;  // a generator: its link is whoever resumed it last
+  bool lends = false;   // a generator: its link is whoever resumed it last
   bool orphan = false;  // its owner has let go of it on another thread
   unsigned references = 0;
   std::atomic<unsigned> released_elsewhere{0};  // references, not yet counted
@@ -164,8 +164,9 @@ struct thread_state {
   std::atomic<long> others_{alive};
 };
 
-// This thread's, or null before its first fiber. All that bao keeps for a thread
-// hangs off this pointer: eight bytes that need neither constructor nor guard.
+// This thread's, or null before its first fiber. All that bao keeps for a
+// thread hangs off this pointer: eight bytes that need neither constructor nor
+// guard.
 #if defined(__ELF__)
 [[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
 #endif
@@ -190,9 +191,9 @@ inline thread_state& this_thread_state() {
 #if defined(BAO_ASAN)
 inline void leave_flow(void** fake_stack, const thread_state& t,
                        const stack* to) {
-  __sanitizer_start_switch_fiber(
-      fake_stack, to != nullptr ? to->low : t.own_low,
-      to != nullptr ? to->used_size() : t.own_size);
+  __sanitizer_start_switch_fiber(fake_stack,
+                                 to != nullptr ? to->low : t.own_low,
+                                 to != nullptr ? to->used_size() : t.own_size);
 }
 inline void reach_flow(void* fake_stack) {
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
@@ -223,7 +224,8 @@ inline void reach_flow(void*) {}
 
 // The slow path of switch_fiber: inside a catch block, or while unwinding.
 [[gnu::cold, gnu::noinline]] inline void switch_while_handling(thread_state& t,
-                                                    fiber& from, fiber& to) {
+                                                               fiber& from,
+                                                               fiber& to) {
   from.handling = *t.exceptions;
   *t.exceptions = {};
   switch_plainly(t, from, to);
@@ -306,8 +308,9 @@ inline void thread_state::drop() noexcept {
 // --- a stack that runs over -------------------------------------------------
 //
 // The fault comes when there is no stack left to handle it on, so the handler
-// runs on one of its own, once in the life of the process: it prints a line that
-// names the flow, puts the former handler back, and lets the fault happen again.
+// runs on one of its own, once in the life of the process: it prints a line
+// that names the flow, puts the former handler back, and lets the fault happen
+// again.
 
 inline struct sigaction segv_before {};
 
@@ -316,13 +319,14 @@ inline void report_overflow(int signal, siginfo_t* info, void*) {
   if (t != nullptr && t->current->memory != nullptr &&
       t->current->memory->guards(info->si_addr)) {
     char line[256];
+    const bool inner = t->current != t->root;
     int n = std::snprintf(
         line, sizeof line,
-        "bao: stack overflow in a %s of %s %s: its %zu KiB are used up. Give it "
+        "bao: stack overflow in a %s%s%s %s: its %zu KiB are used up. Give it "
         "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
         "local variables\n",
-        t->current->kind(), t->root->kind(), t->root->title(),
-        t->current->memory->size / 1024);
+        t->current->kind(), inner ? " of " : "", inner ? t->root->kind() : "",
+        t->root->title(), t->current->memory->size / 1024);
     if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
   }
   ::sigaction(signal, &segv_before, nullptr);

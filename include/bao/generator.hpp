@@ -8,9 +8,9 @@
 //     });
 //     for (int n : squares) std::printf("%d ", n);      // 1 4 9
 //
-//     consumer   next() ------------.     next() ------------.
-//                                   v                        v
-//     body          ..  yield(1) -----> 1    (still there)  ..  yield(4) -----> 4
+//     consumer    begin()         1   ++            4   ++
+//                    |            ^    |            ^    |
+//     body           '-> yield(1) '    '-> yield(4) '    '-> yield(9) ...
 //
 // The body may yield from within a function that it calls, from a recursion, or
 // from another generator: that is what the stack of its own is for. The price
@@ -58,11 +58,12 @@ class yielder {
   yielder(const yielder&) = delete;
 
   // Hands `value` to the consumer and suspends until it asks for the next one.
-  // Returns what it sends, Send{} when it just asks. Throws bao::killed when the
-  // generator is closed, what is thrown in, and wrong_flow when called from
+  // Returns what it sends, Send{} when it just asks. Throws bao::killed when
+  // the generator is closed, what is thrown in, and wrong_flow when called from
   // elsewhere than the generator's own body.
   //
-  // An rvalue is handed over itself, an lvalue is copied; a generator<T&> lends.
+  // An rvalue is handed over itself, an lvalue is copied; a generator<T&>
+  // lends.
   template <class Y = Yield, class = std::enable_if_t<!std::is_void_v<Y>>>
   [[gnu::always_inline]] Send operator()(exactly_t<Y>&& value) {
     core().suspend(std::addressof(value));
@@ -93,8 +94,8 @@ class yielder {
     return from(mine);
   }
   // Yields the elements of any other range.
-  template <class Range, class = std::enable_if_t<
-                             !is_generator<std::decay_t<Range>>::value>>
+  template <class Range,
+            class = std::enable_if_t<!is_generator<std::decay_t<Range>>::value>>
   void from(Range&& range) {
     for (auto&& x : range) (*this)(std::forward<decltype(x)>(x));
   }
@@ -144,8 +145,8 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   const char* kind() const noexcept override { return "generator"; }
 
-  slot* out = nullptr;         // the value on offer; null: there is none
-  sent_value* sent = nullptr;  // null: by next()
+  slot* out = nullptr;              // the value on offer; null: there is none
+  sent_value* sent = nullptr;       // null: by next()
   generator_core* consumed = this;  // whom the consumer holds: see yield_from()
   std::exception_ptr error;         // that ended it
   bool yielded_late = false;        // in a destructor, where it cannot wait
@@ -205,8 +206,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   // The body has ended: throws the error it ended with, once.
   [[gnu::cold, gnu::noinline]] void end() {
-    if (error != nullptr)
-      std::rethrow_exception(std::exchange(error, nullptr));
+    if (error != nullptr) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
   // suspend() inside a catch block; while unwinding it is too late for that.
@@ -370,8 +370,8 @@ class generator_call final : public generator_frame<Y, S, R> {
 // on_unhandled(). A body may call anything that suspends the whole task.
 //
 // Each of next(), send(), throw_in(), close() and the iterator throws what ends
-// the body, once, and moreover already_running when the body runs or waits right
-// now, wrong_thread, and stack_exhausted before the first value.
+// the body, once, and moreover already_running when the body runs or waits
+// right now, wrong_thread, and stack_exhausted before the first value.
 template <class Yield, class Send, class Return>
 class generator {
   using core = generator_core<Yield, Send>;
@@ -379,8 +379,8 @@ class generator {
   using slot = typename core::slot;
 
  public:
-  // What next() and send() return: a std::optional<Yield>, which is empty at the
-  // end; a pointer for a generator<T&>, a bool for a generator<void>.
+  // What next() and send() return: a std::optional<Yield>, which is empty at
+  // the end; a pointer for a generator<T&>, a bool for a generator<void>.
   using step = typename step_of<Yield>::type;
 
   // An empty one has ended.
@@ -409,8 +409,9 @@ class generator {
   // Runs the body to its next yield and returns that value; empty at the end,
   // then and ever after.
   [[gnu::always_inline]] step next() {
-    static_assert(std::is_void_v<Send> || std::is_default_constructible_v<Send>,
-                  "next() sends a default value, and there is none: use send()");
+    static_assert(
+        std::is_void_v<Send> || std::is_default_constructible_v<Send>,
+        "next() sends a default value, and there is none: use send()");
     return taken(core_ != nullptr && core_->advance("next"));
   }
 
@@ -425,16 +426,16 @@ class generator {
     return taken(core_->advance("send"));
   }
 
-  // Throws `error` out of the yield where the body stands, then like next(). One
-  // that has not started ends without running; that, and one that has ended,
-  // throws `error` here.
+  // Throws `error` out of the yield where the body stands, then like next().
+  // One that has not started ends without running; that, and one that has
+  // ended, throws `error` here.
   step throw_in(std::exception_ptr error) {
     if (core_ == nullptr) std::rethrow_exception(error);
     core_->throw_in(std::move(error));
     return taken(core_->out != nullptr);
   }
-  template <class E, class = std::enable_if_t<
-                         !std::is_same_v<E, std::exception_ptr>>>
+  template <class E,
+            class = std::enable_if_t<!std::is_same_v<E, std::exception_ptr>>>
   step throw_in(E error) {
     return throw_in(std::make_exception_ptr(std::move(error)));
   }
@@ -459,8 +460,8 @@ class generator {
     return core_ == nullptr ? flow_state::finished : core_->state();
   }
 
-  // An input iterator: ++ asks for the next value, *it is the value that lies in
-  // the body. All share the generator's place; end() is where it has ended.
+  // An input iterator: ++ asks for the next value, *it is the value that lies
+  // in the body. All share the generator's place; end() is where it has ended.
   class iterator {
    public:
     using iterator_category = std::input_iterator_tag;

@@ -35,8 +35,8 @@ class list_node {
   list_node* previous_ = nullptr;
 };
 
-// A list of T, which derives from list_node. Owns nothing: what is in it when it
-// goes just leaves.
+// A list of T, which derives from list_node. Owns nothing: what is in it when
+// it goes just leaves.
 template <class T>
 class list {
  public:
@@ -51,8 +51,8 @@ class list {
   T& front() { return static_cast<T&>(*end_.next_); }
   void push_back(T& member) {
     list_node* node = &member;
-    // GCC 12 sees the address of a local variable stored in a longer-lived list,
-    // and warns, for it does not see its destructor take it out again.
+    // GCC 12 sees the address of a local variable stored in a longer-lived
+    // list, and warns, for it does not see its destructor take it out again.
     __asm__("" : "+r"(node));
     node->leave();
     node->next_ = &end_;

@@ -153,8 +153,8 @@ class offloaded : public job, public message {
 
 // Calls f(args...) on a helper thread and suspends until it returns; returns or
 // throws what it does. It may refer to our variables: for we stay until it has
-// finished, even when we are killed or late, and learn of that at the next wait.
-// Throws std::system_error when no helper can be made.
+// finished, even when we are killed or late, and learn of that at the next
+// wait. Throws std::system_error when no helper can be made.
 template <class F, class... Args>
 auto offload(F f, Args... args) {
   using R = std::invoke_result_t<F&, Args&...>;

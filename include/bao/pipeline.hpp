@@ -3,10 +3,10 @@
 //     for (auto& line : bao::from(lines) | bao::filter(is_error)
 //                                        | bao::map(shorten) | bao::take(10))
 //
-// Every stage is a generator of its own that asks the one on its left, so values
-// go through one by one: nothing is collected in between, and what nobody asks
-// for is never made. Each stage below is therefore a loop that anybody would
-// write, and a loop of your own joins in by stage().
+// Every stage is a generator of its own that asks the one on its left, so
+// values go through one by one: nothing is collected in between, and what
+// nobody asks for is never made. Each stage below is therefore a loop that
+// anybody would write, and a loop of your own joins in by stage().
 //
 // A generator on the left that is a temporary is owned by the result; one that
 // has a name is borrowed, and goes on from where it was left.
@@ -158,14 +158,14 @@ inline auto flatten() {
 // Pairs of one from each side, until either side ends.
 template <class Generator>
 auto zip(Generator&& other) {
-  return pipeline_stage{[right = std::tuple<handed_on<Generator&&>>(
-                             std::forward<Generator>(other))](
-                            auto&& source) mutable {
-    using a = yielded<decltype(source)>;
-    using b = yielded<Generator>;
-    return std::forward<decltype(source)>(source) |
-           stage<std::pair<a, b>>(
-               [right = std::move(right)](auto& values, auto& yield) mutable {
+  return pipeline_stage{
+      [right = std::tuple<handed_on<Generator&&>>(
+           std::forward<Generator>(other))](auto&& source) mutable {
+        using a = yielded<decltype(source)>;
+        using b = yielded<Generator>;
+        return std::forward<decltype(source)>(source) |
+               stage<std::pair<a, b>>([right = std::move(right)](
+                                          auto& values, auto& yield) mutable {
                  auto y = std::get<0>(right).begin();
                  for (auto& x : values) {
                    if (y == std::get<0>(right).end()) return;
@@ -173,23 +173,23 @@ auto zip(Generator&& other) {
                    ++y;
                  }
                });
-  }};
+      }};
 }
 
 // All of the left side, then all of `other`.
 template <class Generator>
 auto chain(Generator&& other) {
-  return pipeline_stage{[right = std::tuple<handed_on<Generator&&>>(
-                             std::forward<Generator>(other))](
-                            auto&& source) mutable {
-    using out = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<out>(
-               [right = std::move(right)](auto& values, auto& yield) mutable {
+  return pipeline_stage{
+      [right = std::tuple<handed_on<Generator&&>>(
+           std::forward<Generator>(other))](auto&& source) mutable {
+        using out = yielded<decltype(source)>;
+        return std::forward<decltype(source)>(source) |
+               stage<out>([right = std::move(right)](auto& values,
+                                                     auto& yield) mutable {
                  yield.from(values);
                  yield.from(std::get<0>(right));
                });
-  }};
+      }};
 }
 
 // The right end: everything in a container, as to<std::vector>() or as
@@ -217,8 +217,8 @@ template <class Range>
 auto from(Range&& range) {
   using kept = handed_on<Range&&>;
   using reference = decltype(*std::begin(std::declval<kept&>()));
-  using out = std::conditional_t<std::is_reference_v<kept>, handed_on<reference>,
-                                 std::decay_t<reference>>;
+  using out = std::conditional_t<std::is_reference_v<kept>,
+                                 handed_on<reference>, std::decay_t<reference>>;
   return generator<out>(
       [](yielder<out, void>& yield, std::tuple<kept> in) {
         for (auto&& x : std::get<0>(in)) yield(static_cast<out&&>(x));

@@ -1,8 +1,8 @@
 // bao/remote.hpp - wake a thread's tasks from other threads
 //
-// Tasks, locks and channels belong to one thread and need no locking. What other
-// threads may do is leave a message: it goes into a mailbox, and a doorbell that
-// the poller watches is rung.
+// Tasks, locks and channels belong to one thread and need no locking. What
+// other threads may do is leave a message: it goes into a mailbox, and a
+// doorbell that the poller watches is rung.
 //
 //     bao::remote home = bao::this_scheduler().remote();
 //     std::thread([home]() mutable { home.post([] { ... }); }).detach();
@@ -89,8 +89,8 @@ struct mailbox {
   }
 };
 
-// A way to another thread's scheduler. May be copied and used anywhere; while one
-// lives, waiting on its home thread for nothing else is no deadlock.
+// A way to another thread's scheduler. May be copied and used anywhere; while
+// one lives, waiting on its home thread for nothing else is no deadlock.
 class remote {
  public:
   explicit remote(scheduler& s) {
@@ -121,8 +121,8 @@ class remote {
     if (last_use) delete box_;
   }
 
-  // Has f() run as a task of the home thread. False, and f is dropped, when that
-  // thread has ended. Never suspends.
+  // Has f() run as a task of the home thread. False, and f is dropped, when
+  // that thread has ended. Never suspends.
   template <class F>
   bool post(F f) {
     struct posted final : message {

@@ -3,7 +3,7 @@
 // The commonest question about a program that waits is why it does. Every park
 // says what for, so the answer is one line a task:
 //
-//     task 3 "reader" (server.cpp:41) is parked: reading descriptor 7, for 1.2 s
+//     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
 //
 // SPDX-License-Identifier: MIT
 #pragma once

@@ -1,11 +1,12 @@
 // bao/scheduler.hpp - who runs next; park and wake
 //
-// All waiting in bao is one call, park(), and all that ends a wait is one other:
+// All waiting in bao is one call, park(), and all that ends a wait is one
+// other:
 //
 //     park(until)   stands still until somebody calls wake(task), until the
 //                   deadline, or until an interruption arrives, and says which.
-//     wake(task)    ends the park, and says whether it did: the first cause wins,
-//                   and a waker who comes too late goes on to the next in line.
+//     wake(task)    ends the park, and says whether it did: the first cause
+//                   wins, and a waker who is too late goes on to the next.
 //
 // There is no loop to call. Whoever parks looks for the next task that can run
 // and switches to it; when there is none, it is he who sleeps in the poller. A
@@ -331,8 +332,8 @@ inline descriptor_watch*& scheduler::watch_of(int fd) {
   return watches_[i];
 }
 
-// Wakes the first in line for each direction, who wakes the next one in turn when
-// he has left something; of a descriptor that we do not own, all of them.
+// Wakes the first in line for each direction, who wakes the next one in turn
+// when he has left something; of a descriptor that we do not own, all of them.
 inline void scheduler::report_ready(int fd, readiness ready) {
   descriptor_watch* const w = watch_of(fd);
   if (w == nullptr) return;
@@ -519,7 +520,8 @@ inline void scheduler::end_unstarted(task_block& t) {
   if (t.stage == task_state::ready) {  // it may stand in the line
     task_block** link = &ready_;
     while (*link != nullptr && *link != &t) link = &(*link)->next_ready;
-    if (*link != nullptr && (*link = t.next_ready) == nullptr) ready_end_ = link;
+    if (*link != nullptr && (*link = t.next_ready) == nullptr)
+      ready_end_ = link;
   }
   t.cancel();
   t.unwind();

@@ -18,7 +18,7 @@
 #include <netinet/tcp.h>
 #include <sys/un.h>
 
-#include "bao/io.hpp"
+#include "bao/stream.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -60,6 +60,15 @@ class address {
   sockaddr_storage storage_{};
   socklen_t size_ = 0;
 };
+
+// Asks one of getsockname and getpeername.
+template <class Call>
+address ask_address(int fd, Call call, const char* name) {
+  address a;
+  if (call(fd, a.data(), a.size_to_fill()) == -1)
+    throw_errno(std::string(name) + ": descriptor " + std::to_string(fd));
+  return a;
+}
 
 // "host:port" in two; the host without brackets.
 inline std::pair<std::string, std::string> split_host_port(
@@ -124,14 +133,13 @@ inline address address::parse(std::string_view text) {
   auto* un = reinterpret_cast<sockaddr_un*>(&a.storage_);
   if (path.empty() || path.size() >= sizeof un->sun_path ||
       path.find('\0') != std::string_view::npos)
-    throw std::invalid_argument("address: \"" + std::string(text) +
-                                "\": a unix path has 1 to " +
-                                std::to_string(sizeof un->sun_path - 1) +
-                                " bytes");
+    throw std::invalid_argument(
+        "address: \"" + std::string(text) + "\": a unix path has 1 to " +
+        std::to_string(sizeof un->sun_path - 1) + " bytes");
   un->sun_family = AF_UNIX;
   std::memcpy(un->sun_path, path.data(), path.size());
-  a.size_ = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) +
-                                   path.size() + 1);
+  a.size_ =
+      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
   if (path.front() == '@') {  // abstract: a zero first, and none at the end
     un->sun_path[0] = '\0';
     --a.size_;
@@ -169,9 +177,9 @@ inline int address::port() const {
 }
 
 // The stream addresses of a host and a service, a number or a name. Numbers are
-// answered at once; for a name a helper thread asks the system while the task is
-// suspended. Throws std::runtime_error when there is none, and std::system_error
-// with timed_out when late.
+// answered at once; for a name a helper thread asks the system while the task
+// is suspended. Throws std::runtime_error when there is none, and
+// std::system_error with timed_out when late.
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
@@ -238,19 +246,15 @@ class socket_stream : public stream {
   socket_stream() = default;
   using stream::stream;
 
-  address peer_address() const { return ask(::getpeername, "getpeername"); }
-  address local_address() const { return ask(::getsockname, "getsockname"); }
+  address peer_address() const {
+    return ask_address(fd(), ::getpeername, "getpeername");
+  }
+  address local_address() const {
+    return ask_address(fd(), ::getsockname, "getsockname");
+  }
 
   // Connects to `to`. Suspends; throws std::system_error.
   static int connected(const address& to, deadline until);
-
- private:
-  template <class Call>
-  address ask(Call call, const char* name) const {
-    address a;
-    if (call(fd(), a.data(), a.size_to_fill()) == -1) descriptor_.fail(name);
-    return a;
-  }
 };
 
 // Each owns the connected socket that it is made from.
@@ -287,8 +291,7 @@ inline int socket_stream::connected(const address& to, deadline until) {
   int error = 0;
   socklen_t n = sizeof error;
   check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
-  if (error != 0)
-    throw std::system_error(error, std::generic_category(), what);
+  if (error != 0) throw std::system_error(error, std::generic_category(), what);
   return d.release();
 }
 
@@ -349,15 +352,15 @@ class listener {
       : listener(std::string_view(at), backlog) {}
 
   // Suspends until somebody connects. Throws std::system_error: timed_out when
-  // late, EBADF when the listener is closed. Where the process has no descriptor
-  // left, it says so once and tries again, until `until`.
+  // late, EBADF when the listener is closed. Where the process has no
+  // descriptor left, it says so once and tries again, until `until`.
   Stream accept(deadline until = never) {
     clock::duration pause = std::chrono::milliseconds(10);
     for (;;) {
       const int fd =
           descriptor_.retry(readable, until, "accepting on descriptor", [&] {
-            const int got = sys->accept(descriptor_.fd(), nullptr, nullptr,
-                                        accept_flags);
+            const int got =
+                sys->accept(descriptor_.fd(), nullptr, nullptr, accept_flags);
             if (got == -1 && given_up()) errno = EINTR;  // the next, please
             if (got == -1 && out_of_descriptors()) return -2;
             return got;
@@ -380,10 +383,7 @@ class listener {
 
   int port() const { return local_address().port(); }
   address local_address() const {
-    address a;
-    if (::getsockname(descriptor_.fd(), a.data(), a.size_to_fill()) == -1)
-      descriptor_.fail("getsockname");
-    return a;
+    return ask_address(fd(), ::getsockname, "getsockname");
   }
   int fd() const { return descriptor_.fd(); }
   // Wakes whoever waits in accept(). Connections not yet accepted are reset.
@@ -499,10 +499,7 @@ class udp_socket {
 
   int port() const { return local_address().port(); }
   address local_address() const {
-    address a;
-    if (::getsockname(descriptor_.fd(), a.data(), a.size_to_fill()) == -1)
-      descriptor_.fail("getsockname");
-    return a;
+    return ask_address(fd(), ::getsockname, "getsockname");
   }
   int fd() const { return descriptor_.fd(); }
   void close() noexcept { descriptor_.close(); }

@@ -1,11 +1,12 @@
 // bao/spawn.hpp - spawn, join, get, kill
 //
-//     auto eater = bao::spawn(eat, "harry");   // a task: runs when we wait
-//     eater.join();                            // until it has ended
-//     int eaten = eater.get();                 // what it returned, or its error
+//     auto eater = bao::spawn(eat, "harry");  // a task: runs when we wait
+//     eater.join();                           // until it has ended
+//     int eaten = eater.get();                // what it returned, or its error
 //
-// A task handle is cheap, can be copied, and does not own: the task runs on when
-// the last one goes. When main() returns, the tasks that are left are killed.
+// A task handle is cheap, can be copied, and does not own: the task runs on
+// when the last one goes. When main() returns, the tasks that are left are
+// killed.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -142,9 +143,10 @@ class task_options {
   std::size_t stack_size_ = default_stack_size;
 };
 
-// A handle of a task that returns R. A task<R> converts to a task<>. All members
-// throw wrong_thread on another thread than the task's own; only to destroy a
-// handle is safe anywhere. An empty handle is nobody's: std::logic_error.
+// A handle of a task that returns R. A task<R> converts to a task<>. All
+// members throw wrong_thread on another thread than the task's own; only to
+// destroy a handle is safe anywhere. An empty handle is nobody's:
+// std::logic_error.
 template <class R = void>
 class task {
  public:
@@ -187,8 +189,8 @@ class task {
   }
 
   // Suspends until the task has ended. Returns what it returned, which stays in
-  // the task; throws the error it ended with, each time, and task_killed when it
-  // was killed. From a temporary handle the result is moved out.
+  // the task; throws the error it ended with, each time, and task_killed when
+  // it was killed. From a temporary handle the result is moved out.
   decltype(auto) get() & { return value(); }
   decltype(auto) get() const& { return value(); }
   R get() && {
@@ -231,8 +233,8 @@ class task {
     task_block& b = checked("throw_in");
     this_scheduler().throw_in(b, std::move(error));
   }
-  template <class E, class = std::enable_if_t<
-                         !std::is_same_v<E, std::exception_ptr>>>
+  template <class E,
+            class = std::enable_if_t<!std::is_same_v<E, std::exception_ptr>>>
   void throw_in(E error) const {
     throw_in(std::make_exception_ptr(std::move(error)));
   }
@@ -318,8 +320,8 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
   return spawned<F, Args...>(made);
 }
 
-// Runs f(args...) as a task, later: when this one waits. All are moved or copied
-// into the task, and destroyed when it ends. Never suspends.
+// Runs f(args...) as a task, later: when this one waits. All are moved or
+// copied into the task, and destroyed when it ends. Never suspends.
 //
 // The overloads are one function: where the number of arguments is known, the
 // compiler fills in where the call stands, for reports.
@@ -328,7 +330,8 @@ spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), clock::time_point{}, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
-template <class F, class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+template <class F,
+          class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
 auto spawn(F&& f, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f));
 }
@@ -346,10 +349,9 @@ auto spawn(F&& f, A&& a, B&& b, place at = place::here()) {
                std::forward<B>(b));
 }
 template <class F, class A, class B, class C, class... More,
-          class = std::enable_if_t<
-              std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
-                                  std::decay_t<B>, std::decay_t<C>,
-                                  std::decay_t<More>...>>>
+          class = std::enable_if_t<std::is_invocable_v<
+              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>,
+              std::decay_t<C>, std::decay_t<More>...>>>
 auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
   return spawn(task_options(place{"", 0}), std::forward<F>(f),
                std::forward<A>(a), std::forward<B>(b), std::forward<C>(c),
@@ -383,7 +385,8 @@ inline void sleep(deadline until) {
 
 // --- several tasks at once ---------------------------------------------------
 
-// Each of these suspends until `until` at the latest. A task may be named twice.
+// Each of these suspends until `until` at the latest. A task may be named
+// twice.
 
 // Until all have ended (true).
 template <class Range, class = decltype(std::begin(std::declval<Range&>()))>

@@ -7,8 +7,8 @@
 //      | guard, 64 KiB | ...... untouched ...... | in use <- | record |
 //
 // The guard makes an overflow a fault instead of a neighbour's corrupted
-// variable. A page costs memory only once it is touched, so 256 KiB of stack are
-// one page of memory for a flow that does little. Stacks are cut from large
+// variable. A page costs memory only once it is touched, so 256 KiB of stack
+// are one page of memory for a flow that does little. Stacks are cut from large
 // slabs and used again, last in first out, while they are still in the cache.
 //
 // What ends is never torn down: a flow that has finished leaves its stack with
@@ -33,8 +33,8 @@
 namespace bao {
 inline namespace BAO_ABI {
 
-// Below every stack. Wider than a page, since a function with large local arrays
-// may step over a narrow one; AArch64 compilers probe every 64 KiB.
+// Below every stack. Wider than a page, since a function with large local
+// arrays may step over a narrow one; AArch64 compilers probe every 64 KiB.
 inline constexpr std::size_t guard_size = 64 * 1024;
 
 // The record at the top of a stack.
@@ -179,14 +179,14 @@ inline stack* stack_pool::carve(std::size_t n) {
 #if defined(MAP_STACK)
     flags |= MAP_STACK;
 #endif
-    void* p = ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    void* p =
+        ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (p == MAP_FAILED) {
       std::string why = std::strerror(errno);
       delete made;
       throw stack_exhausted("no address space for another stack of " +
-                            std::to_string(smallest << n) +
-                            " bytes: mmap: " + why +
-                            " (see ulimit -v and vm.overcommit_memory)");
+                            std::to_string(smallest << n) + " bytes: mmap: " +
+                            why + " (see ulimit -v and vm.overcommit_memory)");
     }
 #if defined(MADV_NOHUGEPAGE)
     ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow

@@ -9,9 +9,9 @@
 //                          '------------------------'    running ---> done
 //                                    wake
 //
-// A task may have more than one stack: its coroutines, and the generators that it
-// resumes. When it parks, all of that stands still, and `parked_in` remembers
-// which of them it was that really waits.
+// A task may have more than one stack: its coroutines, and the generators that
+// it resumes. When it parks, all of that stands still, and `parked_in`
+// remembers which of them it was that really waits.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -43,8 +43,8 @@ struct wait_reason {
   long number = -1;  // of that task, that descriptor; -1: there is none
 };
 
-// A time limit on a block of code, or a shield against interruptions. It belongs
-// to the flow that opened it and holds for whatever that one waits for.
+// A time limit on a block of code, or a shield against interruptions. It
+// belongs to the flow that opened it and holds for whatever that one waits for.
 class scope {
  public:
   explicit scope(bool shields);
@@ -62,10 +62,12 @@ class scope {
   bool shields_;
 
  protected:
-  bool passed_ = false;  // a limit that has passed, of which nobody was told yet
+  bool passed_ =
+      false;  // a limit that has passed, of which nobody was told yet
 };
 
-// A task stands in the list of all tasks, and it is the alarm that ends its wait.
+// A task stands in the list of all tasks, and it is the alarm that ends its
+// wait.
 class task_block : public fiber, public list_node, public alarm {
  public:
   enum class cause { none, woken, late, interrupted };
@@ -78,15 +80,15 @@ class task_block : public fiber, public list_node, public alarm {
   const char* kind() const noexcept override { return "task"; }
   const char* title() const noexcept override { return name.c_str(); }
 
-  fiber* const flow;          // its first: this, but for the thread's main task
+  fiber* const flow;  // its first: this, but for the thread's main task
   fiber* parked_in = nullptr;  // the flow in it that waits
   task_block* next_ready = nullptr;
   task_state stage = task_state::created;
   cause why_woken = cause::none;
 
-  bool kill_wanted = false;      // until it has ended
-  bool kill_is_new = false;      // not thrown yet
-  int kill_refusals = 0;         // how often it was thrown and swallowed
+  bool kill_wanted = false;  // until it has ended
+  bool kill_is_new = false;  // not thrown yet
+  int kill_refusals = 0;     // how often it was thrown and swallowed
   std::exception_ptr kill_thrown;
   std::exception_ptr thrown_in;  // to be thrown at its next park, once
 
@@ -116,7 +118,8 @@ inline scope::scope(bool shields)
 }
 
 inline scope::~scope() {
-  // Almost always the innermost; a limit may be moved out of order by its owner.
+  // Almost always the innermost; a limit may be moved out of order by its
+  // owner.
   scope** link = &flow_->scopes;
   while (*link != this) link = &(*link)->outer_;
   *link = outer_;

@@ -1,13 +1,13 @@
 // bao/timeout.hpp - a limit on a block of code
 //
 //     try {
-//       bao::timeout limit(5s);              // on all that this block waits for
+//       bao::timeout limit(5s);             // on all that this block waits for
 //       auto page = fetch(url);
 //     } catch (const bao::timed_out&) { ... }
 //
-// A limit belongs to the flow that opens it. It strikes whatever that flow waits
-// for, in however deep a call, and nobody else: not the consumer of a generator
-// that has opened it and yields, not the handler of another limit.
+// A limit belongs to the flow that opens it. It strikes whatever that flow
+// waits for, in however deep a call, and nobody else: not the consumer of a
+// generator that has opened it and yields, not the handler of another limit.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -59,10 +59,9 @@ class timeout : public scope, private alarm {
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::invoke_result_t<F&>;
-  using outcome =
-      std::conditional_t<std::is_void_v<R>, bool,
-                         std::optional<std::conditional_t<std::is_void_v<R>,
-                                                          bool, R>>>;
+  using outcome = std::conditional_t<
+      std::is_void_v<R>, bool,
+      std::optional<std::conditional_t<std::is_void_v<R>, bool, R>>>;
   timeout t(limit);
   try {
     if constexpr (std::is_void_v<R>) {

@@ -1,11 +1,11 @@
 // bao/timers.hpp - what is due next
 //
 // Most timers are limits on something that happens in time: they are set, and
-// taken back again. A pairing heap (Fredman, Sedgewick, Sleator and Tarjan, 1986)
-// is made for that. It is a tree in which no child is due before its parent; to
-// add a timer is one comparison with the root, to take one back is to cut it out
-// and merge its children; only taking out the root does real work, O(log n)
-// amortised.
+// taken back again. A pairing heap (Fredman, Sedgewick, Sleator and Tarjan,
+// 1986) is made for that. It is a tree in which no child is due before its
+// parent; to add a timer is one comparison with the root, to take one back is
+// to cut it out and merge its children; only taking out the root does real
+// work, O(log n) amortised.
 //
 //            3            A timer is part of whoever waits, so nothing is
 //         /  |  \         allocated, and adding one cannot fail.
@@ -44,7 +44,7 @@ class timer {
 
   timer_heap* heap_ = nullptr;
   timer* child_ = nullptr;
-  timer* next_ = nullptr;  // sibling
+  timer* next_ = nullptr;      // sibling
   timer* previous_ = nullptr;  // sibling, or the parent of a first child
   nanoseconds due_ = 0;
   std::uint64_t order_ = 0;  // among those due at once: first armed, first out

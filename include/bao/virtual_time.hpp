@@ -1,11 +1,11 @@
 // bao/virtual_time.hpp - tests that sleep take no time
 //
-//     bao::virtual_time clock;       // as long as it lives, on this thread
-//     bao::sleep(24h);               // returns at once; bao::now() is a day later
+//     bao::virtual_time clock;  // as long as it lives, on this thread
+//     bao::sleep(24h);          // returns at once; bao::now() is a day later
 //
-// When every task waits and nothing is ready outside, the clock jumps to the next
-// timer. What is ready outside comes first, and helper threads that are at work
-// are waited for: they take no time on this clock.
+// When every task waits and nothing is ready outside, the clock jumps to the
+// next timer. What is ready outside comes first, and helper threads that are at
+// work are waited for: they take no time on this clock.
 //
 // SPDX-License-Identifier: MIT
 #pragma once

@@ -4,10 +4,10 @@
 // depends on how many are ready, not on how many there are.
 //
 // Owned descriptors are registered once, edge-triggered, in both directions:
-// from then on waiting costs no system call but epoll_wait itself. A foreign one
-// may be closed behind our back, and its number given to another file, of which
-// the kernel does not tell us: so nothing is believed about it, and each watch
-// registers it anew, for one report.
+// from then on waiting costs no system call but epoll_wait itself. A foreign
+// one may be closed behind our back, and its number given to another file, of
+// which the kernel does not tell us: so nothing is believed about it, and each
+// watch registers it anew, for one report.
 //
 // An event names its descriptor and the generation that was watching it. A file
 // that is closed here but lives on in a child or a duplicate still sends events
@@ -98,7 +98,8 @@ class epoll_poller {
 
   entry& entry_of(int fd) {
     const auto i = static_cast<std::size_t>(fd);
-    if (fd < 0) throw std::system_error(EBADF, std::generic_category(), "epoll");
+    if (fd < 0)
+      throw std::system_error(EBADF, std::generic_category(), "epoll");
     if (i >= entries_.size()) entries_.resize(i + i / 2 + 16);
     return entries_[i];
   }
@@ -128,9 +129,9 @@ class epoll_poller {
 #endif
     // Rounded up: a timer must not be looked at before it is due.
     const nanoseconds ms = ns < 0 ? -1 : (ns + 999999) / 1000000;
-    const int n = ::epoll_wait(epoll_, events, most,
-                               ms > 1000000000 ? 1000000000
-                                               : static_cast<int>(ms));
+    const int n =
+        ::epoll_wait(epoll_, events, most,
+                     ms > 1000000000 ? 1000000000 : static_cast<int>(ms));
     if (n == -1 && errno != EINTR) throw_errno("epoll_wait");
     return n;
   }

@@ -49,7 +49,8 @@ class poll_poller {
       --left;
     }
     // Backwards, since the last one takes the place of one that is removed;
-    // from where the former wait stopped, so that nobody is passed over for ever.
+    // from where the former wait stopped, so that nobody is passed over for
+    // ever.
     std::size_t n = entries_.size();
     std::size_t at = next_ < n ? next_ : n - 1;
     for (int reported = 0; left > 0 && reported < 32 && --n > 0; --at) {
@@ -98,7 +99,7 @@ class poll_poller {
   }
 
   doorbell bell_;
-  std::vector<pollfd> entries_;  // the bell first
+  std::vector<pollfd> entries_;     // the bell first
   std::vector<std::size_t> place_;  // by descriptor; 0: not watched
   std::size_t next_ = 0;
 };

@@ -2,23 +2,26 @@
 //
 // The contract of the three pollers, which one set of tests holds them to:
 //
-//   watch(fd, want)      Once any of `want` holds, the next wait() reports fd. One
-//                        report, then it is forgotten: watch it again to hear
-//                        more. False: the system cannot watch this one, as it is
-//                        always ready (a regular file). Throws std::system_error.
-//   watch_owned(fd, want)  The same of a descriptor that its owner only closes
-//                        after forget(). It may be reported again without being
-//                        asked for. The owner must have met EAGAIN since the
-//                        last report, or drained it: some pollers report only
-//                        what has changed.
-//   forget(fd)           Nothing is reported of fd any more.
-//   wait(ns, report)     Calls report(fd, readiness) for what is ready, at most
-//                        32 at a time. Sleeps up to ns when nothing is, for ever
-//                        when ns is negative; an interrupting signal ends that
-//                        too. More may be reported than was asked for, never
-//                        less: an error or a hang-up counts as both directions.
-//   wake()               Ends a wait(), now or the next. From any thread, and
-//                        from signal handlers.
+//   watch(fd, want)
+//       Once any of `want` holds, the next wait() reports fd. One report, then
+//       it is forgotten: watch it again to hear more. False: the system cannot
+//       watch this one, as it is always ready (a regular file). Throws
+//       std::system_error.
+//   watch_owned(fd, want)
+//       The same of a descriptor that its owner only closes after forget(). It
+//       may be reported again without being asked for. The owner must have met
+//       EAGAIN since the last report, or drained it: some pollers report only
+//       what has changed.
+//   forget(fd)
+//       Nothing is reported of fd any more.
+//   wait(ns, report)
+//       Calls report(fd, readiness) for what is ready, at most 32 at a time.
+//       Sleeps up to ns when nothing is, for ever when ns is negative; an
+//       interrupting signal ends that too. More may be reported than was asked
+//       for, never less: an error or a hang-up counts as both directions.
+//   wake()
+//       Ends a wait(), now or the next. From any thread, and from signal
+//       handlers.
 //
 // A poller knows descriptors and readiness; it has never heard of tasks.
 //

@@ -1,8 +1,8 @@
 // bao/poller/select.hpp - the oldest: a bit for every descriptor
 //
-// Two sets of FD_SETSIZE bits, 1024 nearly everywhere, are copied into the kernel
-// and out again at every wait. A descriptor that has no bit is refused: setting
-// it would write past the end of the set.
+// Two sets of FD_SETSIZE bits, 1024 nearly everywhere, are copied into the
+// kernel and out again at every wait. A descriptor that has no bit is refused:
+// setting it would write past the end of the set.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -27,10 +27,10 @@ class select_poller {
     if (fd < 0)
       throw std::system_error(EBADF, std::generic_category(), "select");
     if (fd >= FD_SETSIZE)
-      throw std::system_error(
-          EMFILE, std::generic_category(),
-          "select: descriptor " + std::to_string(fd) + " is not below " +
-              std::to_string(FD_SETSIZE) + " (FD_SETSIZE)");
+      throw std::system_error(EMFILE, std::generic_category(),
+                              "select: descriptor " + std::to_string(fd) +
+                                  " is not below " +
+                                  std::to_string(FD_SETSIZE) + " (FD_SETSIZE)");
     if (want & readable) FD_SET(fd, &reading_);
     if (want & writable) FD_SET(fd, &writing_);
     if (fd >= end_) end_ = fd + 1;
@@ -48,7 +48,8 @@ class select_poller {
   void wait(nanoseconds ns, Report report) {
     fd_set in = reading_, out = writing_;
     const timespec t = to_timespec(ns);
-    int left = ::pselect(end_, &in, &out, nullptr, ns < 0 ? nullptr : &t, nullptr);
+    int left =
+        ::pselect(end_, &in, &out, nullptr, ns < 0 ? nullptr : &t, nullptr);
     if (left == -1 && errno == EBADF) return report_closed(report);
     if (left == -1 && errno != EINTR) throw_errno("select");
     if (left <= 0) return;

@@ -1,0 +1,331 @@
+// bao/stream.hpp - bytes in and out of a descriptor
+//
+// Reading asks for as much as there is and keeps what was not wanted yet, so
+// that a line, a delimiter or a count of bytes may come in pieces of any size.
+//
+// A stream changes no flag of its descriptor, which others may share: sockets
+// are asked not to block call by call, pipes and terminals before each call,
+// and files are read and written by helper threads.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <limits.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "bao/io.hpp"
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// A socket, a pipe, a terminal or a file, which it owns. Move-only. Writing
+// raises SIGPIPE only on a pipe that nobody reads: the kernel cannot turn that
+// off.
+//
+// All calls suspend while they have to wait, `until` at the latest, and throw
+// std::system_error whose text names the call and the descriptor; its code is
+// std::errc::timed_out when late. What was read before that is kept for the
+// next read. One task may read while another one writes.
+class stream {
+ public:
+  stream() = default;
+  // Owns `fd` from now on.
+  explicit stream(int fd) : descriptor_(fd), kind_(kind_of(fd)) {}
+  stream(stream&& other) noexcept { swap(other); }
+  stream& operator=(stream&& other) noexcept {
+    stream taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
+
+  int fd() const { return descriptor_.fd(); }
+  explicit operator bool() const { return static_cast<bool>(descriptor_); }
+  void close() noexcept { descriptor_.close(); }
+  // Gives the descriptor away. Throws std::logic_error when bytes that were
+  // read ahead would be lost.
+  int release() {
+    if (ahead() != 0)
+      throw std::logic_error("release: there are unread bytes in the buffer");
+    return descriptor_.release();
+  }
+
+  // At least one byte, at most n; 0 at the end.
+  std::size_t read_some(void* p, std::size_t n, deadline until = never);
+  // The same, "" at the end.
+  std::string read_some(std::size_t limit = 64 * 1024, deadline until = never);
+
+  // Exactly n bytes. Throws end_of_stream when there are fewer; those are kept.
+  void read_exactly(void* p, std::size_t n, deadline until = never);
+  std::string read_exactly(std::size_t n, deadline until = never);
+
+  // A line without its \n or \r\n; empty at the end. A last line may lack its
+  // end. Throws line_too_long after `limit` bytes without one.
+  std::optional<std::string> read_line(std::size_t limit,
+                                       deadline until = never);
+  std::optional<std::string> read_line(deadline until = never) {
+    return read_line(64 * 1024, until);
+  }
+
+  // What comes before `delimiter`, which is dropped; empty at the end. Throws
+  // line_too_long, and end_of_stream when the end comes in the middle.
+  std::optional<std::string> read_until(std::string_view delimiter,
+                                        std::size_t limit = 64 * 1024,
+                                        deadline until = never);
+
+  // Everything up to the end. Throws line_too_long after `limit` bytes.
+  std::string read_all(std::size_t limit = SIZE_MAX, deadline until = never);
+
+  // At least one byte of it (0 of nothing): how much.
+  std::size_t write_some(const void* p, std::size_t n, deadline until = never);
+
+  // All of it.
+  void write_all(const void* p, std::size_t n, deadline until = never);
+  void write_all(std::string_view text, deadline until = never) {
+    write_all(text.data(), text.size(), until);
+  }
+  // Several pieces at once.
+  void writev(const std::vector<std::string_view>& pieces,
+              deadline until = never);
+
+  // The other end will read an end; we may still read.
+  void shutdown_write() {
+    if (::shutdown(fd(), SHUT_WR) == -1) descriptor_.fail("shutdown");
+  }
+
+ protected:
+  enum class kind { tcp_socket, other_socket, pollable, non_blocking, file };
+  stream(int fd, kind k) : descriptor_(fd), kind_(k) {}
+  ~stream() = default;
+
+  descriptor descriptor_;
+
+ private:
+  static kind kind_of(int fd);
+  void swap(stream& other) noexcept {
+    std::swap(descriptor_, other.descriptor_);
+    std::swap(kind_, other.kind_);
+    std::swap(buffer_, other.buffer_);
+    std::swap(consumed_, other.consumed_);
+    std::swap(taken_, other.taken_);
+  }
+  template <class Look>
+  std::size_t receive(void* p, std::size_t n, deadline until, Look changed);
+  std::size_t ahead() const { return buffer_.size() - consumed_; }
+  bool read_ahead(deadline until);
+  std::string take_ahead(std::size_t n);
+
+  kind kind_ = kind::other_socket;
+  std::string buffer_;  // read ahead, from consumed_ on
+  std::size_t consumed_ = 0;
+  std::uint64_t taken_ = 0;  // from the buffer so far, by all tasks
+};
+
+inline stream::kind stream::kind_of(int fd) {
+  struct stat s;
+  if (::fstat(fd, &s) == -1)
+    throw_errno("stream: descriptor " + std::to_string(fd));
+  if (S_ISREG(s.st_mode) || S_ISBLK(s.st_mode) || S_ISDIR(s.st_mode))
+    return kind::file;
+  if (S_ISSOCK(s.st_mode)) {
+    sockaddr_storage at{};
+    socklen_t n = sizeof at;
+    ::getsockname(fd, reinterpret_cast<sockaddr*>(&at), &n);
+    int type = 0;
+    n = sizeof type;
+    ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n);
+    const bool tcp = type == SOCK_STREAM && at.ss_family != AF_UNIX;
+    return tcp ? kind::tcp_socket : kind::other_socket;
+  }
+  return ::fcntl(fd, F_GETFL) & O_NONBLOCK ? kind::non_blocking
+                                           : kind::pollable;
+}
+
+// A call that a helper thread makes on a file: on a duplicate, for the number
+// may be closed, and be given to another file, before its turn comes.
+template <class Call>
+std::size_t call_on_file(int fd, const char* name, Call call) {
+  const descriptor same(check(::fcntl(fd, F_DUPFD_CLOEXEC, 0), name));
+  return static_cast<std::size_t>(
+      offload([&] { return check(call(same.fd()), name); }));
+}
+
+// Reads from the kernel. While it waits, others may have changed the buffer:
+// then it reads nothing.
+template <class Look>
+std::size_t stream::receive(void* p, std::size_t n, deadline until,
+                            Look changed) {
+  if (kind_ == kind::file)
+    return call_on_file(fd(), "reading descriptor",
+                        [=](int file) { return ::read(file, p, n); });
+  return static_cast<std::size_t>(
+      descriptor_.retry(readable, until, "reading descriptor", [&] {
+        const int in = fd();
+        if (changed()) return ssize_t{0};
+        if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
+          if (kind_ == kind::non_blocking || poll_now(in, readable))
+            return sys->read(in, p, n);
+          errno = EAGAIN;
+          return ssize_t{-1};
+        }
+        const ssize_t got = sys->recv(in, p, n, MSG_DONTWAIT);
+        // Only TCP: where messages have bounds, more may lie behind them.
+        if (got >= 0 && static_cast<std::size_t>(got) < n &&
+            kind_ == kind::tcp_socket)
+          descriptor_.drained(readable);
+        return got;
+      }));
+}
+
+inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
+  if (n == 0) return 0;
+  if (ahead() == 0) {
+    bool others = false;
+    const std::size_t got =
+        receive(p, n, until, [&] { return others = ahead() != 0; });
+    if (!others) return got;
+  }
+  const std::string taken = take_ahead(std::min(n, ahead()));
+  std::memcpy(p, taken.data(), taken.size());
+  return taken.size();
+}
+
+inline std::string stream::read_some(std::size_t limit, deadline until) {
+  if (ahead() == 0 && !read_ahead(until)) return {};
+  return take_ahead(std::min(limit, ahead()));
+}
+
+// Adds what there is to the buffer. False at the end.
+inline bool stream::read_ahead(deadline until) {
+  if (consumed_ == buffer_.size()) buffer_.clear(), consumed_ = 0;
+  char piece[16 * 1024];
+  const std::size_t had = ahead();
+  bool others = false;
+  const std::size_t n = receive(piece, sizeof piece, until,
+                                [&] { return others = ahead() != had; });
+  if (others) return true;
+  buffer_.append(piece, n);
+  return n != 0;
+}
+
+inline std::string stream::take_ahead(std::size_t n) {
+  std::string taken = buffer_.substr(consumed_, n);
+  consumed_ += n;
+  taken_ += n;
+  if (ahead() != 0) descriptor_.wake_next_reader();  // who waits for that
+  if (consumed_ == buffer_.size()) {
+    buffer_.clear();
+    consumed_ = 0;
+    // An idle connection keeps a small buffer, and does not sit on a large one.
+    if (buffer_.capacity() > 64 * 1024) buffer_.shrink_to_fit();
+  } else if (consumed_ > buffer_.size() / 2) {
+    buffer_.erase(0, consumed_);  // linear, but each byte at most once
+    consumed_ = 0;
+  }
+  return taken;
+}
+
+inline std::string stream::read_exactly(std::size_t n, deadline until) {
+  while (ahead() < n)
+    if (!read_ahead(until))
+      throw end_of_stream("read_exactly: the stream ended after " +
+                          std::to_string(ahead()) + " of " + std::to_string(n) +
+                          " bytes");
+  return take_ahead(n);
+}
+
+inline void stream::read_exactly(void* p, std::size_t n, deadline until) {
+  const std::string all = read_exactly(n, until);
+  std::memcpy(p, all.data(), n);
+}
+
+inline std::optional<std::string> stream::read_until(std::string_view delimiter,
+                                                     std::size_t limit,
+                                                     deadline until) {
+  if (delimiter.empty())
+    throw std::invalid_argument("read_until: the delimiter is empty");
+  std::size_t searched = 0;  // from consumed_ on
+  std::uint64_t taken_by_then = taken_;
+  for (;;) {
+    if (taken_by_then != taken_) searched = 0, taken_by_then = taken_;
+    const auto unread = std::string_view(buffer_).substr(consumed_);
+    const std::size_t at = unread.find(delimiter, searched);
+    if (at != std::string_view::npos && at <= limit) {
+      std::string taken = take_ahead(at + delimiter.size());
+      taken.resize(at);
+      return taken;
+    }
+    if (unread.size() >= delimiter.size() &&
+        unread.size() - delimiter.size() >= limit)
+      throw line_too_long("read_until: no delimiter within " +
+                          std::to_string(limit) + " bytes");
+    searched = unread.size() < delimiter.size()
+                   ? 0
+                   : unread.size() - delimiter.size() + 1;
+    if (read_ahead(until)) continue;
+    if (ahead() == 0) return std::nullopt;
+    throw end_of_stream("read_until: the stream ended before the delimiter");
+  }
+}
+
+inline std::optional<std::string> stream::read_line(std::size_t limit,
+                                                    deadline until) {
+  std::optional<std::string> line;
+  try {
+    line = read_until("\n", limit, until);
+  } catch (const end_of_stream&) {
+    return take_ahead(ahead());
+  }
+  if (line && !line->empty() && line->back() == '\r') line->pop_back();
+  return line;
+}
+
+inline std::string stream::read_all(std::size_t limit, deadline until) {
+  do {
+    if (ahead() > limit)
+      throw line_too_long("read_all: more than " + std::to_string(limit) +
+                          " bytes");
+  } while (read_ahead(until));
+  return take_ahead(ahead());
+}
+
+inline std::size_t stream::write_some(const void* p, std::size_t n,
+                                      deadline until) {
+  if (n == 0) return 0;
+  if (kind_ == kind::file)
+    return call_on_file(fd(), "writing descriptor",
+                        [=](int file) { return ::write(file, p, n); });
+  return static_cast<std::size_t>(
+      descriptor_.retry(writable, until, "writing descriptor", [&] {
+        const int out = fd();
+        if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
+          return sys->send(out, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (kind_ == kind::non_blocking) return sys->write(out, p, n);
+        // A pipe that is writable takes this much without blocking.
+        if (poll_now(out, writable))
+          return sys->write(out, p, std::min(n, std::size_t{PIPE_BUF}));
+        errno = EAGAIN;
+        return ssize_t{-1};
+      }));
+}
+
+inline void stream::write_all(const void* p, std::size_t n, deadline until) {
+  const char* from = static_cast<const char*>(p);
+  while (n > 0) {
+    const std::size_t put = write_some(from, n, until);
+    from += put;
+    n -= put;
+  }
+}
+
+inline void stream::writev(const std::vector<std::string_view>& pieces,
+                           deadline until) {
+  std::string all;  // one copy costs less than many small packets
+  for (std::string_view piece : pieces) all += piece;
+  write_all(all, until);
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao
