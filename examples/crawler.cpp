@@ -4,9 +4,9 @@
 //        1256 bytes  0.21 s  http://example.org/
 //     ...
 //
-// Below are the few lines of HTTP/1.1 that this takes. They are written as if
-// there were nothing else to do, and still the slowest page decides how long all
-// of them take. Whatever a server answers may be wrong: then its page fails, and
+// Below are the few lines of HTTP/1.1 that this takes. They read as if there
+// were nothing else to do, and still all pages together take no longer than the
+// slowest one. Whatever a server answers may be wrong: then its page fails, and
 // the others do not care.
 #include "bao.hpp"
 

@@ -36,19 +36,6 @@ void serve(bao::tcp_stream peer, bool in_capitals) {
   }
 }
 
-// Returns how many it has let in, when the door is closed.
-int welcome(bao::tcp_listener& door, bool in_capitals) {
-  std::printf("listening on %s\n", door.local_address().to_string().c_str());
-  std::fflush(stdout);  // for those who read it through a pipe
-
-  int clients = 0;
-  for (bao::tcp_stream& peer : door) {
-    bao::spawn(serve, std::move(peer), in_capitals);
-    ++clients;
-  }
-  return clients;
-}
-
 // A connection takes a descriptor, and the usual limit of 1024 is no more than
 // a habit: the system lets us raise it.
 void allow_many_descriptors() {
@@ -60,11 +47,21 @@ void allow_many_descriptors() {
 
 void run(const bao::address& where, bool in_capitals) {
   bao::tcp_listener door(where);
-  auto clients = bao::spawn([&] { return welcome(door, in_capitals); });
+  bao::spawn([&door] {
+    bao::wait_signal({SIGINT, SIGTERM});
+    door.close();  // ends the loop below
+  });
+  bao::yield();  // from here on, signals are heard
 
-  bao::wait_signal({SIGINT, SIGTERM});
-  door.close();  // ends the loop in welcome()
-  std::printf("served %d clients\n", clients.get());
+  std::printf("listening on %s\n", door.local_address().to_string().c_str());
+  std::fflush(stdout);  // for those who read it through a pipe
+
+  int clients = 0;
+  for (bao::tcp_stream& peer : door) {
+    bao::spawn(serve, std::move(peer), in_capitals);
+    ++clients;
+  }
+  std::printf("served %d clients\n", clients);
 }
 
 int main(int argc, char** argv) {

@@ -103,6 +103,10 @@ void sleepers() {
 // A task for each connection: a loop that reads and writes, and waits wherever
 // it has to.
 
+void serve(bao::tcp_listener door, void (*handler)(bao::tcp_stream)) {
+  for (bao::tcp_stream& peer : door) bao::spawn(handler, std::move(peer));
+}
+
 void echo(bao::tcp_stream peer) {
   char buffer[4096];
   while (const std::size_t n = peer.read_some(buffer, sizeof buffer))
@@ -143,24 +147,21 @@ void echo_server() {
   if (clients < 1000)
     std::printf("   (%d, as there are not descriptors for 1000)\n", clients);
 
-  bao::tcp_listener door("127.0.0.1:0");
-  const auto server = bao::spawn([&] {
-    for (bao::tcp_stream& peer : door) bao::spawn(echo, std::move(peer));
-  });
+  bao::tcp_listener door("127.0.0.1:0");  // at any port that is free
+  const bao::address where = door.local_address();
+  const auto server = bao::spawn(serve, std::move(door), echo);
 
   // First all of them connect, then all of them talk.
   const auto start = bao::now();
   std::vector<bao::tcp_stream> peers;
-  for (int i = 0; i < clients; ++i)
-    peers.push_back(bao::connect(door.local_address()));
+  for (int i = 0; i < clients; ++i) peers.push_back(bao::connect(where));
   std::vector<bao::task<>> talking;
   for (bao::tcp_stream& peer : peers)
     talking.push_back(bao::spawn(talk, std::move(peer), talking.size()));
   for (const auto& t : talking) t.get();  // throws what has gone wrong in it
   const double seconds = seconds_since(start);
 
-  door.close();
-  server.get();
+  server.kill();
   std::printf("   %d clients at the same time, %d echoes: %.2f s\n", clients,
               clients * rounds, seconds);
 }
@@ -174,7 +175,7 @@ void skip_header(bao::tcp_stream& peer) {  // which ends with an empty line
     if (line->empty()) return;
 }
 
-void serve_page(bao::tcp_stream peer) {
+void send_page(bao::tcp_stream peer) {
   skip_header(peer);
   bao::sleep(200ms);
   peer.write_all("HTTP/1.0 200 OK\r\n\r\n<html>Eat more baozi.</html>");
@@ -191,20 +192,18 @@ void crawl() {
   std::printf("5. Twenty pages of a web server that takes 0.2 s for each\n");
 
   bao::tcp_listener door("127.0.0.1:0");
-  const auto server = bao::spawn([&] {
-    for (bao::tcp_stream& peer : door) bao::spawn(serve_page, std::move(peer));
-  });
+  const bao::address where = door.local_address();
+  const auto server = bao::spawn(serve, std::move(door), send_page);
 
   const auto start = bao::now();
   std::vector<bao::task<std::size_t>> pages;
   for (int i = 0; i < 20; ++i)
-    pages.push_back(bao::spawn(size_of_page, door.local_address(), i));
+    pages.push_back(bao::spawn(size_of_page, where, i));
   std::size_t bytes = 0;
   for (const auto& page : pages) bytes += page.get();
   const double seconds = seconds_since(start);
 
-  door.close();
-  server.get();
+  server.kill();
   std::printf("   one by one: 4 s; together: %.2f s for %zu bytes\n", seconds,
               bytes);
   expect(bytes == 20 * 28, "some page has the wrong size");

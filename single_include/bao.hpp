@@ -237,6 +237,9 @@ inline std::string describe(const std::exception_ptr& error) {
     char* name = abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed);
     std::string text = failed == 0 ? name : t->name();
     std::free(name);
+    constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
+    if (const auto at = text.find(inside); at != std::string::npos)
+      text.erase(at, sizeof inside - 1);
     return text;
   };
   try {
@@ -814,6 +817,7 @@ class fiber : public context {  // which is where it stands while suspended
 
   thread_state* home = nullptr;   // its thread, for good once it has started
   stack* memory = nullptr;        // the thread's own flow has none
+  fiber* killer = nullptr;        // who waits for its end, instead of `link`
   fiber* link = nullptr;          // who goes on when it ends, or yields
   fiber* leaf = nullptr;          // suspended: whom to continue; else null
   std::exception_ptr pending;     // to be thrown when it is continued
@@ -825,8 +829,8 @@ class fiber : public context {  // which is where it stands while suspended
   void* inbox = nullptr;          // ... and the std::optional to put it in
   void* fake_stack = nullptr;     // AddressSanitizer's
   flow_state life = flow_state::created;  // never `suspended`: see state()
-  bool lends = false;   // a generator: its link is whoever resumed it last
-  bool orphan = false;  // its owner has let go of it on another thread
+  bool lends = false;  // a generator: its link is whoever resumed it last
+  std::atomic<bool> orphan{false};  // its owner has let go of it
   unsigned references = 0;
   std::atomic<unsigned> released_elsewhere{0};  // references, not yet counted
   fiber* next_released = nullptr;
@@ -845,8 +849,10 @@ class fiber : public context {  // which is where it stands while suspended
   void start(thread_state& t, std::size_t size = default_stack_size);
 
   // One reference less; the last one disposes of the fiber. On another thread
-  // than its own it is left for that one to do.
+  // than its own it is left for that one to do, if it still runs.
+  void retain();
   void release() noexcept;
+  void give_up(unsigned count) noexcept;
 
   // Ends it, on its own thread, if it has begun and not ended.
   virtual void unwind() noexcept {}
@@ -869,7 +875,10 @@ class fiber : public context {  // which is where it stands while suspended
   static void runner();
 };
 
-class main_flow final : public fiber {};  // what a thread begins with
+// What a thread begins with. Who refers to it keeps its thread_state.
+class main_flow final : public fiber {
+  void dispose() noexcept override;
+};
 
 // What a thread that runs fibers keeps. It stays until the thread has ended and
 // the last fiber that has started there is gone.
@@ -1017,24 +1026,39 @@ inline fiber::~fiber() {
   if (home != nullptr) home->drop();
 }
 
+inline void fiber::retain() {
+  if (references++ == 0 && this == &home->main) home->add();
+}
+inline void main_flow::dispose() noexcept { home->drop(); }
+
 inline void fiber::release() noexcept {
   if (home == nullptr || home == current_thread) {
-    if (orphan) unwind();
-    if (--references == 0) dispose();
+    give_up(1);
   } else if (released_elsewhere.fetch_add(1) == 0) {
-    fiber* first = home->released.load();
+    thread_state* const t = home;
+    fiber* first = t->released.load();
     do next_released = first;
-    while (!home->released.compare_exchange_weak(first, this));
+    while (!t->released.compare_exchange_weak(first, this));
+    if (t->ended) t->take_back();  // nobody else will
   }
+}
+
+inline void fiber::give_up(unsigned count) noexcept {
+  if (orphan) {
+    // Suspended, and its thread has ended: there is nothing to run it on.
+    if (leaf != nullptr && home != current_thread) return;
+    unwind();
+    if (life == flow_state::running) return;  // exit() was called within it
+  }
+  references -= count;
+  if (references == 0) dispose();
 }
 
 inline void thread_state::take_back() noexcept {
   fiber* f = released.exchange(nullptr);
   while (f != nullptr) {
     fiber* next = f->next_released;
-    for (unsigned n = f->released_elsewhere.exchange(0); n > 0; --n) {
-      f->release();
-    }
+    f->give_up(f->released_elsewhere.exchange(0));
     f = next;
   }
 }
@@ -1116,8 +1140,9 @@ inline thread_state::thread_state() {
 // When the thread ends. Objects at namespace scope may hold suspended fibers
 // still, which are unwound after this: so whatever they need is left in place.
 inline void thread_state::end() {
-  take_back();
+  main.life = flow_state::finished;
   ended = true;
+  take_back();
   stacks.release();
   if (signal_stack != nullptr) {
     stack_t off{};
@@ -1203,6 +1228,21 @@ inline switch_trace set_switch_trace(switch_trace trace) {
   return std::exchange(trace_switch, trace);
 }
 
+// Throws bao::killed where a flow is suspended, and returns when it has ended or
+// has switched back. What then is to be thrown here is pending.
+inline void strike(thread_state& t, fiber& victim) {
+  fiber* const mine = t.current;
+  fiber* const me = flow_of(mine);
+  fiber* const next = std::exchange(victim.leaf, nullptr);
+  fiber* const before = std::exchange(victim.killer, me);
+  next->pending = std::make_exception_ptr(killed(&victim));
+  me->expects = nullptr;  // no value: only that it has ended
+  me->leaf = mine;
+  if (trace_switch != nullptr) trace_switch("throw", me, &victim);
+  switch_fiber(t, *mine, *next);
+  victim.killer = before;
+}
+
 template <class T>
 class coroutine;
 
@@ -1240,7 +1280,8 @@ class coroutine_ref {
       t = current_thread;
     }
     if (to != nullptr) {
-      *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
+      if (to->expects != nullptr)
+        *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
       v = suspend(*t, std::exchange(to->leaf, nullptr), "switch");
     }
     if constexpr (!std::is_void_v<T>) return v;
@@ -1275,17 +1316,11 @@ class coroutine_ref {
     thread_state& t = expect_usable("kill");
     if (flow_ == flow_->root)
       throw std::logic_error("kill: the main flow cannot be killed");
-    fiber* me = flow_of(t.current);
-    if (flow_ == me) throw killed(flow_);
+    if (flow_ == flow_of(t.current)) throw killed(flow_);
     if (flow_->leaf == nullptr) return flow_->unwind();
     const coroutine_ref victim(*this);  // our handle may go meanwhile
-    struct parent_for_a_while {
-      fiber* child;
-      fiber* parent;
-      ~parent_for_a_while() { child->link = parent; }
-    } back{flow_, std::exchange(flow_->link, me)};
-    flow_->leaf->pending = std::make_exception_ptr(killed(flow_));
-    suspend(t, std::exchange(flow_->leaf, nullptr), "throw");
+    strike(t, *victim.flow_);
+    t.current->meet_pending();
   }
 
   // Whom its value and its errors go to; empty for a main flow. The type is a
@@ -1306,7 +1341,7 @@ class coroutine_ref {
     for (fiber* f = other.flow_; f != nullptr; f = f->link)
       if (f == flow_)
         throw parent_cycle("set_parent: a coroutine would be its own ancestor");
-    ++other.flow_->references;
+    other.flow_->retain();
     std::exchange(flow_->link, other.flow_)->release();
   }
 
@@ -1328,7 +1363,7 @@ class coroutine_ref {
   friend coroutine_ref<U> main_coroutine();
 
   explicit coroutine_ref(fiber* flow) : flow_(flow) {
-    if (flow_ != nullptr) ++flow_->references;
+    if (flow_ != nullptr) flow_->retain();
   }
 
   thread_state& expect_usable(const char* call) const {
@@ -1348,7 +1383,7 @@ class coroutine_ref {
     if (flow_ == flow_of(t.current)) return nullptr;
     if (flow_->life == flow_state::finished)
       throw dead_coroutine(std::string(call) + ": the coroutine has ended");
-    if (flow_->expects != &type_tag<value>)
+    if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
       throw wrong_type(std::string(call) +
                        ": the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
@@ -1399,7 +1434,7 @@ class coroutine_core : public fiber {
  protected:
   explicit coroutine_core(fiber* parent) {
     link = parent;
-    ++link->references;
+    link->retain();
     references = 1;
     home = &this_thread_state();  // the parent's, for good
     home->add();
@@ -1425,19 +1460,12 @@ inline void coroutine_core::unwind() noexcept {
   }
   for (int tries = 0; leaf != nullptr; ++tries) {
     if (tries == 16) die("a coroutine that is destroyed does not end");
+    strike(t, *this);
     fiber* const mine = t.current;
-    fiber* const me = flow_of(mine);
-    fiber* const parent = std::exchange(link, me);
-    fiber* const next = std::exchange(leaf, nullptr);
-    next->pending = std::make_exception_ptr(killed(this));
-    me->expects = nullptr;  // no value: only that it has ended
-    me->leaf = mine;
-    switch_fiber(t, *mine, *next);
-    link = parent;
     if (mine->pending != nullptr)
       tell_unhandled("a coroutine", std::exchange(mine->pending, nullptr));
   }
-  if (life == flow_state::running)
+  if (life == flow_state::running && !t.ended)  // else: by exit() within it
     die("a coroutine was destroyed by itself, or by a flow that it waits for");
 }
 
@@ -1445,8 +1473,17 @@ template <class T>
 fiber* coroutine_core::bequeath(std::optional<T> result,
                                 std::exception_ptr error) noexcept {
   life = flow_state::finished;
-  for (fiber* heir = link;; heir = heir->link) {
+  for (fiber* heir = killer != nullptr ? killer : link;; heir = heir->link) {
     if (heir->life == flow_state::finished) continue;
+    if (error == nullptr && heir->expects != nullptr) {
+      if (heir->expects != &type_tag<T>)
+        error = std::make_exception_ptr(
+            wrong_type("a coroutine ended with a value of another type than "
+                       "its parent waits for"));
+      else if (!result)
+        error = std::make_exception_ptr(dead_coroutine(
+            "a coroutine was killed, and its type has no default to return"));
+    }
     if (heir->life == flow_state::created) {
       try {
         if (error == nullptr) heir->start(*home);
@@ -1461,14 +1498,12 @@ fiber* coroutine_core::bequeath(std::optional<T> result,
       heir->leaf = heir;
     }
     fiber* const next = std::exchange(heir->leaf, nullptr);
+    if (trace_switch != nullptr)
+      trace_switch(error != nullptr ? "throw" : "switch", this, heir);
     if (error != nullptr)
       next->pending = std::move(error);
-    else if (heir->expects == &type_tag<T>)
-      *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
     else if (heir->expects != nullptr)
-      next->pending = std::make_exception_ptr(
-          wrong_type("a coroutine ended with a value of another type than its "
-                     "parent waits for"));
+      *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
     return next;
   }
 }
@@ -1497,13 +1532,8 @@ class coroutine_frame final : public coroutine_core {
       error = std::current_exception();
     }
     drop_body();
-    if (!result && error == nullptr) {
-      if constexpr (std::is_default_constructible_v<value>)
-        result.emplace();
-      else
-        error = std::make_exception_ptr(dead_coroutine(
-            "a coroutine was killed, and its type has no default to return"));
-    }
+    if constexpr (std::is_default_constructible_v<value>)
+      if (!result) result.emplace();
     return this->template bequeath<value>(std::move(result), std::move(error));
   }
 
@@ -1642,6 +1672,11 @@ struct exactly {
 template <class T>
 using exactly_t = typename exactly<T>::type;
 
+// What a function that hands on what another one returns has to return.
+template <class T>
+using handed_on =
+    std::conditional_t<std::is_lvalue_reference_v<T>, T, std::decay_t<T>>;
+
 template <class T>
 struct is_generator : std::false_type {};
 template <class Y, class S, class R>
@@ -1745,6 +1780,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   sent_value* sent = nullptr;       // null: by next()
   generator_core* consumed = this;  // whom the consumer holds: see yield_from()
   std::exception_ptr error;         // that ended it
+  bool closing = false;             // from the outside
   bool yielded_late = false;        // in a destructor, where it cannot wait
 
   generator_core() {
@@ -1784,6 +1820,13 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   // our consumer, and what that one sends or throws goes to it, at the same
   // price whatever the depth. Throws what ended it.
   void yield_from(generator_core& inner);
+
+  // Throws wrong_thread or already_running unless it stands at a yield.
+  void expect_suspended(const char* call) const {
+    if (home != nullptr && home != &this_thread_state())
+      throw_wrong_thread(call, *this);
+    if (leaf == nullptr) refuse_running(call);
+  }
 
   void throw_in(std::exception_ptr e);
   void close();
@@ -1880,11 +1923,13 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   switch_fiber(*home, *this, *to);
   inner.consumed = &inner;
   inner.end();
+  if (consumed->closing) throw killed(consumed);  // it was meant for us as well
 }
 
 template <class Y, class S>
 void generator_core<Y, S>::throw_in(std::exception_ptr e) {
   if (leaf != nullptr) {
+    expect_suspended("throw_in");
     leaf->pending = std::move(e);
     advance("throw_in");
     return;
@@ -1905,6 +1950,12 @@ void generator_core<Y, S>::close() {
     life = flow_state::finished;
     return drop_body();
   }
+  expect_suspended("close");
+  struct closes {
+    bool& now;
+    ~closes() { now = false; }
+  } until_it_stops{closing};
+  closing = true;
   leaf->pending = std::make_exception_ptr(killed(this));
   if (advance("close"))
     throw close_ignored("close: the body yields instead of ending");
@@ -1913,9 +1964,9 @@ void generator_core<Y, S>::close() {
 template <class Y, class S>
 void generator_core<Y, S>::unwind() noexcept {
   orphan = false;
-  if (state() == flow_state::running)
+  if (state() == flow_state::running && !home->ended)  // else: exit() within it
     die("a generator was destroyed while its body was running");
-  for (int tries = 0; !finished(); ++tries) {
+  for (int tries = 0; state() != flow_state::running && !finished(); ++tries) {
     if (tries == 16) die("a generator that is destroyed does not end");
     try {
       close();
@@ -1973,6 +2024,8 @@ class generator {
   using core = generator_core<Yield, Send>;
   using frame = generator_frame<Yield, Send, Return>;
   using slot = typename core::slot;
+  static constexpr bool can_ask =
+      std::is_void_v<Send> || std::is_default_constructible_v<Send>;
 
  public:
   // What next() and send() return: a std::optional<Yield>, which is empty at
@@ -2005,9 +2058,7 @@ class generator {
   // Runs the body to its next yield and returns that value; empty at the end,
   // then and ever after.
   [[gnu::always_inline]] step next() {
-    static_assert(
-        std::is_void_v<Send> || std::is_default_constructible_v<Send>,
-        "next() sends a default value, and there is none: use send()");
+    static_assert(can_ask, "next() sends a default value: use send()");
     return taken(core_ != nullptr && core_->advance("next"));
   }
 
@@ -2018,6 +2069,7 @@ class generator {
     if (state() == flow_state::created)
       throw not_started("send: the generator has not come to a yield yet");
     if (core_ == nullptr || core_->finished()) return taken(false);
+    core_->expect_suspended("send");
     core_->sent = &value;
     return taken(core_->advance("send"));
   }
@@ -2070,15 +2122,16 @@ class generator {
     reference operator*() const { return *core_->out; }
     pointer operator->() const { return core_->out; }
     [[gnu::always_inline]] iterator& operator++() {
+      static_assert(can_ask, "++ sends a default value: use send()");
       if (!core_->advance("next")) core_ = nullptr;
       return *this;
     }
     // Keeps the value for `*it++`.
     auto operator++(int) {
       struct kept {
-        value_type value;
-        value_type& operator*() { return value; }
-      } before{std::move(**this)};
+        std::conditional_t<std::is_reference_v<Yield>, slot&, value_type> value;
+        slot& operator*() { return value; }
+      } before{static_cast<Yield&&>(**this)};
       ++*this;
       return before;
     }
@@ -2175,11 +2228,6 @@ struct yield_of<generator<Y, S, R>> {
 // What a generator yields: T, or T& when it only lends.
 template <class Generator>
 using yielded = typename yield_of<std::decay_t<Generator>>::type;
-
-// What a generator has to yield to hand on what a function returned.
-template <class T>
-using handed_on =
-    std::conditional_t<std::is_lvalue_reference_v<T>, T, std::decay_t<T>>;
 
 // The loop that you write: run(in, yield), which reads `in`, a generator, and
 // yields values of type Out.
@@ -2296,11 +2344,10 @@ auto zip(Generator&& other) {
         return std::forward<decltype(source)>(source) |
                stage<std::pair<a, b>>([right = std::move(right)](
                                           auto& values, auto& yield) mutable {
-                 auto y = std::get<0>(right).begin();
                  for (auto& x : values) {
+                   auto y = std::get<0>(right).begin();  // its next one
                    if (y == std::get<0>(right).end()) return;
                    yield({static_cast<a&&>(x), static_cast<b&&>(*y)});
-                   ++y;
                  }
                });
       }};
@@ -2316,8 +2363,9 @@ auto chain(Generator&& other) {
         return std::forward<decltype(source)>(source) |
                stage<out>([right = std::move(right)](auto& values,
                                                      auto& yield) mutable {
-                 yield.from(values);
-                 yield.from(std::get<0>(right));
+                 for (auto& x : values) yield(static_cast<out&&>(x));
+                 for (auto& x : std::get<0>(right))
+                   yield(static_cast<out&&>(x));
                });
       }};
 }
@@ -2351,7 +2399,11 @@ auto from(Range&& range) {
                                  handed_on<reference>, std::decay_t<reference>>;
   return generator<out>(
       [](yielder<out, void>& yield, std::tuple<kept> in) {
-        for (auto&& x : std::get<0>(in)) yield(static_cast<out&&>(x));
+        for (auto&& x : std::get<0>(in))
+          if constexpr (std::is_reference_v<kept>)
+            yield(static_cast<out&&>(x));
+          else
+            yield(std::move(x));
       },
       std::tuple<kept>(std::forward<Range>(range)));
 }
@@ -2731,10 +2783,10 @@ inline void timer::cancel() {
 // The contract of the three pollers, which one set of tests holds them to:
 //
 //   watch(fd, want)
-//       Once any of `want` holds, the next wait() reports fd. One report, then
-//       it is forgotten: watch it again to hear more. False: the system cannot
-//       watch this one, as it is always ready (a regular file). Throws
-//       std::system_error.
+//       Once any of `want` holds, the next wait() reports fd. After one report,
+//       watch it again to hear more: the other direction may have been
+//       forgotten along with it. False: the system cannot watch this one, as
+//       it is always ready (a regular file). Throws std::system_error.
 //   watch_owned(fd, want)
 //       The same of a descriptor that its owner only closes after forget(). It
 //       may be reported again without being asked for. The owner must have met
@@ -3443,9 +3495,16 @@ class scheduler {
   // Lets every other ready task run once. Throws what interrupts us.
   [[gnu::always_inline]] void yield();
 
-  // The same between two calls that did not have to wait, every so often; what
-  // interrupts us is thrown at the next wait. Not when `until` has passed.
+  // The same after a call that did not have to wait, every so often, and
+  // without throwing; not when `until` has passed.
   void give_way(deadline until);
+
+  // Throws what interrupts the running task, without suspending.
+  void meet_interruption() {
+    task_block& me = *running_;
+    if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
+      throw_interruption(me);
+  }
 
   // A new task is ready, now or at a time.
   void add(task_block& t, deadline start);
@@ -3462,6 +3521,8 @@ class scheduler {
   bao::poller& poller() { return poller_; }
   list<task_block>& tasks() { return tasks_; }
   bool ending() const { return ending_; }
+  // Exceptions on their way out of the running flow.
+  unsigned unwinding() const { return thread_.exceptions->uncaught; }
   nanoseconds turn_began() const { return now_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
@@ -3509,7 +3570,7 @@ class scheduler {
   // The path that an uncaught exception would take.
   static fiber* up(fiber* f) {
     if (f->lends) return f->link;
-    f = f->link;
+    f = f->killer != nullptr ? f->killer : f->link;
     return f != nullptr && f->leaf != nullptr ? f->leaf : f;
   }
 
@@ -3564,8 +3625,7 @@ inline scheduler::scheduler(thread_state& t) : thread_(t), main_(t.main) {
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
   for (;;) {
-    if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
-      throw_interruption(me);
+    meet_interruption();
     if (until.passed()) return false;
     if (!until.is_never()) timers_.arm(me, until.at());
     me.stage = task_state::parked;
@@ -3589,9 +3649,7 @@ inline bool scheduler::wake(task_block& t) {
 }
 
 inline void scheduler::yield() {
-  task_block& me = *running_;
-  if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
-    throw_interruption(me);
+  meet_interruption();
   let_others_run();
 }
 
@@ -3756,7 +3814,8 @@ inline scheduler::interruption scheduler::due(task_block& t) {
 }
 
 // Whether the task is in the handler that has caught its kill. What a flow that
-// does not run is handling, is seen by looking with its eyes.
+// does not run is handling, is seen by looking with its eyes. A handler within
+// that handler hides it: there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
   const exceptions_in_flight ours = *thread_.exceptions;
@@ -3917,16 +3976,18 @@ inline scheduler::~scheduler() {
     std::size_t left = 0;
     for (task_block* t = tasks_.first(); t != nullptr; t = tasks_.after(*t))
       ++left;
-    while (!tasks_.empty()) {
-      // Each once, whatever it was told before; then those that they spawn.
-      task_block& t = tasks_.front();
-      if (left > 0 || !t.kill_wanted) {
-        if (left > 0) --left;
-        tasks_.push_back(t);
-        kill(t);
-      } else {
+    for (; left > 0 && !tasks_.empty(); --left) {
+      task_block& t = tasks_.front();  // each once, whatever it was told before
+      tasks_.push_back(t);
+      kill(t);
+    }
+    while (!tasks_.empty()) {  // then those that they spawn while they end
+      task_block* t = tasks_.first();
+      while (t != nullptr && t->kill_wanted) t = tasks_.after(*t);
+      if (t != nullptr)
+        kill(*t);
+      else
         park(never, {"waiting for the tasks that are left"});
-      }
     }
   }
   if (take_mail != nullptr) take_mail(*this, true);
@@ -4235,17 +4296,19 @@ class task {
 };
 
 template <class F, class... Args>
-using spawned =
-    task<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
+using spawned_result =
+    handed_on<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
+template <class F, class... Args>
+using spawned = task<spawned_result<F, Args...>>;
 
 template <class F, class... Args>
 spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
                              Args&&... args) {
   scheduler& s = this_scheduler();
-  using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
   task_block* const made =
-      new task_call<R, std::decay_t<F>, std::decay_t<Args>...>(
-          std::forward<F>(f), std::forward<Args>(args)...);
+      new task_call<spawned_result<F, Args...>, std::decay_t<F>,
+                    std::decay_t<Args>...>(std::forward<F>(f),
+                                           std::forward<Args>(args)...);
   options.apply_to(*made);
   s.add(*made, start);
   return spawned<F, Args...>(made);
@@ -4868,6 +4931,8 @@ auto offload(F f, Args... args) {
 
 #include <poll.h>
 
+#include <algorithm>
+
 namespace bao {
 inline namespace BAO_ABI {
 
@@ -4892,7 +4957,7 @@ inline readiness poll_now(int fd, readiness want) {
 }
 
 // A task's place in the line for one direction of a descriptor, from when it
-// has to wait until its call is done. Who leaves something wakes the next one.
+// has to wait until it is through. Who leaves wakes the next one.
 class place_in_line {
  public:
   place_in_line(scheduler& s, int fd, descriptor_watch& w, readiness want)
@@ -4905,7 +4970,12 @@ class place_in_line {
   place_in_line(const place_in_line&) = delete;
   ~place_in_line() {
     self_.leave();
-    wake_next(scheduler_, watch_, watch_.ready & self_.want);
+    readiness ours = self_.want;
+    for (auto* one = watch_.waiters.first(); one != nullptr && ours;
+         one = watch_.waiters.after(*one)) {
+      if (one->want & ours) scheduler_.wake(*one->task);
+      ours = ours.without(one->want);
+    }
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
       scheduler_.poller().forget(fd_);
       scheduler_.watch_of(fd_) = nullptr;
@@ -4913,45 +4983,37 @@ class place_in_line {
     if (--watch_.references == 0) delete &watch_;
   }
 
-  // Wakes the first in line for each of these directions.
-  static void wake_next(scheduler& s, descriptor_watch& w, readiness ready) {
-    for (auto* one = w.waiters.first(); one != nullptr && ready;
-         one = w.waiters.after(*one)) {
-      if (!(one->want & ready)) continue;
-      s.wake(*one->task);
-      ready = ready.without(one->want);
-    }
+  // Whether nobody is before us.
+  bool our_turn() {
+    auto* w = watch_.waiters.first();
+    while (!(w->want & self_.want)) w = watch_.waiters.after(*w);
+    return w == &self_;
   }
 
-  // Whether nobody is before us.
-  bool our_turn() { return first() == &self_; }
-
-  // Suspends until there may be news (true) or `until` passes (false).
+  // Suspends until there may be news (true) or `until` passes (false). Throws
+  // EBADF when the descriptor is closed: then nothing else of it may be used.
   bool wait(deadline until, const char* what) {
     poller& p = scheduler_.poller();
     const bool watched =
         watch_.owned ? p.watch_owned(fd_, self_.want) : p.watch(fd_, wanted());
     if (!watched) return true;  // always ready
-    ++scheduler_.descriptor_waits;
-    struct at_end {
+    struct counted {
       int& waits;
-      ~at_end() { --waits; }
-    } count{scheduler_.descriptor_waits};
+      explicit counted(int& n) : waits(n) { ++waits; }
+      ~counted() { --waits; }
+    } one_more(scheduler_.descriptor_waits);
     const bool news = scheduler_.park(until, {what, fd_});
+    expect_open(what);
+    return news;
+  }
+  void expect_open(const char* what) const {
     if (watch_.closed)
       throw std::system_error(EBADF, std::generic_category(),
                               std::string(what) + ' ' + std::to_string(fd_) +
                                   ": it was closed meanwhile");
-    return news;
   }
 
  private:
-  descriptor_waiter* first() {
-    auto* w = watch_.waiters.first();
-    while (w != nullptr && !(w->want & self_.want))
-      w = watch_.waiters.after(*w);
-    return w;
-  }
   readiness wanted() {
     readiness all;
     for (auto* w = watch_.waiters.first(); w != nullptr;
@@ -5021,33 +5083,6 @@ class descriptor {
     return fd;
   }
 
-  // Calls call(), which returns -1 and sets errno like a system call, until it
-  // does not return EAGAIN; suspends in between until `direction` is ready. One
-  // who never has to wait gives way now and then: after the call, for meanwhile
-  // this descriptor may be closed, and be gone. Throws std::system_error: what
-  // the call meets, timed_out when `until` passes. `name` says who calls.
-  template <class Call>
-  auto retry(readiness direction, deadline until, const char* name, Call call) {
-    if (watch_ == nullptr || ((watch_->ready & direction) &&
-                              watch_->waiters.empty() && home_ == here())) {
-      const auto result = call();
-      if (result != -1) {
-        if (scheduler* const s = here()) s->give_way(until);
-        return result;
-      }
-      if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) fail(name);
-      if (watch_ != nullptr && errno != EINTR)
-        watch_->ready = watch_->ready.without(direction);
-    }
-    return wait_and_retry(direction, until, name, call);
-  }
-
-  // Somebody has left something that is not the kernel's for the next in line.
-  void wake_next_reader() {
-    if (watch_ != nullptr && home_ == here())
-      place_in_line::wake_next(*home_, *watch_, readable);
-  }
-
   // The last call has shown that there is nothing left in this direction,
   // unless the other end has hung up, of which there is news only once.
   void drained(readiness direction) {
@@ -5060,33 +5095,10 @@ class descriptor {
   }
 
  private:
+  friend class io_call;
+
   static scheduler* here() {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
-  }
-
-  template <class Call>
-  [[gnu::noinline]] auto wait_and_retry(readiness direction, deadline until,
-                                        const char* name, Call call)
-      -> decltype(call()) {
-    scheduler& s = this_scheduler();
-    watch_here(s);
-    const int fd = fd_;
-    descriptor_watch& w = *watch_;
-    place_in_line line(s, fd, w, direction);
-    for (bool late = false;; late = !line.wait(until, name)) {
-      // Too late is not too late for what is there.
-      if (line.our_turn() && (late || (w.ready & direction))) {
-        const auto result = call();
-        if (result != -1) return result;
-        if (errno == EINTR) continue;
-        if (errno != EAGAIN && errno != EWOULDBLOCK) fail(name);
-        w.ready = w.ready.without(direction);
-      }
-      if (late) {
-        errno = ETIMEDOUT;
-        fail(name);
-      }
-    }
   }
 
   void watch_here(scheduler& s) {
@@ -5137,6 +5149,92 @@ class descriptor {
   scheduler* home_ = nullptr;
 };
 
+// One call that reads or writes a descriptor, however many system calls it
+// takes: whoever comes later in the same direction waits until it is over. A
+// kill or a limit that is due is thrown when it begins, and while it waits.
+//
+// Meanwhile the descriptor may be closed, and be gone: nothing of it is touched
+// after a wait that ends so. One who never has to wait gives way now and then,
+// as the last thing that the call does.
+class io_call {
+ public:
+  // `name` says who calls, for errors and reports. Suspends until it is our
+  // turn.
+  io_call(descriptor& d, readiness direction, deadline until, const char* name)
+      : descriptor_(d),
+        direction_(direction),
+        until_(until),
+        name_(name),
+        scheduler_(descriptor::here()) {
+    if (scheduler_ != nullptr) {
+      scheduler_->meet_interruption();
+      unwinding_ = scheduler_->unwinding();
+    }
+    if (d.watch_ == nullptr ||
+        (d.watch_->waiters.empty() && d.home_ == scheduler_))
+      return;
+    get_in_line();
+    while (!place_->our_turn())
+      if (!place_->wait(until_, name_)) too_late();
+  }
+  io_call(const io_call&) = delete;
+  ~io_call() {
+    place_.reset();
+    if (scheduler_ != nullptr && scheduler_->unwinding() == unwinding_)
+      scheduler_->give_way(until_);
+  }
+
+  // Calls call(), which returns -1 and sets errno like a system call, until it
+  // does not return EAGAIN; suspends in between until there may be news. Throws
+  // std::system_error: what the call meets, timed_out when late.
+  template <class Call>
+  auto retry(Call call) {
+    bool late = false;
+    for (;;) {
+      // Too late is not too late for what is there.
+      descriptor_watch* const w = descriptor_.watch_;
+      if (w == nullptr || late || (w->ready & direction_)) {
+        const auto result = call();
+        if (result != -1) return result;
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN && errno != EWOULDBLOCK) descriptor_.fail(name_);
+        if (w != nullptr) w->ready = w->ready.without(direction_);
+      }
+      if (late) too_late();
+      if (!place_) get_in_line();
+      late = !place_->wait(until_, name_);
+    }
+  }
+
+  // Suspends for a while in the middle of the call; fails when late.
+  void pause(clock::duration time) {
+    if (until_.passed()) too_late();
+    if (!place_) get_in_line();
+    scheduler_->park(std::min(until_, deadline(time)), {"pausing"});
+    place_->expect_open(name_);
+  }
+
+ private:
+  void get_in_line() {
+    scheduler_ = &this_scheduler();
+    descriptor_.watch_here(*scheduler_);
+    place_.emplace(*scheduler_, descriptor_.fd_, *descriptor_.watch_,
+                   direction_);
+  }
+  [[noreturn]] void too_late() {
+    errno = ETIMEDOUT;
+    descriptor_.fail(name_);
+  }
+
+  descriptor& descriptor_;
+  readiness direction_;
+  deadline until_;
+  const char* name_;
+  scheduler* scheduler_;
+  unsigned unwinding_ = 0;
+  std::optional<place_in_line> place_;
+};
+
 }  // namespace BAO_ABI
 }  // namespace bao
 
@@ -5153,7 +5251,6 @@ class descriptor {
 #include <limits.h>
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <string_view>
 
 namespace bao {
@@ -5166,7 +5263,8 @@ inline namespace BAO_ABI {
 // All calls suspend while they have to wait, `until` at the latest, and throw
 // std::system_error whose text names the call and the descriptor; its code is
 // std::errc::timed_out when late. What was read before that is kept for the
-// next read. One task may read while another one writes.
+// next read. One task may read while another one writes; several that read, or
+// write, take turns in the order in which they came.
 class stream {
  public:
   stream() = default;
@@ -5236,7 +5334,6 @@ class stream {
  protected:
   enum class kind { tcp_socket, other_socket, pollable, non_blocking, file };
   stream(int fd, kind k) : descriptor_(fd), kind_(k) {}
-  ~stream() = default;
 
   descriptor descriptor_;
 
@@ -5247,18 +5344,19 @@ class stream {
     std::swap(kind_, other.kind_);
     std::swap(buffer_, other.buffer_);
     std::swap(consumed_, other.consumed_);
-    std::swap(taken_, other.taken_);
   }
-  template <class Look>
-  std::size_t receive(void* p, std::size_t n, deadline until, Look changed);
+  std::size_t receive(io_call& reading, void* p, std::size_t n);
+  std::size_t send(io_call& writing, const void* p, std::size_t n);
   std::size_t ahead() const { return buffer_.size() - consumed_; }
-  bool read_ahead(deadline until);
+  bool read_ahead(io_call& reading);
   std::string take_ahead(std::size_t n);
+  std::optional<std::string> take_until(io_call& reading,
+                                        std::string_view delimiter,
+                                        std::size_t limit);
 
   kind kind_ = kind::other_socket;
   std::string buffer_;  // read ahead, from consumed_ on
   std::size_t consumed_ = 0;
-  std::uint64_t taken_ = 0;  // from the buffer so far, by all tasks
 };
 
 inline stream::kind stream::kind_of(int fd) {
@@ -5290,69 +5388,38 @@ std::size_t call_on_file(int fd, const char* name, Call call) {
       offload([&] { return check(call(same.fd()), name); }));
 }
 
-// Reads from the kernel. While it waits, others may have changed the buffer:
-// then it reads nothing.
-template <class Look>
-std::size_t stream::receive(void* p, std::size_t n, deadline until,
-                            Look changed) {
+// Reads from the kernel.
+inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   if (kind_ == kind::file)
     return call_on_file(fd(), "reading descriptor",
                         [=](int file) { return ::read(file, p, n); });
-  return static_cast<std::size_t>(
-      descriptor_.retry(readable, until, "reading descriptor", [&] {
-        const int in = fd();
-        if (changed()) return ssize_t{0};
-        if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
-          if (kind_ == kind::non_blocking || poll_now(in, readable))
-            return sys->read(in, p, n);
-          errno = EAGAIN;
-          return ssize_t{-1};
-        }
-        const ssize_t got = sys->recv(in, p, n, MSG_DONTWAIT);
-        // Only TCP: where messages have bounds, more may lie behind them.
-        if (got >= 0 && static_cast<std::size_t>(got) < n &&
-            kind_ == kind::tcp_socket)
-          descriptor_.drained(readable);
-        return got;
-      }));
-}
-
-inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
-  if (n == 0) return 0;
-  if (ahead() == 0) {
-    bool others = false;
-    const std::size_t got =
-        receive(p, n, until, [&] { return others = ahead() != 0; });
-    if (!others) return got;
-  }
-  const std::string taken = take_ahead(std::min(n, ahead()));
-  std::memcpy(p, taken.data(), taken.size());
-  return taken.size();
-}
-
-inline std::string stream::read_some(std::size_t limit, deadline until) {
-  if (ahead() == 0 && !read_ahead(until)) return {};
-  return take_ahead(std::min(limit, ahead()));
+  return static_cast<std::size_t>(reading.retry([&] {
+    if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
+      if (kind_ == kind::non_blocking || poll_now(fd(), readable))
+        return sys->read(fd(), p, n);
+      errno = EAGAIN;
+      return ssize_t{-1};
+    }
+    const ssize_t got = sys->recv(fd(), p, n, MSG_DONTWAIT);
+    // Only TCP: where messages have bounds, more may lie behind them.
+    if (got >= 0 && static_cast<std::size_t>(got) < n &&
+        kind_ == kind::tcp_socket)
+      descriptor_.drained(readable);
+    return got;
+  }));
 }
 
 // Adds what there is to the buffer. False at the end.
-inline bool stream::read_ahead(deadline until) {
-  if (consumed_ == buffer_.size()) buffer_.clear(), consumed_ = 0;
+inline bool stream::read_ahead(io_call& reading) {
   char piece[16 * 1024];
-  const std::size_t had = ahead();
-  bool others = false;
-  const std::size_t n = receive(piece, sizeof piece, until,
-                                [&] { return others = ahead() != had; });
-  if (others) return true;
+  const std::size_t n = receive(reading, piece, sizeof piece);
   buffer_.append(piece, n);
   return n != 0;
 }
 
 inline std::string stream::take_ahead(std::size_t n) {
   std::string taken = buffer_.substr(consumed_, n);
-  consumed_ += n;
-  taken_ += n;
-  if (ahead() != 0) descriptor_.wake_next_reader();  // who waits for that
+  consumed_ += taken.size();
   if (consumed_ == buffer_.size()) {
     buffer_.clear();
     consumed_ = 0;
@@ -5365,9 +5432,27 @@ inline std::string stream::take_ahead(std::size_t n) {
   return taken;
 }
 
+// Each public call takes its turn, and keeps it until it is through.
+
+inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
+  if (n == 0) return 0;
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  if (ahead() == 0) return receive(reading, p, n);
+  const std::string taken = take_ahead(n);
+  std::memcpy(p, taken.data(), taken.size());
+  return taken.size();
+}
+
+inline std::string stream::read_some(std::size_t limit, deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  if (ahead() == 0) read_ahead(reading);
+  return take_ahead(limit);
+}
+
 inline std::string stream::read_exactly(std::size_t n, deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
   while (ahead() < n)
-    if (!read_ahead(until))
+    if (!read_ahead(reading))
       throw end_of_stream("read_exactly: the stream ended after " +
                           std::to_string(ahead()) + " of " + std::to_string(n) +
                           " bytes");
@@ -5379,15 +5464,14 @@ inline void stream::read_exactly(void* p, std::size_t n, deadline until) {
   std::memcpy(p, all.data(), n);
 }
 
-inline std::optional<std::string> stream::read_until(std::string_view delimiter,
-                                                     std::size_t limit,
-                                                     deadline until) {
+// Empty where the stream ends before a delimiter: what there is stays.
+inline std::optional<std::string> stream::take_until(io_call& reading,
+                                                     std::string_view delimiter,
+                                                     std::size_t limit) {
   if (delimiter.empty())
     throw std::invalid_argument("read_until: the delimiter is empty");
   std::size_t searched = 0;  // from consumed_ on
-  std::uint64_t taken_by_then = taken_;
   for (;;) {
-    if (taken_by_then != taken_) searched = 0, taken_by_then = taken_;
     const auto unread = std::string_view(buffer_).substr(consumed_);
     const std::size_t at = unread.find(delimiter, searched);
     if (at != std::string_view::npos && at <= limit) {
@@ -5395,64 +5479,75 @@ inline std::optional<std::string> stream::read_until(std::string_view delimiter,
       taken.resize(at);
       return taken;
     }
-    if (unread.size() >= delimiter.size() &&
-        unread.size() - delimiter.size() >= limit)
-      throw line_too_long("read_until: no delimiter within " +
-                          std::to_string(limit) + " bytes");
     searched = unread.size() < delimiter.size()
                    ? 0
                    : unread.size() - delimiter.size() + 1;
-    if (read_ahead(until)) continue;
-    if (ahead() == 0) return std::nullopt;
-    throw end_of_stream("read_until: the stream ended before the delimiter");
+    if (searched > limit)
+      throw line_too_long("read_until: no delimiter within " +
+                          std::to_string(limit) + " bytes");
+    if (!read_ahead(reading)) return std::nullopt;
   }
+}
+
+inline std::optional<std::string> stream::read_until(std::string_view delimiter,
+                                                     std::size_t limit,
+                                                     deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  auto text = take_until(reading, delimiter, limit);
+  if (!text && ahead() != 0)
+    throw end_of_stream("read_until: the stream ended before the delimiter");
+  return text;
 }
 
 inline std::optional<std::string> stream::read_line(std::size_t limit,
                                                     deadline until) {
-  std::optional<std::string> line;
-  try {
-    line = read_until("\n", limit, until);
-  } catch (const end_of_stream&) {
-    return take_ahead(ahead());
-  }
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  auto line = take_until(reading, "\n", limit);
+  if (!line && ahead() != 0) return take_ahead(ahead());
   if (line && !line->empty() && line->back() == '\r') line->pop_back();
   return line;
 }
 
 inline std::string stream::read_all(std::size_t limit, deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
   do {
     if (ahead() > limit)
       throw line_too_long("read_all: more than " + std::to_string(limit) +
                           " bytes");
-  } while (read_ahead(until));
+  } while (read_ahead(reading));
   return take_ahead(ahead());
+}
+
+inline std::size_t stream::send(io_call& writing, const void* p,
+                                std::size_t n) {
+  if (kind_ == kind::file)
+    return call_on_file(fd(), "writing descriptor",
+                        [=](int file) { return ::write(file, p, n); });
+  return static_cast<std::size_t>(writing.retry([&] {
+    if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
+      return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (kind_ == kind::non_blocking) return sys->write(fd(), p, n);
+    // A pipe that is writable takes this much without blocking.
+    if (poll_now(fd(), writable))
+      return sys->write(fd(), p, std::min(n, std::size_t{PIPE_BUF}));
+    errno = EAGAIN;
+    return ssize_t{-1};
+  }));
 }
 
 inline std::size_t stream::write_some(const void* p, std::size_t n,
                                       deadline until) {
   if (n == 0) return 0;
-  if (kind_ == kind::file)
-    return call_on_file(fd(), "writing descriptor",
-                        [=](int file) { return ::write(file, p, n); });
-  return static_cast<std::size_t>(
-      descriptor_.retry(writable, until, "writing descriptor", [&] {
-        const int out = fd();
-        if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
-          return sys->send(out, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (kind_ == kind::non_blocking) return sys->write(out, p, n);
-        // A pipe that is writable takes this much without blocking.
-        if (poll_now(out, writable))
-          return sys->write(out, p, std::min(n, std::size_t{PIPE_BUF}));
-        errno = EAGAIN;
-        return ssize_t{-1};
-      }));
+  io_call writing(descriptor_, writable, until, "writing descriptor");
+  return send(writing, p, n);
 }
 
 inline void stream::write_all(const void* p, std::size_t n, deadline until) {
+  if (n == 0) return;
+  io_call writing(descriptor_, writable, until, "writing descriptor");
   const char* from = static_cast<const char*>(p);
   while (n > 0) {
-    const std::size_t put = write_some(from, n, until);
+    const std::size_t put = send(writing, from, n);
     from += put;
     n -= put;
   }
@@ -5649,8 +5744,11 @@ inline int address::port() const {
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
-  if (const auto port = parse_port(service))
+  if (const auto port = parse_port(service)) {
     if (const auto known = address::numeric(host, *port)) return {*known};
+  } else if (service.find_first_not_of("0123456789-+ ") == std::string::npos) {
+    throw std::invalid_argument("resolve: \"" + service + "\" is no port");
+  }
   // Owns all it works on: a waiter that is killed or late leaves it alone.
   struct look_up final : offloaded {
     std::string host, service;
@@ -5821,28 +5919,24 @@ class listener {
   // late, EBADF when the listener is closed. Where the process has no
   // descriptor left, it says so once and tries again, until `until`.
   Stream accept(deadline until = never) {
+    io_call accepting(descriptor_, readable, until, "accepting on descriptor");
     clock::duration pause = std::chrono::milliseconds(10);
     for (;;) {
-      const int fd =
-          descriptor_.retry(readable, until, "accepting on descriptor", [&] {
-            const int got =
-                sys->accept(descriptor_.fd(), nullptr, nullptr, accept_flags);
-            if (got == -1 && given_up()) errno = EINTR;  // the next, please
-            if (got == -1 && out_of_descriptors()) return -2;
-            return got;
-          });
-      if (fd != -2) {
+      const int fd = accepting.retry([&] {
+        int got;
+        do {
+          got = sys->accept(descriptor_.fd(), nullptr, nullptr, accept_flags);
+        } while (got == -1 && given_up());
+        return got == -1 && out_of_descriptors() ? none_left : got;
+      });
+      if (fd != none_left) {
         if constexpr (std::is_same_v<Stream, tcp_stream>) send_at_once(fd);
         return Stream(fd);
       }
       if (!std::exchange(complained_, true))
         std::fprintf(stderr, "bao: accept: %s (see ulimit -n); waiting\n",
                      std::strerror(errno));
-      if (until.passed()) {
-        errno = ETIMEDOUT;
-        descriptor_.fail("accepting on descriptor");
-      }
-      sleep(std::min(until, deadline(pause)));
+      accepting.pause(pause);
       pause = std::min<clock::duration>(pause * 2, std::chrono::seconds(1));
     }
   }
@@ -5895,6 +5989,8 @@ class listener {
 #else
   static constexpr int accept_flags = 0;
 #endif
+  static constexpr int none_left = -2;
+
   // Who was about to connect has gone again: no fault of ours.
   static bool given_up() {
     return errno == ECONNABORTED || errno == EPROTO || errno == EPERM ||
@@ -5933,7 +6029,8 @@ class udp_socket {
     m.msg_namelen = to.size();
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
-    descriptor_.retry(writable, until, "writing descriptor", [&] {
+    io_call writing(descriptor_, writable, until, "writing descriptor");
+    writing.retry([&] {
       return sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
     });
   }
@@ -5951,12 +6048,12 @@ class udp_socket {
     msghdr m{};
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
-    const ssize_t n =
-        descriptor_.retry(readable, until, "reading descriptor", [&] {
-          m.msg_name = d.from.data();
-          m.msg_namelen = *d.from.size_to_fill();
-          return sys->recvmsg(descriptor_.fd(), &m, MSG_DONTWAIT);
-        });
+    io_call reading(descriptor_, readable, until, "reading descriptor");
+    const ssize_t n = reading.retry([&] {
+      m.msg_name = d.from.data();
+      m.msg_namelen = *d.from.size_to_fill();
+      return sys->recvmsg(descriptor_.fd(), &m, MSG_DONTWAIT);
+    });
     *d.from.size_to_fill() = m.msg_namelen;
     d.truncated = (m.msg_flags & MSG_TRUNC) != 0;
     d.data.resize(static_cast<std::size_t>(n));

@@ -32,9 +32,9 @@ TEST_CASE("a job may return nothing, or what can only be moved") {
   bool ran = false;
   bao::offload([&] { ran = true; });
   CHECK(ran);
-  auto unique = bao::offload([](std::unique_ptr<int>& p) {
-    return std::move(p);
-  }, std::make_unique<int>(7));
+  auto unique =
+      bao::offload([](std::unique_ptr<int>& p) { return std::move(p); },
+                   std::make_unique<int>(7));
   CHECK(*unique == 7);
 }
 
@@ -45,9 +45,9 @@ TEST_CASE("a job may use our variables, by reference too") {
 }
 
 TEST_CASE("the error of a job is thrown here") {
-  CHECK_THROWS_WITH(bao::offload([]() -> int {
-    throw std::runtime_error("failed there");
-  }), "failed there");
+  CHECK_THROWS_WITH(
+      bao::offload([]() -> int { throw std::runtime_error("failed there"); }),
+      "failed there");
   CHECK_THROWS_AS(bao::offload([] { throw 1; }), int);
 }
 

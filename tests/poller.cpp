@@ -235,7 +235,8 @@ TEST_CASE_TEMPLATE("a wake does not hide what is ready", P, POLLERS) {
 }
 
 TEST_CASE_TEMPLATE("a signal ends a wait", P, POLLERS) {
-  struct sigaction nothing {}, before {};
+  struct sigaction nothing {
+  }, before{};
   nothing.sa_handler = [](int) {};
   ::sigaction(SIGUSR2, &nothing, &before);
   P poller;

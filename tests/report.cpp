@@ -23,8 +23,8 @@ TEST_CASE("V21: a report names the task, where it was spawned, and its wait") {
   t.set_name("reader");
   bao::yield();
   clock.advance(1200ms);
-  const std::string text = bao::describe(
-      t.checked("test"), bao::now().time_since_epoch().count());
+  const std::string text =
+      bao::describe(t.checked("test"), bao::now().time_since_epoch().count());
   CHECK(says(text, "task " + std::to_string(t.id()) + " \"reader\""));
   CHECK(says(text, "report.cpp:" + std::to_string(line)));
   CHECK(says(text, "is parked: sleeping, for 1.2 s"));
@@ -62,7 +62,8 @@ TEST_CASE("a report says of each state what it is") {
 }
 
 TEST_CASE("a report says which task is joined") {
-  auto sleeper = bao::spawn([] { bao::this_scheduler().park(bao::never, {""}); });
+  auto sleeper =
+      bao::spawn([] { bao::this_scheduler().park(bao::never, {""}); });
   auto joiner = bao::spawn([&] { sleeper.join(); });
   bao::yield();
   CHECK(says(bao::describe(joiner.checked("test"), 0),
@@ -76,8 +77,8 @@ TEST_CASE("V42: the report of a deadlock has a line for each task") {
   auto first = bao::spawn(fish);
   const int line = __LINE__ - 1;
   first.set_name("angler");
-  auto second = bao::spawn(bao::task_options().name("friend"),
-                           [&] { first.join(); });
+  auto second =
+      bao::spawn(bao::task_options().name("friend"), [&] { first.join(); });
   std::string text;
   try {
     second.join();

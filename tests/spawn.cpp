@@ -113,7 +113,8 @@ TEST_CASE("V1: what cannot be called is refused by the compiler") {
 TEST_CASE("V2: a task that is spawned for later starts then, and not before") {
   bao::virtual_time clock;
   const auto start = bao::now();
-  auto t = bao::spawn_later(200ms, [](int n) { return bao::now() + n * 1s; }, 2);
+  auto t = bao::spawn_later(
+      200ms, [](int n) { return bao::now() + n * 1s; }, 2);
   CHECK(t.get() == start + 2200ms);
   auto now = bao::spawn_later(0s, [] {});
   bao::yield();
@@ -158,9 +159,8 @@ TEST_CASE("a result may be a reference, may not be copyable, may be nothing") {
   CHECK(*unique.get() == 7);  // it stays in the task ...
   std::unique_ptr<int> mine = std::move(unique.get());  // ... until it is moved
   CHECK(*mine == 7);
-  std::unique_ptr<int> own = bao::spawn([] {
-                               return std::make_unique<int>(8);
-                             }).get();
+  std::unique_ptr<int> own =
+      bao::spawn([] { return std::make_unique<int>(8); }).get();
   CHECK(*own == 8);
 
   auto nothing = bao::spawn([] {});
@@ -193,9 +193,8 @@ TEST_CASE("an empty handle is nobody's") {
 
 TEST_CASE("V20: each task has an id, and a name when it is given one") {
   auto a = bao::spawn([] {});
-  auto b = bao::spawn(bao::task_options().name("crawler"), [] {
-    return bao::self().name();
-  });
+  auto b = bao::spawn(bao::task_options().name("crawler"),
+                      [] { return bao::self().name(); });
   CHECK(a.id() != b.id());
   CHECK(a.name() == "");
   a.set_name("reader");
@@ -227,7 +226,7 @@ TEST_CASE("V23: self is the task that runs") {
 
 // --- results and errors ------------------------------------------------------
 
-TEST_CASE("V6: the result, the error, the kill: each is there to be asked for") {
+TEST_CASE("V6: the result, the error, the kill: each may be asked for") {
   auto good = bao::spawn([] { return 7; });
   auto bad = bao::spawn([]() -> int { throw std::out_of_range("bad"); });
   auto dead = bao::spawn([] { return wait_for_ever(), 1; });

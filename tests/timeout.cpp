@@ -209,8 +209,8 @@ TEST_CASE("a limit opened in a suspended generator spares its consumer") {
     }
   });
   CHECK(g.next() == 1);
-  bao::sleep(5s);          // the generator's limit passes, and does not strike
-  CHECK(g.next() == -1);   // but at its own next wait
+  bao::sleep(5s);         // the generator's limit passes, and does not strike
+  CHECK(g.next() == -1);  // but at its own next wait
 }
 
 TEST_CASE("a limit opened in a suspended coroutine spares the others") {

@@ -66,7 +66,9 @@ TEST_CASE("a timer that goes out of scope is not armed any more") {
 TEST_CASE("the heap agrees with a multimap, whatever is done to both") {
   // A multimap keeps equal keys in the order in which they were inserted.
   std::mt19937 random(20240601);
-  const auto below = [&](unsigned n) { return random() % n; };
+  const auto below = [&](int n) {
+    return static_cast<int>(random() % 1'000'000) % n;
+  };
   bao::timer_heap heap;
   std::deque<bao::timer> timers(200);
   std::multimap<bao::nanoseconds, bao::timer*> model;
@@ -75,7 +77,7 @@ TEST_CASE("the heap agrees with a multimap, whatever is done to both") {
       if (i->second == &t) return void(model.erase(i));
   };
   for (int step = 0; step < 20000; ++step) {
-    bao::timer& t = timers[below(200)];
+    bao::timer& t = timers[static_cast<std::size_t>(below(200))];
     switch (below(4)) {
       case 0:
       case 1: {

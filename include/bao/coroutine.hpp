@@ -52,6 +52,21 @@ inline switch_trace set_switch_trace(switch_trace trace) {
   return std::exchange(trace_switch, trace);
 }
 
+// Throws bao::killed where a flow is suspended, and returns when it has ended or
+// has switched back. What then is to be thrown here is pending.
+inline void strike(thread_state& t, fiber& victim) {
+  fiber* const mine = t.current;
+  fiber* const me = flow_of(mine);
+  fiber* const next = std::exchange(victim.leaf, nullptr);
+  fiber* const before = std::exchange(victim.killer, me);
+  next->pending = std::make_exception_ptr(killed(&victim));
+  me->expects = nullptr;  // no value: only that it has ended
+  me->leaf = mine;
+  if (trace_switch != nullptr) trace_switch("throw", me, &victim);
+  switch_fiber(t, *mine, *next);
+  victim.killer = before;
+}
+
 template <class T>
 class coroutine;
 
@@ -89,7 +104,8 @@ class coroutine_ref {
       t = current_thread;
     }
     if (to != nullptr) {
-      *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
+      if (to->expects != nullptr)
+        *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
       v = suspend(*t, std::exchange(to->leaf, nullptr), "switch");
     }
     if constexpr (!std::is_void_v<T>) return v;
@@ -124,17 +140,11 @@ class coroutine_ref {
     thread_state& t = expect_usable("kill");
     if (flow_ == flow_->root)
       throw std::logic_error("kill: the main flow cannot be killed");
-    fiber* me = flow_of(t.current);
-    if (flow_ == me) throw killed(flow_);
+    if (flow_ == flow_of(t.current)) throw killed(flow_);
     if (flow_->leaf == nullptr) return flow_->unwind();
     const coroutine_ref victim(*this);  // our handle may go meanwhile
-    struct parent_for_a_while {
-      fiber* child;
-      fiber* parent;
-      ~parent_for_a_while() { child->link = parent; }
-    } back{flow_, std::exchange(flow_->link, me)};
-    flow_->leaf->pending = std::make_exception_ptr(killed(flow_));
-    suspend(t, std::exchange(flow_->leaf, nullptr), "throw");
+    strike(t, *victim.flow_);
+    t.current->meet_pending();
   }
 
   // Whom its value and its errors go to; empty for a main flow. The type is a
@@ -155,7 +165,7 @@ class coroutine_ref {
     for (fiber* f = other.flow_; f != nullptr; f = f->link)
       if (f == flow_)
         throw parent_cycle("set_parent: a coroutine would be its own ancestor");
-    ++other.flow_->references;
+    other.flow_->retain();
     std::exchange(flow_->link, other.flow_)->release();
   }
 
@@ -177,7 +187,7 @@ class coroutine_ref {
   friend coroutine_ref<U> main_coroutine();
 
   explicit coroutine_ref(fiber* flow) : flow_(flow) {
-    if (flow_ != nullptr) ++flow_->references;
+    if (flow_ != nullptr) flow_->retain();
   }
 
   thread_state& expect_usable(const char* call) const {
@@ -197,7 +207,7 @@ class coroutine_ref {
     if (flow_ == flow_of(t.current)) return nullptr;
     if (flow_->life == flow_state::finished)
       throw dead_coroutine(std::string(call) + ": the coroutine has ended");
-    if (flow_->expects != &type_tag<value>)
+    if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
       throw wrong_type(std::string(call) +
                        ": the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
@@ -248,7 +258,7 @@ class coroutine_core : public fiber {
  protected:
   explicit coroutine_core(fiber* parent) {
     link = parent;
-    ++link->references;
+    link->retain();
     references = 1;
     home = &this_thread_state();  // the parent's, for good
     home->add();
@@ -274,19 +284,12 @@ inline void coroutine_core::unwind() noexcept {
   }
   for (int tries = 0; leaf != nullptr; ++tries) {
     if (tries == 16) die("a coroutine that is destroyed does not end");
+    strike(t, *this);
     fiber* const mine = t.current;
-    fiber* const me = flow_of(mine);
-    fiber* const parent = std::exchange(link, me);
-    fiber* const next = std::exchange(leaf, nullptr);
-    next->pending = std::make_exception_ptr(killed(this));
-    me->expects = nullptr;  // no value: only that it has ended
-    me->leaf = mine;
-    switch_fiber(t, *mine, *next);
-    link = parent;
     if (mine->pending != nullptr)
       tell_unhandled("a coroutine", std::exchange(mine->pending, nullptr));
   }
-  if (life == flow_state::running)
+  if (life == flow_state::running && !t.ended)  // else: by exit() within it
     die("a coroutine was destroyed by itself, or by a flow that it waits for");
 }
 
@@ -294,8 +297,17 @@ template <class T>
 fiber* coroutine_core::bequeath(std::optional<T> result,
                                 std::exception_ptr error) noexcept {
   life = flow_state::finished;
-  for (fiber* heir = link;; heir = heir->link) {
+  for (fiber* heir = killer != nullptr ? killer : link;; heir = heir->link) {
     if (heir->life == flow_state::finished) continue;
+    if (error == nullptr && heir->expects != nullptr) {
+      if (heir->expects != &type_tag<T>)
+        error = std::make_exception_ptr(
+            wrong_type("a coroutine ended with a value of another type than "
+                       "its parent waits for"));
+      else if (!result)
+        error = std::make_exception_ptr(dead_coroutine(
+            "a coroutine was killed, and its type has no default to return"));
+    }
     if (heir->life == flow_state::created) {
       try {
         if (error == nullptr) heir->start(*home);
@@ -310,14 +322,12 @@ fiber* coroutine_core::bequeath(std::optional<T> result,
       heir->leaf = heir;
     }
     fiber* const next = std::exchange(heir->leaf, nullptr);
+    if (trace_switch != nullptr)
+      trace_switch(error != nullptr ? "throw" : "switch", this, heir);
     if (error != nullptr)
       next->pending = std::move(error);
-    else if (heir->expects == &type_tag<T>)
-      *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
     else if (heir->expects != nullptr)
-      next->pending = std::make_exception_ptr(
-          wrong_type("a coroutine ended with a value of another type than its "
-                     "parent waits for"));
+      *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
     return next;
   }
 }
@@ -346,13 +356,8 @@ class coroutine_frame final : public coroutine_core {
       error = std::current_exception();
     }
     drop_body();
-    if (!result && error == nullptr) {
-      if constexpr (std::is_default_constructible_v<value>)
-        result.emplace();
-      else
-        error = std::make_exception_ptr(dead_coroutine(
-            "a coroutine was killed, and its type has no default to return"));
-    }
+    if constexpr (std::is_default_constructible_v<value>)
+      if (!result) result.emplace();
     return this->template bequeath<value>(std::move(result), std::move(error));
   }
 

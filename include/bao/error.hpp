@@ -93,6 +93,9 @@ inline std::string describe(const std::exception_ptr& error) {
     char* name = abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed);
     std::string text = failed == 0 ? name : t->name();
     std::free(name);
+    constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
+    if (const auto at = text.find(inside); at != std::string::npos)
+      text.erase(at, sizeof inside - 1);
     return text;
   };
   try {

@@ -71,6 +71,7 @@ class fiber : public context {  // which is where it stands while suspended
 
   thread_state* home = nullptr;   // its thread, for good once it has started
   stack* memory = nullptr;        // the thread's own flow has none
+  fiber* killer = nullptr;        // who waits for its end, instead of `link`
   fiber* link = nullptr;          // who goes on when it ends, or yields
   fiber* leaf = nullptr;          // suspended: whom to continue; else null
   std::exception_ptr pending;     // to be thrown when it is continued
@@ -82,8 +83,8 @@ class fiber : public context {  // which is where it stands while suspended
   void* inbox = nullptr;          // ... and the std::optional to put it in
   void* fake_stack = nullptr;     // AddressSanitizer's
   flow_state life = flow_state::created;  // never `suspended`: see state()
-  bool lends = false;   // a generator: its link is whoever resumed it last
-  bool orphan = false;  // its owner has let go of it on another thread
+  bool lends = false;  // a generator: its link is whoever resumed it last
+  std::atomic<bool> orphan{false};  // its owner has let go of it
   unsigned references = 0;
   std::atomic<unsigned> released_elsewhere{0};  // references, not yet counted
   fiber* next_released = nullptr;
@@ -102,8 +103,10 @@ class fiber : public context {  // which is where it stands while suspended
   void start(thread_state& t, std::size_t size = default_stack_size);
 
   // One reference less; the last one disposes of the fiber. On another thread
-  // than its own it is left for that one to do.
+  // than its own it is left for that one to do, if it still runs.
+  void retain();
   void release() noexcept;
+  void give_up(unsigned count) noexcept;
 
   // Ends it, on its own thread, if it has begun and not ended.
   virtual void unwind() noexcept {}
@@ -126,7 +129,10 @@ class fiber : public context {  // which is where it stands while suspended
   static void runner();
 };
 
-class main_flow final : public fiber {};  // what a thread begins with
+// What a thread begins with. Who refers to it keeps its thread_state.
+class main_flow final : public fiber {
+  void dispose() noexcept override;
+};
 
 // What a thread that runs fibers keeps. It stays until the thread has ended and
 // the last fiber that has started there is gone.
@@ -274,24 +280,39 @@ inline fiber::~fiber() {
   if (home != nullptr) home->drop();
 }
 
+inline void fiber::retain() {
+  if (references++ == 0 && this == &home->main) home->add();
+}
+inline void main_flow::dispose() noexcept { home->drop(); }
+
 inline void fiber::release() noexcept {
   if (home == nullptr || home == current_thread) {
-    if (orphan) unwind();
-    if (--references == 0) dispose();
+    give_up(1);
   } else if (released_elsewhere.fetch_add(1) == 0) {
-    fiber* first = home->released.load();
+    thread_state* const t = home;
+    fiber* first = t->released.load();
     do next_released = first;
-    while (!home->released.compare_exchange_weak(first, this));
+    while (!t->released.compare_exchange_weak(first, this));
+    if (t->ended) t->take_back();  // nobody else will
   }
+}
+
+inline void fiber::give_up(unsigned count) noexcept {
+  if (orphan) {
+    // Suspended, and its thread has ended: there is nothing to run it on.
+    if (leaf != nullptr && home != current_thread) return;
+    unwind();
+    if (life == flow_state::running) return;  // exit() was called within it
+  }
+  references -= count;
+  if (references == 0) dispose();
 }
 
 inline void thread_state::take_back() noexcept {
   fiber* f = released.exchange(nullptr);
   while (f != nullptr) {
     fiber* next = f->next_released;
-    for (unsigned n = f->released_elsewhere.exchange(0); n > 0; --n) {
-      f->release();
-    }
+    f->give_up(f->released_elsewhere.exchange(0));
     f = next;
   }
 }
@@ -373,8 +394,9 @@ inline thread_state::thread_state() {
 // When the thread ends. Objects at namespace scope may hold suspended fibers
 // still, which are unwound after this: so whatever they need is left in place.
 inline void thread_state::end() {
-  take_back();
+  main.life = flow_state::finished;
   ended = true;
+  take_back();
   stacks.release();
   if (signal_stack != nullptr) {
     stack_t off{};

@@ -46,6 +46,11 @@ struct exactly {
 template <class T>
 using exactly_t = typename exactly<T>::type;
 
+// What a function that hands on what another one returns has to return.
+template <class T>
+using handed_on =
+    std::conditional_t<std::is_lvalue_reference_v<T>, T, std::decay_t<T>>;
+
 template <class T>
 struct is_generator : std::false_type {};
 template <class Y, class S, class R>
@@ -149,6 +154,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   sent_value* sent = nullptr;       // null: by next()
   generator_core* consumed = this;  // whom the consumer holds: see yield_from()
   std::exception_ptr error;         // that ended it
+  bool closing = false;             // from the outside
   bool yielded_late = false;        // in a destructor, where it cannot wait
 
   generator_core() {
@@ -188,6 +194,13 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   // our consumer, and what that one sends or throws goes to it, at the same
   // price whatever the depth. Throws what ended it.
   void yield_from(generator_core& inner);
+
+  // Throws wrong_thread or already_running unless it stands at a yield.
+  void expect_suspended(const char* call) const {
+    if (home != nullptr && home != &this_thread_state())
+      throw_wrong_thread(call, *this);
+    if (leaf == nullptr) refuse_running(call);
+  }
 
   void throw_in(std::exception_ptr e);
   void close();
@@ -284,11 +297,13 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   switch_fiber(*home, *this, *to);
   inner.consumed = &inner;
   inner.end();
+  if (consumed->closing) throw killed(consumed);  // it was meant for us as well
 }
 
 template <class Y, class S>
 void generator_core<Y, S>::throw_in(std::exception_ptr e) {
   if (leaf != nullptr) {
+    expect_suspended("throw_in");
     leaf->pending = std::move(e);
     advance("throw_in");
     return;
@@ -309,6 +324,12 @@ void generator_core<Y, S>::close() {
     life = flow_state::finished;
     return drop_body();
   }
+  expect_suspended("close");
+  struct closes {
+    bool& now;
+    ~closes() { now = false; }
+  } until_it_stops{closing};
+  closing = true;
   leaf->pending = std::make_exception_ptr(killed(this));
   if (advance("close"))
     throw close_ignored("close: the body yields instead of ending");
@@ -317,9 +338,9 @@ void generator_core<Y, S>::close() {
 template <class Y, class S>
 void generator_core<Y, S>::unwind() noexcept {
   orphan = false;
-  if (state() == flow_state::running)
+  if (state() == flow_state::running && !home->ended)  // else: exit() within it
     die("a generator was destroyed while its body was running");
-  for (int tries = 0; !finished(); ++tries) {
+  for (int tries = 0; state() != flow_state::running && !finished(); ++tries) {
     if (tries == 16) die("a generator that is destroyed does not end");
     try {
       close();
@@ -377,6 +398,8 @@ class generator {
   using core = generator_core<Yield, Send>;
   using frame = generator_frame<Yield, Send, Return>;
   using slot = typename core::slot;
+  static constexpr bool can_ask =
+      std::is_void_v<Send> || std::is_default_constructible_v<Send>;
 
  public:
   // What next() and send() return: a std::optional<Yield>, which is empty at
@@ -409,9 +432,7 @@ class generator {
   // Runs the body to its next yield and returns that value; empty at the end,
   // then and ever after.
   [[gnu::always_inline]] step next() {
-    static_assert(
-        std::is_void_v<Send> || std::is_default_constructible_v<Send>,
-        "next() sends a default value, and there is none: use send()");
+    static_assert(can_ask, "next() sends a default value: use send()");
     return taken(core_ != nullptr && core_->advance("next"));
   }
 
@@ -422,6 +443,7 @@ class generator {
     if (state() == flow_state::created)
       throw not_started("send: the generator has not come to a yield yet");
     if (core_ == nullptr || core_->finished()) return taken(false);
+    core_->expect_suspended("send");
     core_->sent = &value;
     return taken(core_->advance("send"));
   }
@@ -474,15 +496,16 @@ class generator {
     reference operator*() const { return *core_->out; }
     pointer operator->() const { return core_->out; }
     [[gnu::always_inline]] iterator& operator++() {
+      static_assert(can_ask, "++ sends a default value: use send()");
       if (!core_->advance("next")) core_ = nullptr;
       return *this;
     }
     // Keeps the value for `*it++`.
     auto operator++(int) {
       struct kept {
-        value_type value;
-        value_type& operator*() { return value; }
-      } before{std::move(**this)};
+        std::conditional_t<std::is_reference_v<Yield>, slot&, value_type> value;
+        slot& operator*() { return value; }
+      } before{static_cast<Yield&&>(**this)};
       ++*this;
       return before;
     }

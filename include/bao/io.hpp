@@ -21,6 +21,8 @@
 
 #include <poll.h>
 
+#include <algorithm>
+
 #include "bao/offload.hpp"
 
 namespace bao {
@@ -47,7 +49,7 @@ inline readiness poll_now(int fd, readiness want) {
 }
 
 // A task's place in the line for one direction of a descriptor, from when it
-// has to wait until its call is done. Who leaves something wakes the next one.
+// has to wait until it is through. Who leaves wakes the next one.
 class place_in_line {
  public:
   place_in_line(scheduler& s, int fd, descriptor_watch& w, readiness want)
@@ -60,7 +62,12 @@ class place_in_line {
   place_in_line(const place_in_line&) = delete;
   ~place_in_line() {
     self_.leave();
-    wake_next(scheduler_, watch_, watch_.ready & self_.want);
+    readiness ours = self_.want;
+    for (auto* one = watch_.waiters.first(); one != nullptr && ours;
+         one = watch_.waiters.after(*one)) {
+      if (one->want & ours) scheduler_.wake(*one->task);
+      ours = ours.without(one->want);
+    }
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
       scheduler_.poller().forget(fd_);
       scheduler_.watch_of(fd_) = nullptr;
@@ -68,45 +75,37 @@ class place_in_line {
     if (--watch_.references == 0) delete &watch_;
   }
 
-  // Wakes the first in line for each of these directions.
-  static void wake_next(scheduler& s, descriptor_watch& w, readiness ready) {
-    for (auto* one = w.waiters.first(); one != nullptr && ready;
-         one = w.waiters.after(*one)) {
-      if (!(one->want & ready)) continue;
-      s.wake(*one->task);
-      ready = ready.without(one->want);
-    }
+  // Whether nobody is before us.
+  bool our_turn() {
+    auto* w = watch_.waiters.first();
+    while (!(w->want & self_.want)) w = watch_.waiters.after(*w);
+    return w == &self_;
   }
 
-  // Whether nobody is before us.
-  bool our_turn() { return first() == &self_; }
-
-  // Suspends until there may be news (true) or `until` passes (false).
+  // Suspends until there may be news (true) or `until` passes (false). Throws
+  // EBADF when the descriptor is closed: then nothing else of it may be used.
   bool wait(deadline until, const char* what) {
     poller& p = scheduler_.poller();
     const bool watched =
         watch_.owned ? p.watch_owned(fd_, self_.want) : p.watch(fd_, wanted());
     if (!watched) return true;  // always ready
-    ++scheduler_.descriptor_waits;
-    struct at_end {
+    struct counted {
       int& waits;
-      ~at_end() { --waits; }
-    } count{scheduler_.descriptor_waits};
+      explicit counted(int& n) : waits(n) { ++waits; }
+      ~counted() { --waits; }
+    } one_more(scheduler_.descriptor_waits);
     const bool news = scheduler_.park(until, {what, fd_});
+    expect_open(what);
+    return news;
+  }
+  void expect_open(const char* what) const {
     if (watch_.closed)
       throw std::system_error(EBADF, std::generic_category(),
                               std::string(what) + ' ' + std::to_string(fd_) +
                                   ": it was closed meanwhile");
-    return news;
   }
 
  private:
-  descriptor_waiter* first() {
-    auto* w = watch_.waiters.first();
-    while (w != nullptr && !(w->want & self_.want))
-      w = watch_.waiters.after(*w);
-    return w;
-  }
   readiness wanted() {
     readiness all;
     for (auto* w = watch_.waiters.first(); w != nullptr;
@@ -176,33 +175,6 @@ class descriptor {
     return fd;
   }
 
-  // Calls call(), which returns -1 and sets errno like a system call, until it
-  // does not return EAGAIN; suspends in between until `direction` is ready. One
-  // who never has to wait gives way now and then: after the call, for meanwhile
-  // this descriptor may be closed, and be gone. Throws std::system_error: what
-  // the call meets, timed_out when `until` passes. `name` says who calls.
-  template <class Call>
-  auto retry(readiness direction, deadline until, const char* name, Call call) {
-    if (watch_ == nullptr || ((watch_->ready & direction) &&
-                              watch_->waiters.empty() && home_ == here())) {
-      const auto result = call();
-      if (result != -1) {
-        if (scheduler* const s = here()) s->give_way(until);
-        return result;
-      }
-      if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) fail(name);
-      if (watch_ != nullptr && errno != EINTR)
-        watch_->ready = watch_->ready.without(direction);
-    }
-    return wait_and_retry(direction, until, name, call);
-  }
-
-  // Somebody has left something that is not the kernel's for the next in line.
-  void wake_next_reader() {
-    if (watch_ != nullptr && home_ == here())
-      place_in_line::wake_next(*home_, *watch_, readable);
-  }
-
   // The last call has shown that there is nothing left in this direction,
   // unless the other end has hung up, of which there is news only once.
   void drained(readiness direction) {
@@ -215,33 +187,10 @@ class descriptor {
   }
 
  private:
+  friend class io_call;
+
   static scheduler* here() {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
-  }
-
-  template <class Call>
-  [[gnu::noinline]] auto wait_and_retry(readiness direction, deadline until,
-                                        const char* name, Call call)
-      -> decltype(call()) {
-    scheduler& s = this_scheduler();
-    watch_here(s);
-    const int fd = fd_;
-    descriptor_watch& w = *watch_;
-    place_in_line line(s, fd, w, direction);
-    for (bool late = false;; late = !line.wait(until, name)) {
-      // Too late is not too late for what is there.
-      if (line.our_turn() && (late || (w.ready & direction))) {
-        const auto result = call();
-        if (result != -1) return result;
-        if (errno == EINTR) continue;
-        if (errno != EAGAIN && errno != EWOULDBLOCK) fail(name);
-        w.ready = w.ready.without(direction);
-      }
-      if (late) {
-        errno = ETIMEDOUT;
-        fail(name);
-      }
-    }
   }
 
   void watch_here(scheduler& s) {
@@ -290,6 +239,92 @@ class descriptor {
   int fd_ = -1;
   descriptor_watch* watch_ = nullptr;
   scheduler* home_ = nullptr;
+};
+
+// One call that reads or writes a descriptor, however many system calls it
+// takes: whoever comes later in the same direction waits until it is over. A
+// kill or a limit that is due is thrown when it begins, and while it waits.
+//
+// Meanwhile the descriptor may be closed, and be gone: nothing of it is touched
+// after a wait that ends so. One who never has to wait gives way now and then,
+// as the last thing that the call does.
+class io_call {
+ public:
+  // `name` says who calls, for errors and reports. Suspends until it is our
+  // turn.
+  io_call(descriptor& d, readiness direction, deadline until, const char* name)
+      : descriptor_(d),
+        direction_(direction),
+        until_(until),
+        name_(name),
+        scheduler_(descriptor::here()) {
+    if (scheduler_ != nullptr) {
+      scheduler_->meet_interruption();
+      unwinding_ = scheduler_->unwinding();
+    }
+    if (d.watch_ == nullptr ||
+        (d.watch_->waiters.empty() && d.home_ == scheduler_))
+      return;
+    get_in_line();
+    while (!place_->our_turn())
+      if (!place_->wait(until_, name_)) too_late();
+  }
+  io_call(const io_call&) = delete;
+  ~io_call() {
+    place_.reset();
+    if (scheduler_ != nullptr && scheduler_->unwinding() == unwinding_)
+      scheduler_->give_way(until_);
+  }
+
+  // Calls call(), which returns -1 and sets errno like a system call, until it
+  // does not return EAGAIN; suspends in between until there may be news. Throws
+  // std::system_error: what the call meets, timed_out when late.
+  template <class Call>
+  auto retry(Call call) {
+    bool late = false;
+    for (;;) {
+      // Too late is not too late for what is there.
+      descriptor_watch* const w = descriptor_.watch_;
+      if (w == nullptr || late || (w->ready & direction_)) {
+        const auto result = call();
+        if (result != -1) return result;
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN && errno != EWOULDBLOCK) descriptor_.fail(name_);
+        if (w != nullptr) w->ready = w->ready.without(direction_);
+      }
+      if (late) too_late();
+      if (!place_) get_in_line();
+      late = !place_->wait(until_, name_);
+    }
+  }
+
+  // Suspends for a while in the middle of the call; fails when late.
+  void pause(clock::duration time) {
+    if (until_.passed()) too_late();
+    if (!place_) get_in_line();
+    scheduler_->park(std::min(until_, deadline(time)), {"pausing"});
+    place_->expect_open(name_);
+  }
+
+ private:
+  void get_in_line() {
+    scheduler_ = &this_scheduler();
+    descriptor_.watch_here(*scheduler_);
+    place_.emplace(*scheduler_, descriptor_.fd_, *descriptor_.watch_,
+                   direction_);
+  }
+  [[noreturn]] void too_late() {
+    errno = ETIMEDOUT;
+    descriptor_.fail(name_);
+  }
+
+  descriptor& descriptor_;
+  readiness direction_;
+  deadline until_;
+  const char* name_;
+  scheduler* scheduler_;
+  unsigned unwinding_ = 0;
+  std::optional<place_in_line> place_;
 };
 
 }  // namespace BAO_ABI

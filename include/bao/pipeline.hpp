@@ -46,11 +46,6 @@ struct yield_of<generator<Y, S, R>> {
 template <class Generator>
 using yielded = typename yield_of<std::decay_t<Generator>>::type;
 
-// What a generator has to yield to hand on what a function returned.
-template <class T>
-using handed_on =
-    std::conditional_t<std::is_lvalue_reference_v<T>, T, std::decay_t<T>>;
-
 // The loop that you write: run(in, yield), which reads `in`, a generator, and
 // yields values of type Out.
 template <class Out, class F>
@@ -166,11 +161,10 @@ auto zip(Generator&& other) {
         return std::forward<decltype(source)>(source) |
                stage<std::pair<a, b>>([right = std::move(right)](
                                           auto& values, auto& yield) mutable {
-                 auto y = std::get<0>(right).begin();
                  for (auto& x : values) {
+                   auto y = std::get<0>(right).begin();  // its next one
                    if (y == std::get<0>(right).end()) return;
                    yield({static_cast<a&&>(x), static_cast<b&&>(*y)});
-                   ++y;
                  }
                });
       }};
@@ -186,8 +180,9 @@ auto chain(Generator&& other) {
         return std::forward<decltype(source)>(source) |
                stage<out>([right = std::move(right)](auto& values,
                                                      auto& yield) mutable {
-                 yield.from(values);
-                 yield.from(std::get<0>(right));
+                 for (auto& x : values) yield(static_cast<out&&>(x));
+                 for (auto& x : std::get<0>(right))
+                   yield(static_cast<out&&>(x));
                });
       }};
 }
@@ -221,7 +216,11 @@ auto from(Range&& range) {
                                  handed_on<reference>, std::decay_t<reference>>;
   return generator<out>(
       [](yielder<out, void>& yield, std::tuple<kept> in) {
-        for (auto&& x : std::get<0>(in)) yield(static_cast<out&&>(x));
+        for (auto&& x : std::get<0>(in))
+          if constexpr (std::is_reference_v<kept>)
+            yield(static_cast<out&&>(x));
+          else
+            yield(std::move(x));
       },
       std::tuple<kept>(std::forward<Range>(range)));
 }

@@ -62,9 +62,16 @@ class scheduler {
   // Lets every other ready task run once. Throws what interrupts us.
   [[gnu::always_inline]] void yield();
 
-  // The same between two calls that did not have to wait, every so often; what
-  // interrupts us is thrown at the next wait. Not when `until` has passed.
+  // The same after a call that did not have to wait, every so often, and
+  // without throwing; not when `until` has passed.
   void give_way(deadline until);
+
+  // Throws what interrupts the running task, without suspending.
+  void meet_interruption() {
+    task_block& me = *running_;
+    if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
+      throw_interruption(me);
+  }
 
   // A new task is ready, now or at a time.
   void add(task_block& t, deadline start);
@@ -81,6 +88,8 @@ class scheduler {
   bao::poller& poller() { return poller_; }
   list<task_block>& tasks() { return tasks_; }
   bool ending() const { return ending_; }
+  // Exceptions on their way out of the running flow.
+  unsigned unwinding() const { return thread_.exceptions->uncaught; }
   nanoseconds turn_began() const { return now_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
@@ -128,7 +137,7 @@ class scheduler {
   // The path that an uncaught exception would take.
   static fiber* up(fiber* f) {
     if (f->lends) return f->link;
-    f = f->link;
+    f = f->killer != nullptr ? f->killer : f->link;
     return f != nullptr && f->leaf != nullptr ? f->leaf : f;
   }
 
@@ -183,8 +192,7 @@ inline scheduler::scheduler(thread_state& t) : thread_(t), main_(t.main) {
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
   for (;;) {
-    if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
-      throw_interruption(me);
+    meet_interruption();
     if (until.passed()) return false;
     if (!until.is_never()) timers_.arm(me, until.at());
     me.stage = task_state::parked;
@@ -208,9 +216,7 @@ inline bool scheduler::wake(task_block& t) {
 }
 
 inline void scheduler::yield() {
-  task_block& me = *running_;
-  if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
-    throw_interruption(me);
+  meet_interruption();
   let_others_run();
 }
 
@@ -375,7 +381,8 @@ inline scheduler::interruption scheduler::due(task_block& t) {
 }
 
 // Whether the task is in the handler that has caught its kill. What a flow that
-// does not run is handling, is seen by looking with its eyes.
+// does not run is handling, is seen by looking with its eyes. A handler within
+// that handler hides it: there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
   const exceptions_in_flight ours = *thread_.exceptions;
@@ -536,16 +543,18 @@ inline scheduler::~scheduler() {
     std::size_t left = 0;
     for (task_block* t = tasks_.first(); t != nullptr; t = tasks_.after(*t))
       ++left;
-    while (!tasks_.empty()) {
-      // Each once, whatever it was told before; then those that they spawn.
-      task_block& t = tasks_.front();
-      if (left > 0 || !t.kill_wanted) {
-        if (left > 0) --left;
-        tasks_.push_back(t);
-        kill(t);
-      } else {
+    for (; left > 0 && !tasks_.empty(); --left) {
+      task_block& t = tasks_.front();  // each once, whatever it was told before
+      tasks_.push_back(t);
+      kill(t);
+    }
+    while (!tasks_.empty()) {  // then those that they spawn while they end
+      task_block* t = tasks_.first();
+      while (t != nullptr && t->kill_wanted) t = tasks_.after(*t);
+      if (t != nullptr)
+        kill(*t);
+      else
         park(never, {"waiting for the tasks that are left"});
-      }
     }
   }
   if (take_mail != nullptr) take_mail(*this, true);

@@ -183,8 +183,11 @@ inline int address::port() const {
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
-  if (const auto port = parse_port(service))
+  if (const auto port = parse_port(service)) {
     if (const auto known = address::numeric(host, *port)) return {*known};
+  } else if (service.find_first_not_of("0123456789-+ ") == std::string::npos) {
+    throw std::invalid_argument("resolve: \"" + service + "\" is no port");
+  }
   // Owns all it works on: a waiter that is killed or late leaves it alone.
   struct look_up final : offloaded {
     std::string host, service;
@@ -355,28 +358,24 @@ class listener {
   // late, EBADF when the listener is closed. Where the process has no
   // descriptor left, it says so once and tries again, until `until`.
   Stream accept(deadline until = never) {
+    io_call accepting(descriptor_, readable, until, "accepting on descriptor");
     clock::duration pause = std::chrono::milliseconds(10);
     for (;;) {
-      const int fd =
-          descriptor_.retry(readable, until, "accepting on descriptor", [&] {
-            const int got =
-                sys->accept(descriptor_.fd(), nullptr, nullptr, accept_flags);
-            if (got == -1 && given_up()) errno = EINTR;  // the next, please
-            if (got == -1 && out_of_descriptors()) return -2;
-            return got;
-          });
-      if (fd != -2) {
+      const int fd = accepting.retry([&] {
+        int got;
+        do {
+          got = sys->accept(descriptor_.fd(), nullptr, nullptr, accept_flags);
+        } while (got == -1 && given_up());
+        return got == -1 && out_of_descriptors() ? none_left : got;
+      });
+      if (fd != none_left) {
         if constexpr (std::is_same_v<Stream, tcp_stream>) send_at_once(fd);
         return Stream(fd);
       }
       if (!std::exchange(complained_, true))
         std::fprintf(stderr, "bao: accept: %s (see ulimit -n); waiting\n",
                      std::strerror(errno));
-      if (until.passed()) {
-        errno = ETIMEDOUT;
-        descriptor_.fail("accepting on descriptor");
-      }
-      sleep(std::min(until, deadline(pause)));
+      accepting.pause(pause);
       pause = std::min<clock::duration>(pause * 2, std::chrono::seconds(1));
     }
   }
@@ -429,6 +428,8 @@ class listener {
 #else
   static constexpr int accept_flags = 0;
 #endif
+  static constexpr int none_left = -2;
+
   // Who was about to connect has gone again: no fault of ours.
   static bool given_up() {
     return errno == ECONNABORTED || errno == EPROTO || errno == EPERM ||
@@ -467,7 +468,8 @@ class udp_socket {
     m.msg_namelen = to.size();
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
-    descriptor_.retry(writable, until, "writing descriptor", [&] {
+    io_call writing(descriptor_, writable, until, "writing descriptor");
+    writing.retry([&] {
       return sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
     });
   }
@@ -485,12 +487,12 @@ class udp_socket {
     msghdr m{};
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
-    const ssize_t n =
-        descriptor_.retry(readable, until, "reading descriptor", [&] {
-          m.msg_name = d.from.data();
-          m.msg_namelen = *d.from.size_to_fill();
-          return sys->recvmsg(descriptor_.fd(), &m, MSG_DONTWAIT);
-        });
+    io_call reading(descriptor_, readable, until, "reading descriptor");
+    const ssize_t n = reading.retry([&] {
+      m.msg_name = d.from.data();
+      m.msg_namelen = *d.from.size_to_fill();
+      return sys->recvmsg(descriptor_.fd(), &m, MSG_DONTWAIT);
+    });
     *d.from.size_to_fill() = m.msg_namelen;
     d.truncated = (m.msg_flags & MSG_TRUNC) != 0;
     d.data.resize(static_cast<std::size_t>(n));

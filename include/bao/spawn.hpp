@@ -304,17 +304,19 @@ class task {
 };
 
 template <class F, class... Args>
-using spawned =
-    task<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
+using spawned_result =
+    handed_on<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
+template <class F, class... Args>
+using spawned = task<spawned_result<F, Args...>>;
 
 template <class F, class... Args>
 spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
                              Args&&... args) {
   scheduler& s = this_scheduler();
-  using R = std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>;
   task_block* const made =
-      new task_call<R, std::decay_t<F>, std::decay_t<Args>...>(
-          std::forward<F>(f), std::forward<Args>(args)...);
+      new task_call<spawned_result<F, Args...>, std::decay_t<F>,
+                    std::decay_t<Args>...>(std::forward<F>(f),
+                                           std::forward<Args>(args)...);
   options.apply_to(*made);
   s.add(*made, start);
   return spawned<F, Args...>(made);

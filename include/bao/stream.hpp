@@ -28,7 +28,8 @@ inline namespace BAO_ABI {
 // All calls suspend while they have to wait, `until` at the latest, and throw
 // std::system_error whose text names the call and the descriptor; its code is
 // std::errc::timed_out when late. What was read before that is kept for the
-// next read. One task may read while another one writes.
+// next read. One task may read while another one writes; several that read, or
+// write, take turns in the order in which they came.
 class stream {
  public:
   stream() = default;
@@ -98,7 +99,6 @@ class stream {
  protected:
   enum class kind { tcp_socket, other_socket, pollable, non_blocking, file };
   stream(int fd, kind k) : descriptor_(fd), kind_(k) {}
-  ~stream() = default;
 
   descriptor descriptor_;
 
@@ -109,18 +109,19 @@ class stream {
     std::swap(kind_, other.kind_);
     std::swap(buffer_, other.buffer_);
     std::swap(consumed_, other.consumed_);
-    std::swap(taken_, other.taken_);
   }
-  template <class Look>
-  std::size_t receive(void* p, std::size_t n, deadline until, Look changed);
+  std::size_t receive(io_call& reading, void* p, std::size_t n);
+  std::size_t send(io_call& writing, const void* p, std::size_t n);
   std::size_t ahead() const { return buffer_.size() - consumed_; }
-  bool read_ahead(deadline until);
+  bool read_ahead(io_call& reading);
   std::string take_ahead(std::size_t n);
+  std::optional<std::string> take_until(io_call& reading,
+                                        std::string_view delimiter,
+                                        std::size_t limit);
 
   kind kind_ = kind::other_socket;
   std::string buffer_;  // read ahead, from consumed_ on
   std::size_t consumed_ = 0;
-  std::uint64_t taken_ = 0;  // from the buffer so far, by all tasks
 };
 
 inline stream::kind stream::kind_of(int fd) {
@@ -152,69 +153,38 @@ std::size_t call_on_file(int fd, const char* name, Call call) {
       offload([&] { return check(call(same.fd()), name); }));
 }
 
-// Reads from the kernel. While it waits, others may have changed the buffer:
-// then it reads nothing.
-template <class Look>
-std::size_t stream::receive(void* p, std::size_t n, deadline until,
-                            Look changed) {
+// Reads from the kernel.
+inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   if (kind_ == kind::file)
     return call_on_file(fd(), "reading descriptor",
                         [=](int file) { return ::read(file, p, n); });
-  return static_cast<std::size_t>(
-      descriptor_.retry(readable, until, "reading descriptor", [&] {
-        const int in = fd();
-        if (changed()) return ssize_t{0};
-        if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
-          if (kind_ == kind::non_blocking || poll_now(in, readable))
-            return sys->read(in, p, n);
-          errno = EAGAIN;
-          return ssize_t{-1};
-        }
-        const ssize_t got = sys->recv(in, p, n, MSG_DONTWAIT);
-        // Only TCP: where messages have bounds, more may lie behind them.
-        if (got >= 0 && static_cast<std::size_t>(got) < n &&
-            kind_ == kind::tcp_socket)
-          descriptor_.drained(readable);
-        return got;
-      }));
-}
-
-inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
-  if (n == 0) return 0;
-  if (ahead() == 0) {
-    bool others = false;
-    const std::size_t got =
-        receive(p, n, until, [&] { return others = ahead() != 0; });
-    if (!others) return got;
-  }
-  const std::string taken = take_ahead(std::min(n, ahead()));
-  std::memcpy(p, taken.data(), taken.size());
-  return taken.size();
-}
-
-inline std::string stream::read_some(std::size_t limit, deadline until) {
-  if (ahead() == 0 && !read_ahead(until)) return {};
-  return take_ahead(std::min(limit, ahead()));
+  return static_cast<std::size_t>(reading.retry([&] {
+    if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
+      if (kind_ == kind::non_blocking || poll_now(fd(), readable))
+        return sys->read(fd(), p, n);
+      errno = EAGAIN;
+      return ssize_t{-1};
+    }
+    const ssize_t got = sys->recv(fd(), p, n, MSG_DONTWAIT);
+    // Only TCP: where messages have bounds, more may lie behind them.
+    if (got >= 0 && static_cast<std::size_t>(got) < n &&
+        kind_ == kind::tcp_socket)
+      descriptor_.drained(readable);
+    return got;
+  }));
 }
 
 // Adds what there is to the buffer. False at the end.
-inline bool stream::read_ahead(deadline until) {
-  if (consumed_ == buffer_.size()) buffer_.clear(), consumed_ = 0;
+inline bool stream::read_ahead(io_call& reading) {
   char piece[16 * 1024];
-  const std::size_t had = ahead();
-  bool others = false;
-  const std::size_t n = receive(piece, sizeof piece, until,
-                                [&] { return others = ahead() != had; });
-  if (others) return true;
+  const std::size_t n = receive(reading, piece, sizeof piece);
   buffer_.append(piece, n);
   return n != 0;
 }
 
 inline std::string stream::take_ahead(std::size_t n) {
   std::string taken = buffer_.substr(consumed_, n);
-  consumed_ += n;
-  taken_ += n;
-  if (ahead() != 0) descriptor_.wake_next_reader();  // who waits for that
+  consumed_ += taken.size();
   if (consumed_ == buffer_.size()) {
     buffer_.clear();
     consumed_ = 0;
@@ -227,9 +197,27 @@ inline std::string stream::take_ahead(std::size_t n) {
   return taken;
 }
 
+// Each public call takes its turn, and keeps it until it is through.
+
+inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
+  if (n == 0) return 0;
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  if (ahead() == 0) return receive(reading, p, n);
+  const std::string taken = take_ahead(n);
+  std::memcpy(p, taken.data(), taken.size());
+  return taken.size();
+}
+
+inline std::string stream::read_some(std::size_t limit, deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  if (ahead() == 0) read_ahead(reading);
+  return take_ahead(limit);
+}
+
 inline std::string stream::read_exactly(std::size_t n, deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
   while (ahead() < n)
-    if (!read_ahead(until))
+    if (!read_ahead(reading))
       throw end_of_stream("read_exactly: the stream ended after " +
                           std::to_string(ahead()) + " of " + std::to_string(n) +
                           " bytes");
@@ -241,15 +229,14 @@ inline void stream::read_exactly(void* p, std::size_t n, deadline until) {
   std::memcpy(p, all.data(), n);
 }
 
-inline std::optional<std::string> stream::read_until(std::string_view delimiter,
-                                                     std::size_t limit,
-                                                     deadline until) {
+// Empty where the stream ends before a delimiter: what there is stays.
+inline std::optional<std::string> stream::take_until(io_call& reading,
+                                                     std::string_view delimiter,
+                                                     std::size_t limit) {
   if (delimiter.empty())
     throw std::invalid_argument("read_until: the delimiter is empty");
   std::size_t searched = 0;  // from consumed_ on
-  std::uint64_t taken_by_then = taken_;
   for (;;) {
-    if (taken_by_then != taken_) searched = 0, taken_by_then = taken_;
     const auto unread = std::string_view(buffer_).substr(consumed_);
     const std::size_t at = unread.find(delimiter, searched);
     if (at != std::string_view::npos && at <= limit) {
@@ -257,64 +244,75 @@ inline std::optional<std::string> stream::read_until(std::string_view delimiter,
       taken.resize(at);
       return taken;
     }
-    if (unread.size() >= delimiter.size() &&
-        unread.size() - delimiter.size() >= limit)
-      throw line_too_long("read_until: no delimiter within " +
-                          std::to_string(limit) + " bytes");
     searched = unread.size() < delimiter.size()
                    ? 0
                    : unread.size() - delimiter.size() + 1;
-    if (read_ahead(until)) continue;
-    if (ahead() == 0) return std::nullopt;
-    throw end_of_stream("read_until: the stream ended before the delimiter");
+    if (searched > limit)
+      throw line_too_long("read_until: no delimiter within " +
+                          std::to_string(limit) + " bytes");
+    if (!read_ahead(reading)) return std::nullopt;
   }
+}
+
+inline std::optional<std::string> stream::read_until(std::string_view delimiter,
+                                                     std::size_t limit,
+                                                     deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  auto text = take_until(reading, delimiter, limit);
+  if (!text && ahead() != 0)
+    throw end_of_stream("read_until: the stream ended before the delimiter");
+  return text;
 }
 
 inline std::optional<std::string> stream::read_line(std::size_t limit,
                                                     deadline until) {
-  std::optional<std::string> line;
-  try {
-    line = read_until("\n", limit, until);
-  } catch (const end_of_stream&) {
-    return take_ahead(ahead());
-  }
+  io_call reading(descriptor_, readable, until, "reading descriptor");
+  auto line = take_until(reading, "\n", limit);
+  if (!line && ahead() != 0) return take_ahead(ahead());
   if (line && !line->empty() && line->back() == '\r') line->pop_back();
   return line;
 }
 
 inline std::string stream::read_all(std::size_t limit, deadline until) {
+  io_call reading(descriptor_, readable, until, "reading descriptor");
   do {
     if (ahead() > limit)
       throw line_too_long("read_all: more than " + std::to_string(limit) +
                           " bytes");
-  } while (read_ahead(until));
+  } while (read_ahead(reading));
   return take_ahead(ahead());
+}
+
+inline std::size_t stream::send(io_call& writing, const void* p,
+                                std::size_t n) {
+  if (kind_ == kind::file)
+    return call_on_file(fd(), "writing descriptor",
+                        [=](int file) { return ::write(file, p, n); });
+  return static_cast<std::size_t>(writing.retry([&] {
+    if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
+      return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (kind_ == kind::non_blocking) return sys->write(fd(), p, n);
+    // A pipe that is writable takes this much without blocking.
+    if (poll_now(fd(), writable))
+      return sys->write(fd(), p, std::min(n, std::size_t{PIPE_BUF}));
+    errno = EAGAIN;
+    return ssize_t{-1};
+  }));
 }
 
 inline std::size_t stream::write_some(const void* p, std::size_t n,
                                       deadline until) {
   if (n == 0) return 0;
-  if (kind_ == kind::file)
-    return call_on_file(fd(), "writing descriptor",
-                        [=](int file) { return ::write(file, p, n); });
-  return static_cast<std::size_t>(
-      descriptor_.retry(writable, until, "writing descriptor", [&] {
-        const int out = fd();
-        if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
-          return sys->send(out, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (kind_ == kind::non_blocking) return sys->write(out, p, n);
-        // A pipe that is writable takes this much without blocking.
-        if (poll_now(out, writable))
-          return sys->write(out, p, std::min(n, std::size_t{PIPE_BUF}));
-        errno = EAGAIN;
-        return ssize_t{-1};
-      }));
+  io_call writing(descriptor_, writable, until, "writing descriptor");
+  return send(writing, p, n);
 }
 
 inline void stream::write_all(const void* p, std::size_t n, deadline until) {
+  if (n == 0) return;
+  io_call writing(descriptor_, writable, until, "writing descriptor");
   const char* from = static_cast<const char*>(p);
   while (n > 0) {
-    const std::size_t put = write_some(from, n, until);
+    const std::size_t put = send(writing, from, n);
     from += put;
     n -= put;
   }

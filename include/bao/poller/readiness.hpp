@@ -3,10 +3,10 @@
 // The contract of the three pollers, which one set of tests holds them to:
 //
 //   watch(fd, want)
-//       Once any of `want` holds, the next wait() reports fd. One report, then
-//       it is forgotten: watch it again to hear more. False: the system cannot
-//       watch this one, as it is always ready (a regular file). Throws
-//       std::system_error.
+//       Once any of `want` holds, the next wait() reports fd. After one report,
+//       watch it again to hear more: the other direction may have been
+//       forgotten along with it. False: the system cannot watch this one, as
+//       it is always ready (a regular file). Throws std::system_error.
 //   watch_owned(fd, want)
 //       The same of a descriptor that its owner only closes after forget(). It
 //       may be reported again without being asked for. The owner must have met
