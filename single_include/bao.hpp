@@ -1140,7 +1140,6 @@ inline thread_state::thread_state() {
 // When the thread ends. Objects at namespace scope may hold suspended fibers
 // still, which are unwound after this: so whatever they need is left in place.
 inline void thread_state::end() {
-  main.life = flow_state::finished;
   ended = true;
   take_back();
   stacks.release();
@@ -1228,8 +1227,8 @@ inline switch_trace set_switch_trace(switch_trace trace) {
   return std::exchange(trace_switch, trace);
 }
 
-// Throws bao::killed where a flow is suspended, and returns when it has ended or
-// has switched back. What then is to be thrown here is pending.
+// Throws bao::killed where a flow is suspended, and returns when it has ended
+// or has switched back. What then is to be thrown here is pending.
 inline void strike(thread_state& t, fiber& victim) {
   fiber* const mine = t.current;
   fiber* const me = flow_of(mine);
@@ -1345,8 +1344,11 @@ class coroutine_ref {
     std::exchange(flow_->link, other.flow_)->release();
   }
 
+  // The main flow of a thread ends with the thread.
   flow_state state() const {
-    return flow_ == nullptr ? flow_state::finished : flow_->state();
+    if (flow_ == nullptr) return flow_state::finished;
+    const bool gone = flow_ == &flow_->home->main && flow_->home->ended;
+    return gone ? flow_state::finished : flow_->state();
   }
   bool dead() const { return state() == flow_state::finished; }
   explicit operator bool() const {  // started, and not ended
@@ -2812,7 +2814,7 @@ inline void timer::cancel() {
 namespace bao {
 inline namespace BAO_ABI {
 
-// A set of: readable, writable, hung_up. False when empty.
+// A set of: readable, writable, uncertain. False when empty.
 struct readiness {
   unsigned char bits = 0;
 
@@ -2836,9 +2838,9 @@ struct readiness {
 
 inline constexpr readiness readable{1};
 inline constexpr readiness writable{2};
-// The other end will send no more, or the connection is broken: reading will
-// not have to wait any more, so there will be no news of it either.
-inline constexpr readiness hung_up{4};
+// A short read does not mean that there is no more: the other end has hung up,
+// of which there is news only once, or has sent urgent data, where reads stop.
+inline constexpr readiness uncertain{4};
 
 // A descriptor that becomes readable when somebody calls ring().
 class doorbell {
@@ -2976,7 +2978,7 @@ class select_poller {
       if (!FD_ISSET(fd, &reading_) && !FD_ISSET(fd, &writing_)) continue;
       if (::fcntl(fd, F_GETFD) != -1) continue;
       forget(fd);
-      report(fd, readable | writable | hung_up);
+      report(fd, readable | writable | uncertain);
     }
   }
 
@@ -3060,7 +3062,7 @@ class poll_poller {
       readiness ready;
       if (e.revents & (POLLIN | bad)) ready = ready | readable;
       if (e.revents & (POLLOUT | bad)) ready = ready | writable;
-      if (e.revents & bad) ready = ready | hung_up;
+      if (e.revents & bad) ready = ready | uncertain;
       if (ready & readable) e.events = static_cast<short>(e.events & ~POLLIN);
       if (ready & writable) e.events = static_cast<short>(e.events & ~POLLOUT);
       if (e.events == 0) remove(at);
@@ -3162,7 +3164,8 @@ class epoll_poller {
     entry& e = entry_of(fd);
     if (e.lasting) return true;
     ++e.generation;
-    const unsigned events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    const unsigned events =
+        EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
     if (!control(EPOLL_CTL_ADD, fd, events, e.generation) &&
         !(errno == EEXIST && control(EPOLL_CTL_MOD, fd, events, e.generation)))
       return cannot_watch(fd);
@@ -3189,10 +3192,11 @@ class epoll_poller {
       } else if (entry_of(fd).generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
-        if (e & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
           ready = ready | readable;
         if (e & (EPOLLOUT | EPOLLHUP | EPOLLERR)) ready = ready | writable;
-        if (e & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) ready = ready | hung_up;
+        if (e & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+          ready = ready | uncertain;
         report(fd, ready);
       }
     }
@@ -3495,9 +3499,11 @@ class scheduler {
   // Lets every other ready task run once. Throws what interrupts us.
   [[gnu::always_inline]] void yield();
 
-  // The same after a call that did not have to wait, every so often, and
-  // without throwing; not when `until` has passed.
-  void give_way(deadline until);
+  // Counts a call that may not have to wait. True when it is time to yield.
+  bool time_to_yield() {
+    constexpr int most_busy_calls = 32;
+    return ++busy_calls_ > most_busy_calls;
+  }
 
   // Throws what interrupts the running task, without suspending.
   void meet_interruption() {
@@ -3521,8 +3527,6 @@ class scheduler {
   bao::poller& poller() { return poller_; }
   list<task_block>& tasks() { return tasks_; }
   bool ending() const { return ending_; }
-  // Exceptions on their way out of the running flow.
-  unsigned unwinding() const { return thread_.exceptions->uncaught; }
   nanoseconds turn_began() const { return now_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
@@ -3662,11 +3666,6 @@ inline void scheduler::yield() {
     switch_fiber(thread_, *thread_.current, *enter(*next));
   }
   me.stage = task_state::running;
-}
-
-inline void scheduler::give_way(deadline until) {
-  constexpr int most_busy_calls = 32;
-  if (++busy_calls_ > most_busy_calls && !until.passed()) let_others_run();
 }
 
 // The first cause wins: its alarm is off from now on.
@@ -4990,8 +4989,19 @@ class place_in_line {
     return w == &self_;
   }
 
-  // Suspends until there may be news (true) or `until` passes (false). Throws
-  // EBADF when the descriptor is closed: then nothing else of it may be used.
+  // Each throws EBADF when the descriptor is closed meanwhile: then nothing
+  // else of it may be used. They suspend until `until` at the latest (false).
+
+  // Until nobody is before us.
+  bool wait_for_turn(deadline until, const char* what) {
+    while (!our_turn()) {
+      const bool woken = scheduler_.park(until, {what, fd_});
+      expect_open(what);
+      if (!woken) return false;
+    }
+    return true;
+  }
+  // Until there may be news.
   bool wait(deadline until, const char* what) {
     poller& p = scheduler_.poller();
     const bool watched =
@@ -5086,7 +5096,7 @@ class descriptor {
   // The last call has shown that there is nothing left in this direction,
   // unless the other end has hung up, of which there is news only once.
   void drained(readiness direction) {
-    if (watch_ != nullptr && !(watch_->ready & hung_up))
+    if (watch_ != nullptr && !(watch_->ready & uncertain))
       watch_->ready = watch_->ready.without(direction);
   }
 
@@ -5166,29 +5176,21 @@ class io_call {
         until_(until),
         name_(name),
         scheduler_(descriptor::here()) {
-    if (scheduler_ != nullptr) {
-      scheduler_->meet_interruption();
-      unwinding_ = scheduler_->unwinding();
-    }
+    if (scheduler_ != nullptr) scheduler_->meet_interruption();
     if (d.watch_ == nullptr ||
         (d.watch_->waiters.empty() && d.home_ == scheduler_))
       return;
     get_in_line();
-    while (!place_->our_turn())
-      if (!place_->wait(until_, name_)) too_late();
+    if (!place_->wait_for_turn(until_, name_)) too_late();
   }
   io_call(const io_call&) = delete;
-  ~io_call() {
-    place_.reset();
-    if (scheduler_ != nullptr && scheduler_->unwinding() == unwinding_)
-      scheduler_->give_way(until_);
-  }
 
   // Calls call(), which returns -1 and sets errno like a system call, until it
   // does not return EAGAIN; suspends in between until there may be news. Throws
   // std::system_error: what the call meets, timed_out when late.
   template <class Call>
   auto retry(Call call) {
+    if (scheduler_ != nullptr && scheduler_->time_to_yield()) yield();
     bool late = false;
     for (;;) {
       // Too late is not too late for what is there.
@@ -5206,6 +5208,18 @@ class io_call {
     }
   }
 
+  // Has a helper thread make the call, with a duplicate of the descriptor: its
+  // number may be closed, and be given to another file, before its turn comes.
+  template <class Call>
+  auto elsewhere(Call call) {
+    if (!place_) get_in_line();
+    const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
+                                "duplicate descriptor"));
+    const auto result = offload([&] { return check(call(same.fd()), name_); });
+    place_->expect_open(name_);
+    return result;
+  }
+
   // Suspends for a while in the middle of the call; fails when late.
   void pause(clock::duration time) {
     if (until_.passed()) too_late();
@@ -5221,6 +5235,12 @@ class io_call {
     place_.emplace(*scheduler_, descriptor_.fd_, *descriptor_.watch_,
                    direction_);
   }
+  void yield() {
+    if (until_.passed()) return;
+    if (!place_) get_in_line();
+    scheduler_->yield();
+    place_->expect_open(name_);
+  }
   [[noreturn]] void too_late() {
     errno = ETIMEDOUT;
     descriptor_.fail(name_);
@@ -5231,7 +5251,6 @@ class io_call {
   deadline until_;
   const char* name_;
   scheduler* scheduler_;
-  unsigned unwinding_ = 0;
   std::optional<place_in_line> place_;
 };
 
@@ -5297,8 +5316,9 @@ class stream {
   void read_exactly(void* p, std::size_t n, deadline until = never);
   std::string read_exactly(std::size_t n, deadline until = never);
 
-  // A line without its \n or \r\n; empty at the end. A last line may lack its
-  // end. Throws line_too_long after `limit` bytes without one.
+  // A line without its \n or \r\n; empty at the end of the stream, which is not
+  // an empty line. A last line may lack its end. Throws line_too_long after
+  // `limit` bytes without one.
   std::optional<std::string> read_line(std::size_t limit,
                                        deadline until = never);
   std::optional<std::string> read_line(deadline until = never) {
@@ -5379,20 +5399,11 @@ inline stream::kind stream::kind_of(int fd) {
                                            : kind::pollable;
 }
 
-// A call that a helper thread makes on a file: on a duplicate, for the number
-// may be closed, and be given to another file, before its turn comes.
-template <class Call>
-std::size_t call_on_file(int fd, const char* name, Call call) {
-  const descriptor same(check(::fcntl(fd, F_DUPFD_CLOEXEC, 0), name));
-  return static_cast<std::size_t>(
-      offload([&] { return check(call(same.fd()), name); }));
-}
-
 // Reads from the kernel.
 inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   if (kind_ == kind::file)
-    return call_on_file(fd(), "reading descriptor",
-                        [=](int file) { return ::read(file, p, n); });
+    return static_cast<std::size_t>(
+        reading.elsewhere([=](int file) { return ::read(file, p, n); }));
   return static_cast<std::size_t>(reading.retry([&] {
     if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
       if (kind_ == kind::non_blocking || poll_now(fd(), readable))
@@ -5521,8 +5532,8 @@ inline std::string stream::read_all(std::size_t limit, deadline until) {
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
-    return call_on_file(fd(), "writing descriptor",
-                        [=](int file) { return ::write(file, p, n); });
+    return static_cast<std::size_t>(
+        writing.elsewhere([=](int file) { return ::write(file, p, n); }));
   return static_cast<std::size_t>(writing.retry([&] {
     if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);

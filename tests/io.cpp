@@ -782,23 +782,6 @@ TEST_CASE("V67: a number closed behind our back is known anew by wait_fd") {
   ::close(number);
 }
 
-TEST_CASE("V67: so it is when a stream had been waiting for the number") {
-  auto ends = bao::socket_pair();
-  auto others = bao::socket_pair();
-  CHECK(error_of([&] { ends.first.read_some(100, 1ms); }) ==
-        std::errc::timed_out);
-  const int number = ends.first.fd();
-  ::close(number);
-  REQUIRE(::fcntl(others.first.fd(), F_DUPFD_CLOEXEC, 0) == number);
-  auto waiter =
-      bao::spawn([&] { return bao::wait_fd(number, bao::readable, 1s); });
-  bao::yield();
-  others.second.write_all("x");
-  CHECK(waiter.get() == bao::readable);
-  ends.first.release();
-  ::close(number);
-}
-
 TEST_CASE("X20: an empty stream and one that was closed are bad descriptors") {
   bao::stream empty;
   CHECK(!empty);

@@ -521,45 +521,57 @@ TEST_CASE("V65: accept without descriptors waits, without haste, for some") {
   } system;
   bao::tcp_listener door("127.0.0.1:0");
   bao::sys = &system;
+  CHECK(error_of([&] { door.accept(1ms); }) == std::errc::timed_out);
+  system.accepts = 0;
   auto client = bao::connect(door.local_address(), 5s);
-  CHECK(error_of([&] { client.read_some(1, 1ms); }) == std::errc::timed_out);
-  rlimit before;
+  rlimit before, none;
   ::getrlimit(RLIMIT_NOFILE, &before);
+  none = before;
   const int free_one = ::dup(door.fd());
   ::close(free_one);
-  rlimit none = before;
+  bao::tcp_stream first, second;
+  bool enough = false;
+  auto relief = bao::spawn([&] {
+    while (!enough) bao::sleep(1ms);
+    bao::sleep(20ms);
+    ::setrlimit(RLIMIT_NOFILE, &before);
+  });
+  bao::yield();
   none.rlim_cur = static_cast<rlim_t>(free_one);
   ::setrlimit(RLIMIT_NOFILE, &none);
-  const auto why = error_of([&] { door.accept(60ms); });
-  auto server = bao::spawn([&] { return door.accept(10s).fd(); });
-  bao::sleep(20ms);
-  const bool waits = !server.done();
-  ::setrlimit(RLIMIT_NOFILE, &before);
-  server.join();
+  const auto late = error_of([&] { first = door.accept(30ms); });
+  enough = true;
+  const auto in_time = error_of([&] { second = door.accept(30s); });
+  relief.join();
   bao::sys = &bao::the_system;
-  CHECK(why == std::errc::timed_out);
-  CHECK(waits);
-  CHECK(server.get() == free_one);
+  CHECK(late == std::errc::timed_out);
+  CHECK(!in_time);
+  CHECK(second.fd() == free_one);
   CHECK(system.accepts >= 3);
   CHECK(system.accepts < 20);
 }
 
 TEST_CASE("X20: a listener may be closed while accept has no descriptors") {
   bao::tcp_listener door("127.0.0.1:0");
+  CHECK(error_of([&] { door.accept(1ms); }) == std::errc::timed_out);
   auto client = bao::connect(door.local_address(), 5s);
-  rlimit before;
+  rlimit before, none;
   ::getrlimit(RLIMIT_NOFILE, &before);
+  none = before;
   const int free_one = ::dup(door.fd());
   ::close(free_one);
-  rlimit none = before;
-  none.rlim_cur = static_cast<rlim_t>(free_one);
-  auto server = bao::spawn([&] { door.accept(10s); });
-  ::setrlimit(RLIMIT_NOFILE, &none);
+  auto closer = bao::spawn([&] {
+    bao::yield();
+    bao::sleep(5ms);
+    door.close();
+  });
   bao::yield();
-  door.close();
-  server.join();
+  none.rlim_cur = static_cast<rlim_t>(free_one);
+  ::setrlimit(RLIMIT_NOFILE, &none);
+  const auto why = error_of([&] { door.accept(10s); });
   ::setrlimit(RLIMIT_NOFILE, &before);
-  CHECK(error_of([&] { server.get(); }) == std::errc::bad_file_descriptor);
+  CHECK(why == std::errc::bad_file_descriptor);
+  closer.get();
 }
 
 // --- IPv6, unix --------------------------------------------------------------

@@ -776,29 +776,6 @@ TEST_CASE("X2: the handler of a kill may wait; a second kill pierces it") {
   CHECK(t.killed());
 }
 
-TEST_CASE("X2: a handler that handles another error within may wait as well") {
-  std::string log;
-  auto t = bao::spawn([&] {
-    try {
-      wait_for_ever();
-    } catch (const bao::killed&) {
-      try {
-        throw std::runtime_error("error");
-      } catch (const std::runtime_error&) {
-        bao::yield();
-        log += "inner ";
-      }
-      bao::yield();
-      log += "outer ";
-      throw;
-    }
-  });
-  bao::yield();
-  t.kill();
-  CHECK(log == "inner outer ");
-  CHECK(t.killed());
-}
-
 TEST_CASE("X2: a generator resumed in the handler of a kill may wait") {
   std::string log;
   auto t = bao::spawn([&] {

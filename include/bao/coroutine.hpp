@@ -52,8 +52,8 @@ inline switch_trace set_switch_trace(switch_trace trace) {
   return std::exchange(trace_switch, trace);
 }
 
-// Throws bao::killed where a flow is suspended, and returns when it has ended or
-// has switched back. What then is to be thrown here is pending.
+// Throws bao::killed where a flow is suspended, and returns when it has ended
+// or has switched back. What then is to be thrown here is pending.
 inline void strike(thread_state& t, fiber& victim) {
   fiber* const mine = t.current;
   fiber* const me = flow_of(mine);
@@ -169,8 +169,11 @@ class coroutine_ref {
     std::exchange(flow_->link, other.flow_)->release();
   }
 
+  // The main flow of a thread ends with the thread.
   flow_state state() const {
-    return flow_ == nullptr ? flow_state::finished : flow_->state();
+    if (flow_ == nullptr) return flow_state::finished;
+    const bool gone = flow_ == &flow_->home->main && flow_->home->ended;
+    return gone ? flow_state::finished : flow_->state();
   }
   bool dead() const { return state() == flow_state::finished; }
   explicit operator bool() const {  // started, and not ended

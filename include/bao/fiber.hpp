@@ -394,7 +394,6 @@ inline thread_state::thread_state() {
 // When the thread ends. Objects at namespace scope may hold suspended fibers
 // still, which are unwound after this: so whatever they need is left in place.
 inline void thread_state::end() {
-  main.life = flow_state::finished;
   ended = true;
   take_back();
   stacks.release();

@@ -82,8 +82,19 @@ class place_in_line {
     return w == &self_;
   }
 
-  // Suspends until there may be news (true) or `until` passes (false). Throws
-  // EBADF when the descriptor is closed: then nothing else of it may be used.
+  // Each throws EBADF when the descriptor is closed meanwhile: then nothing
+  // else of it may be used. They suspend until `until` at the latest (false).
+
+  // Until nobody is before us.
+  bool wait_for_turn(deadline until, const char* what) {
+    while (!our_turn()) {
+      const bool woken = scheduler_.park(until, {what, fd_});
+      expect_open(what);
+      if (!woken) return false;
+    }
+    return true;
+  }
+  // Until there may be news.
   bool wait(deadline until, const char* what) {
     poller& p = scheduler_.poller();
     const bool watched =
@@ -178,7 +189,7 @@ class descriptor {
   // The last call has shown that there is nothing left in this direction,
   // unless the other end has hung up, of which there is news only once.
   void drained(readiness direction) {
-    if (watch_ != nullptr && !(watch_->ready & hung_up))
+    if (watch_ != nullptr && !(watch_->ready & uncertain))
       watch_->ready = watch_->ready.without(direction);
   }
 
@@ -258,29 +269,21 @@ class io_call {
         until_(until),
         name_(name),
         scheduler_(descriptor::here()) {
-    if (scheduler_ != nullptr) {
-      scheduler_->meet_interruption();
-      unwinding_ = scheduler_->unwinding();
-    }
+    if (scheduler_ != nullptr) scheduler_->meet_interruption();
     if (d.watch_ == nullptr ||
         (d.watch_->waiters.empty() && d.home_ == scheduler_))
       return;
     get_in_line();
-    while (!place_->our_turn())
-      if (!place_->wait(until_, name_)) too_late();
+    if (!place_->wait_for_turn(until_, name_)) too_late();
   }
   io_call(const io_call&) = delete;
-  ~io_call() {
-    place_.reset();
-    if (scheduler_ != nullptr && scheduler_->unwinding() == unwinding_)
-      scheduler_->give_way(until_);
-  }
 
   // Calls call(), which returns -1 and sets errno like a system call, until it
   // does not return EAGAIN; suspends in between until there may be news. Throws
   // std::system_error: what the call meets, timed_out when late.
   template <class Call>
   auto retry(Call call) {
+    if (scheduler_ != nullptr && scheduler_->time_to_yield()) yield();
     bool late = false;
     for (;;) {
       // Too late is not too late for what is there.
@@ -298,6 +301,18 @@ class io_call {
     }
   }
 
+  // Has a helper thread make the call, with a duplicate of the descriptor: its
+  // number may be closed, and be given to another file, before its turn comes.
+  template <class Call>
+  auto elsewhere(Call call) {
+    if (!place_) get_in_line();
+    const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
+                                "duplicate descriptor"));
+    const auto result = offload([&] { return check(call(same.fd()), name_); });
+    place_->expect_open(name_);
+    return result;
+  }
+
   // Suspends for a while in the middle of the call; fails when late.
   void pause(clock::duration time) {
     if (until_.passed()) too_late();
@@ -313,6 +328,12 @@ class io_call {
     place_.emplace(*scheduler_, descriptor_.fd_, *descriptor_.watch_,
                    direction_);
   }
+  void yield() {
+    if (until_.passed()) return;
+    if (!place_) get_in_line();
+    scheduler_->yield();
+    place_->expect_open(name_);
+  }
   [[noreturn]] void too_late() {
     errno = ETIMEDOUT;
     descriptor_.fail(name_);
@@ -323,7 +344,6 @@ class io_call {
   deadline until_;
   const char* name_;
   scheduler* scheduler_;
-  unsigned unwinding_ = 0;
   std::optional<place_in_line> place_;
 };
 

@@ -62,9 +62,11 @@ class scheduler {
   // Lets every other ready task run once. Throws what interrupts us.
   [[gnu::always_inline]] void yield();
 
-  // The same after a call that did not have to wait, every so often, and
-  // without throwing; not when `until` has passed.
-  void give_way(deadline until);
+  // Counts a call that may not have to wait. True when it is time to yield.
+  bool time_to_yield() {
+    constexpr int most_busy_calls = 32;
+    return ++busy_calls_ > most_busy_calls;
+  }
 
   // Throws what interrupts the running task, without suspending.
   void meet_interruption() {
@@ -88,8 +90,6 @@ class scheduler {
   bao::poller& poller() { return poller_; }
   list<task_block>& tasks() { return tasks_; }
   bool ending() const { return ending_; }
-  // Exceptions on their way out of the running flow.
-  unsigned unwinding() const { return thread_.exceptions->uncaught; }
   nanoseconds turn_began() const { return now_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
@@ -229,11 +229,6 @@ inline void scheduler::yield() {
     switch_fiber(thread_, *thread_.current, *enter(*next));
   }
   me.stage = task_state::running;
-}
-
-inline void scheduler::give_way(deadline until) {
-  constexpr int most_busy_calls = 32;
-  if (++busy_calls_ > most_busy_calls && !until.passed()) let_others_run();
 }
 
 // The first cause wins: its alarm is off from now on.

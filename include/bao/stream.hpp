@@ -62,8 +62,9 @@ class stream {
   void read_exactly(void* p, std::size_t n, deadline until = never);
   std::string read_exactly(std::size_t n, deadline until = never);
 
-  // A line without its \n or \r\n; empty at the end. A last line may lack its
-  // end. Throws line_too_long after `limit` bytes without one.
+  // A line without its \n or \r\n; empty at the end of the stream, which is not
+  // an empty line. A last line may lack its end. Throws line_too_long after
+  // `limit` bytes without one.
   std::optional<std::string> read_line(std::size_t limit,
                                        deadline until = never);
   std::optional<std::string> read_line(deadline until = never) {
@@ -144,20 +145,11 @@ inline stream::kind stream::kind_of(int fd) {
                                            : kind::pollable;
 }
 
-// A call that a helper thread makes on a file: on a duplicate, for the number
-// may be closed, and be given to another file, before its turn comes.
-template <class Call>
-std::size_t call_on_file(int fd, const char* name, Call call) {
-  const descriptor same(check(::fcntl(fd, F_DUPFD_CLOEXEC, 0), name));
-  return static_cast<std::size_t>(
-      offload([&] { return check(call(same.fd()), name); }));
-}
-
 // Reads from the kernel.
 inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   if (kind_ == kind::file)
-    return call_on_file(fd(), "reading descriptor",
-                        [=](int file) { return ::read(file, p, n); });
+    return static_cast<std::size_t>(
+        reading.elsewhere([=](int file) { return ::read(file, p, n); }));
   return static_cast<std::size_t>(reading.retry([&] {
     if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
       if (kind_ == kind::non_blocking || poll_now(fd(), readable))
@@ -286,8 +278,8 @@ inline std::string stream::read_all(std::size_t limit, deadline until) {
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
-    return call_on_file(fd(), "writing descriptor",
-                        [=](int file) { return ::write(file, p, n); });
+    return static_cast<std::size_t>(
+        writing.elsewhere([=](int file) { return ::write(file, p, n); }));
   return static_cast<std::size_t>(writing.retry([&] {
     if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -52,7 +52,8 @@ class epoll_poller {
     entry& e = entry_of(fd);
     if (e.lasting) return true;
     ++e.generation;
-    const unsigned events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    const unsigned events =
+        EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
     if (!control(EPOLL_CTL_ADD, fd, events, e.generation) &&
         !(errno == EEXIST && control(EPOLL_CTL_MOD, fd, events, e.generation)))
       return cannot_watch(fd);
@@ -79,10 +80,11 @@ class epoll_poller {
       } else if (entry_of(fd).generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
-        if (e & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
           ready = ready | readable;
         if (e & (EPOLLOUT | EPOLLHUP | EPOLLERR)) ready = ready | writable;
-        if (e & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) ready = ready | hung_up;
+        if (e & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+          ready = ready | uncertain;
         report(fd, ready);
       }
     }

@@ -64,7 +64,7 @@ class poll_poller {
       readiness ready;
       if (e.revents & (POLLIN | bad)) ready = ready | readable;
       if (e.revents & (POLLOUT | bad)) ready = ready | writable;
-      if (e.revents & bad) ready = ready | hung_up;
+      if (e.revents & bad) ready = ready | uncertain;
       if (ready & readable) e.events = static_cast<short>(e.events & ~POLLIN);
       if (ready & writable) e.events = static_cast<short>(e.events & ~POLLOUT);
       if (e.events == 0) remove(at);

@@ -43,7 +43,7 @@
 namespace bao {
 inline namespace BAO_ABI {
 
-// A set of: readable, writable, hung_up. False when empty.
+// A set of: readable, writable, uncertain. False when empty.
 struct readiness {
   unsigned char bits = 0;
 
@@ -67,9 +67,9 @@ struct readiness {
 
 inline constexpr readiness readable{1};
 inline constexpr readiness writable{2};
-// The other end will send no more, or the connection is broken: reading will
-// not have to wait any more, so there will be no news of it either.
-inline constexpr readiness hung_up{4};
+// A short read does not mean that there is no more: the other end has hung up,
+// of which there is news only once, or has sent urgent data, where reads stop.
+inline constexpr readiness uncertain{4};
 
 // A descriptor that becomes readable when somebody calls ring().
 class doorbell {

@@ -85,7 +85,7 @@ class select_poller {
       if (!FD_ISSET(fd, &reading_) && !FD_ISSET(fd, &writing_)) continue;
       if (::fcntl(fd, F_GETFD) != -1) continue;
       forget(fd);
-      report(fd, readable | writable | hung_up);
+      report(fd, readable | writable | uncertain);
     }
   }
 
