@@ -323,14 +323,22 @@ struct context {
   bool empty() const { return saved == nullptr; }
 };
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`.
-// Returns `from` when somebody continues it.
-[[gnu::always_inline]] inline context& switch_context(context& from,
-                                                      context& to) {
+// What one finds who is continued: where he was, and what was sent along.
+struct arrival {
+  context& self;
+  void* message;
+};
+
+// Leaves this flow, to be found in `from`, and continues the one in `to`, there
+// `message` arrives. Returns when somebody continues `from`: what he sends.
+[[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
+                                                     void* message) {
+  static thread_local void* sent;
   ucontext_t here;
   from.saved = &here;
+  sent = message;
   ::swapcontext(&here, to.saved);
-  return from;
+  return {from, sent};
 }
 
 // A flow that begins with entry() on the stack [low, high). entry() must not
@@ -360,6 +368,12 @@ struct context {
   bool empty() const { return ip == nullptr; }
 };
 
+// What one finds who is continued: where he was, and what was sent along.
+struct arrival {
+  context& self;
+  void* message;
+};
+
 // GCC's -fipa-reference does not believe the "memory" that the assembly below
 // says it changes: it keeps a file's own static variables in registers across
 // any function that calls nothing it cannot see. A call that it cannot see, and
@@ -374,10 +388,10 @@ never:
 #endif
 }
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`.
-// Returns `from` when somebody continues it: its address comes along in the
-// register where whoever does so had put it, while to remember it on the stack
-// would cost a load, and loads are what a switch is made of.
+// Leaves this flow, to be found in `from`, and continues the one in `to`, there
+// `message` arrives. Returns when somebody continues `from`: what he sends. Both
+// `from` and the message come along in registers: to look for them in memory
+// would cost loads, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
 // have changed: so the compiler saves those, and only those, that the
@@ -389,8 +403,8 @@ never:
 //
 // The frame pointer cannot be named as changed, hence it is saved by hand. The
 // modes of floating-point arithmetic belong to the thread and are not switched.
-[[gnu::always_inline]] inline context& switch_context(context& from,
-                                                      context& to) {
+[[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
+                                                     void* message) {
   others_may_run();
 #if defined(__x86_64__)
   context* out = &from;
@@ -408,13 +422,12 @@ never:
 #if defined(__CET__) && (__CET__ & 1)
       "endbr64\n\t"  // a place that an indirect jump may reach
 #endif
-      : "+D"(out), "+S"(in)
+      : "+D"(out), "+S"(in), "+d"(message)
       :
-      : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13",
-        "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
-        "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
-        "xmm15", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)",
-        "st(7)",
+      : "rax", "rbx", "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+        "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
 #if defined(__AVX512F__)
         "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",
         "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31",
@@ -428,6 +441,7 @@ never:
 #elif defined(__aarch64__)
   register context* out __asm__("x0") = &from;
   register context* in __asm__("x1") = &to;
+  register void* sent __asm__("x2") = message;
   __asm__ volatile(
       "adr x16, 1f\n\t"
       "mov x17, sp\n\t"
@@ -442,21 +456,22 @@ never:
 #if defined(__ARM_FEATURE_BTI_DEFAULT)
       "hint #36\n\t"  // bti j: a place that an indirect jump may reach
 #endif
-      : "+r"(out), "+r"(in)
+      : "+r"(out), "+r"(in), "+r"(sent)
       :
-      : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
-        "x13", "x14", "x15", "x16", "x17", "x18", "x19", "x20", "x21", "x22",
-        "x23", "x24", "x25", "x26", "x27", "x28", "x30", "v0", "v1", "v2", "v3",
-        "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14",
-        "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24",
-        "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+      : "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13",
+        "x14", "x15", "x16", "x17", "x18", "x19", "x20", "x21", "x22", "x23",
+        "x24", "x25", "x26", "x27", "x28", "x30", "v0", "v1", "v2", "v3", "v4",
+        "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15",
+        "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+        "v26", "v27", "v28", "v29", "v30", "v31",
 #if defined(__ARM_FEATURE_SVE)
         "p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10",
         "p11", "p12", "p13", "p14", "p15",
 #endif
         "memory", "cc");
+  message = sent;
 #endif
-  return *in;
+  return {*in, message};
 }
 
 // A flow that begins with entry() on the stack [low, high). entry() must not
@@ -964,34 +979,36 @@ inline void leave_flow(void**, const thread_state&, const stack*) {}
 inline void reach_flow(void*) {}
 #endif
 
-// Continues `to` where no exception is in flight. Returns `from`.
-[[gnu::always_inline]] inline fiber& switch_plainly(thread_state& t,
-                                                    fiber& from, fiber& to) {
+// Continues `to` where no exception is in flight.
+[[gnu::always_inline]] inline arrival switch_plainly(thread_state& t,
+                                                     fiber& from, fiber& to,
+                                                     void* message = nullptr) {
   t.current = &to;
   leave_flow(&from.fake_stack, t, to.memory);
-  fiber& self = static_cast<fiber&>(switch_context(from, to));
-  reach_flow(self.fake_stack);
-  return self;
+  const arrival a = switch_context(from, to, message);
+  reach_flow(static_cast<fiber&>(a.self).fake_stack);
+  return a;
 }
 
 // The slow path of switch_fiber: inside a catch block, or while unwinding.
-[[gnu::cold, gnu::noinline]] inline void switch_while_handling(thread_state& t,
-                                                               fiber& from,
-                                                               fiber& to) {
+[[gnu::cold, gnu::noinline]] inline arrival switch_while_handling(
+    thread_state& t, fiber& from, fiber& to, void* message = nullptr) {
   from.handling = *t.exceptions;
   *t.exceptions = {};
-  switch_plainly(t, from, to);
+  const arrival a = switch_plainly(t, from, to, message);
   *t.exceptions = from.handling;
   from.handling = {};
+  return a;
 }
 
-// Continues `to`, a started fiber of this thread; returns when somebody
-// continues `from`, the one that runs. Whoever arrives finds no exception in
-// flight: whoever leaves has taken his along.
-[[gnu::always_inline]] inline void switch_fiber(thread_state& t, fiber& from,
-                                                fiber& to) {
-  if (t.exceptions->any()) return switch_while_handling(t, from, to);
-  switch_plainly(t, from, to);
+// Continues `to`, a started fiber of this thread, there `message` arrives. Returns
+// when somebody continues `from`, the one that runs. Whoever arrives finds no
+// exception in flight: whoever leaves has taken his along.
+[[gnu::always_inline]] inline arrival switch_fiber(thread_state& t, fiber& from,
+                                                   fiber& to,
+                                                   void* message = nullptr) {
+  if (t.exceptions->any()) return switch_while_handling(t, from, to, message);
+  return switch_plainly(t, from, to, message);
 }
 
 // The first function on every stack: runs a fiber, hands the stack back to the
@@ -1007,7 +1024,7 @@ inline void fiber::runner() {
     if (next->memory == mine) continue;
     t.stacks.give(mine);
     leave_flow(&mine->fake_stack, t, next->memory);
-    switch_context(mine->idle, *next);
+    switch_context(mine->idle, *next, nullptr);
     reach_flow(mine->fake_stack);
   }
 }
@@ -1778,7 +1795,6 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   const char* kind() const noexcept override { return "generator"; }
 
-  slot* out = nullptr;              // the value on offer; null: there is none
   sent_value* sent = nullptr;       // null: by next()
   generator_core* consumed = this;  // whom the consumer holds: see yield_from()
   std::exception_ptr error;         // that ended it
@@ -1790,21 +1806,21 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     references = 1;
   }
 
-  // The consumer's side: runs the body to its next yield, which leaves `out`.
-  // False when there is no further one; throws the error that ended it.
-  [[gnu::always_inline]] bool advance(const char* call) {
+  // The consumer's side: runs the body to its next yield. Returns where the value
+  // lies; null when there is no further one. Throws the error that ended it.
+  [[gnu::always_inline]] slot* advance(const char* call) {
     fiber* to = leaf;
     thread_state* t = current_thread;
     if (to == nullptr || home != t) {
-      if (!begin(call)) return false;
+      if (!begin(call)) return nullptr;
       to = this;
       t = current_thread;
     }
     link = t->current;
     leaf = nullptr;
-    switch_fiber(*t, *link, *to);
-    if (out == nullptr) end();
-    return out != nullptr;
+    auto* value = static_cast<slot*>(switch_fiber(*t, *link, *to).message);
+    if (value == nullptr) end();
+    return value;
   }
 
   // The body's side: offers a value and waits until the consumer wants more.
@@ -1813,9 +1829,9 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (t == nullptr || t->current != this) refuse_yield();
     if (t->exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = consumed;
-    to->out = value;
     to->leaf = this;
-    switch_plainly(*t, *this, *to->link).meet_pending();
+    const arrival a = switch_plainly(*t, *this, *to->link, value);
+    static_cast<fiber&>(a.self).meet_pending();
   }
 
   // Runs `inner` to its end as if its body were part of ours: its values go to
@@ -1830,7 +1846,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (leaf == nullptr) refuse_running(call);
   }
 
-  void throw_in(std::exception_ptr e);
+  slot* throw_in(std::exception_ptr e);
   void close();
   void unwind() noexcept override;
 
@@ -1856,9 +1872,8 @@ class generator_core : public fiber, public yielder<Yield, Send> {
       yielded_late = true;
       return;
     }
-    consumed->out = value;
     consumed->leaf = this;
-    switch_while_handling(*home, *this, *consumed->link);
+    switch_while_handling(*home, *this, *consumed->link, value);
     meet_pending();
   }
 
@@ -1897,7 +1912,6 @@ fiber* generator_core<Y, S>::run() noexcept {
   if (yielded_late && error == nullptr)
     error = std::make_exception_ptr(close_ignored(
         "yield: called in a destructor while the generator was unwound"));
-  out = nullptr;
   life = flow_state::finished;
   return link;
 }
@@ -1929,12 +1943,11 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
 }
 
 template <class Y, class S>
-void generator_core<Y, S>::throw_in(std::exception_ptr e) {
+auto generator_core<Y, S>::throw_in(std::exception_ptr e) -> slot* {
   if (leaf != nullptr) {
     expect_suspended("throw_in");
     leaf->pending = std::move(e);
-    advance("throw_in");
-    return;
+    return advance("throw_in");
   }
   if (life == flow_state::running) refuse_running("throw_in");
   if (!finished()) {
@@ -1959,7 +1972,7 @@ void generator_core<Y, S>::close() {
   } until_it_stops{closing};
   closing = true;
   leaf->pending = std::make_exception_ptr(killed(this));
-  if (advance("close"))
+  if (advance("close") != nullptr)
     throw close_ignored("close: the body yields instead of ending");
 }
 
@@ -2061,7 +2074,7 @@ class generator {
   // then and ever after.
   [[gnu::always_inline]] step next() {
     static_assert(can_ask, "next() sends a default value: use send()");
-    return taken(core_ != nullptr && core_->advance("next"));
+    return taken(core_ != nullptr ? core_->advance("next") : nullptr);
   }
 
   // Makes `value` the result of the yield where the body stands, then like
@@ -2070,7 +2083,7 @@ class generator {
   step send(exactly_t<S> value) {
     if (state() == flow_state::created)
       throw not_started("send: the generator has not come to a yield yet");
-    if (core_ == nullptr || core_->finished()) return taken(false);
+    if (core_ == nullptr || core_->finished()) return taken(nullptr);
     core_->expect_suspended("send");
     core_->sent = &value;
     return taken(core_->advance("send"));
@@ -2081,8 +2094,7 @@ class generator {
   // ended, throws `error` here.
   step throw_in(std::exception_ptr error) {
     if (core_ == nullptr) std::rethrow_exception(error);
-    core_->throw_in(std::move(error));
-    return taken(core_->out != nullptr);
+    return taken(core_->throw_in(std::move(error)));
   }
   template <class E,
             class = std::enable_if_t<!std::is_same_v<E, std::exception_ptr>>>
@@ -2121,11 +2133,11 @@ class generator {
     using reference = slot&;
 
     iterator() = default;
-    reference operator*() const { return *core_->out; }
-    pointer operator->() const { return core_->out; }
+    reference operator*() const { return *value_; }
+    pointer operator->() const { return value_; }
     [[gnu::always_inline]] iterator& operator++() {
       static_assert(can_ask, "++ sends a default value: use send()");
-      if (!core_->advance("next")) core_ = nullptr;
+      value_ = core_->advance("next");
       return *this;
     }
     // Keeps the value for `*it++`.
@@ -2138,23 +2150,24 @@ class generator {
       return before;
     }
     friend bool operator==(const iterator& a, const iterator& b) {
-      return a.core_ == b.core_;
+      return a.value_ == b.value_;
     }
     friend bool operator!=(const iterator& a, const iterator& b) {
-      return a.core_ != b.core_;
+      return a.value_ != b.value_;
     }
 
    private:
     friend generator;
-    explicit iterator(core* c) : core_(c) {}
+    iterator(core* c, slot* value) : core_(c), value_(value) {}
     core* core_ = nullptr;
+    slot* value_ = nullptr;  // null at the end
   };
 
   // Runs the body to its next yield.
   [[gnu::always_inline]] iterator begin() {
     static_assert(!std::is_void_v<Yield>, "there is nothing to iterate over");
-    return iterator(core_ != nullptr && core_->advance("begin") ? core_
-                                                                : nullptr);
+    return iterator(core_,
+                    core_ != nullptr ? core_->advance("begin") : nullptr);
   }
   iterator end() { return iterator(); }
 
@@ -2163,14 +2176,14 @@ class generator {
 
   frame& frame_of() { return static_cast<frame&>(*core_); }
 
-  [[gnu::always_inline]] step taken(bool any) {
+  [[gnu::always_inline]] step taken(slot* value) {
     if constexpr (std::is_void_v<Yield>) {
-      return any;
+      return value != nullptr;
     } else if constexpr (std::is_reference_v<Yield>) {
-      return any ? core_->out : nullptr;
+      return value;
     } else {
-      if (!any) return std::nullopt;
-      return step(std::move(*core_->out));
+      if (value == nullptr) return std::nullopt;
+      return step(std::move(*value));
     }
   }
 

@@ -39,14 +39,22 @@ struct context {
   bool empty() const { return saved == nullptr; }
 };
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`.
-// Returns `from` when somebody continues it.
-[[gnu::always_inline]] inline context& switch_context(context& from,
-                                                      context& to) {
+// What one finds who is continued: where he was, and what was sent along.
+struct arrival {
+  context& self;
+  void* message;
+};
+
+// Leaves this flow, to be found in `from`, and continues the one in `to`, there
+// `message` arrives. Returns when somebody continues `from`: what he sends.
+[[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
+                                                     void* message) {
+  static thread_local void* sent;
   ucontext_t here;
   from.saved = &here;
+  sent = message;
   ::swapcontext(&here, to.saved);
-  return from;
+  return {from, sent};
 }
 
 // A flow that begins with entry() on the stack [low, high). entry() must not
@@ -76,6 +84,12 @@ struct context {
   bool empty() const { return ip == nullptr; }
 };
 
+// What one finds who is continued: where he was, and what was sent along.
+struct arrival {
+  context& self;
+  void* message;
+};
+
 // GCC's -fipa-reference does not believe the "memory" that the assembly below
 // says it changes: it keeps a file's own static variables in registers across
 // any function that calls nothing it cannot see. A call that it cannot see, and
@@ -90,10 +104,10 @@ never:
 #endif
 }
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`.
-// Returns `from` when somebody continues it: its address comes along in the
-// register where whoever does so had put it, while to remember it on the stack
-// would cost a load, and loads are what a switch is made of.
+// Leaves this flow, to be found in `from`, and continues the one in `to`, there
+// `message` arrives. Returns when somebody continues `from`: what he sends. Both
+// `from` and the message come along in registers: to look for them in memory
+// would cost loads, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
 // have changed: so the compiler saves those, and only those, that the
@@ -105,8 +119,8 @@ never:
 //
 // The frame pointer cannot be named as changed, hence it is saved by hand. The
 // modes of floating-point arithmetic belong to the thread and are not switched.
-[[gnu::always_inline]] inline context& switch_context(context& from,
-                                                      context& to) {
+[[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
+                                                     void* message) {
   others_may_run();
 #if defined(__x86_64__)
   context* out = &from;
@@ -124,13 +138,12 @@ never:
 #if defined(__CET__) && (__CET__ & 1)
       "endbr64\n\t"  // a place that an indirect jump may reach
 #endif
-      : "+D"(out), "+S"(in)
+      : "+D"(out), "+S"(in), "+d"(message)
       :
-      : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13",
-        "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
-        "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
-        "xmm15", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)",
-        "st(7)",
+      : "rax", "rbx", "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+        "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
 #if defined(__AVX512F__)
         "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",
         "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31",
@@ -144,6 +157,7 @@ never:
 #elif defined(__aarch64__)
   register context* out __asm__("x0") = &from;
   register context* in __asm__("x1") = &to;
+  register void* sent __asm__("x2") = message;
   __asm__ volatile(
       "adr x16, 1f\n\t"
       "mov x17, sp\n\t"
@@ -158,21 +172,22 @@ never:
 #if defined(__ARM_FEATURE_BTI_DEFAULT)
       "hint #36\n\t"  // bti j: a place that an indirect jump may reach
 #endif
-      : "+r"(out), "+r"(in)
+      : "+r"(out), "+r"(in), "+r"(sent)
       :
-      : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
-        "x13", "x14", "x15", "x16", "x17", "x18", "x19", "x20", "x21", "x22",
-        "x23", "x24", "x25", "x26", "x27", "x28", "x30", "v0", "v1", "v2", "v3",
-        "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14",
-        "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24",
-        "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+      : "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13",
+        "x14", "x15", "x16", "x17", "x18", "x19", "x20", "x21", "x22", "x23",
+        "x24", "x25", "x26", "x27", "x28", "x30", "v0", "v1", "v2", "v3", "v4",
+        "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15",
+        "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",
+        "v26", "v27", "v28", "v29", "v30", "v31",
 #if defined(__ARM_FEATURE_SVE)
         "p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10",
         "p11", "p12", "p13", "p14", "p15",
 #endif
         "memory", "cc");
+  message = sent;
 #endif
-  return *in;
+  return {*in, message};
 }
 
 // A flow that begins with entry() on the stack [low, high). entry() must not

@@ -218,34 +218,36 @@ inline void leave_flow(void**, const thread_state&, const stack*) {}
 inline void reach_flow(void*) {}
 #endif
 
-// Continues `to` where no exception is in flight. Returns `from`.
-[[gnu::always_inline]] inline fiber& switch_plainly(thread_state& t,
-                                                    fiber& from, fiber& to) {
+// Continues `to` where no exception is in flight.
+[[gnu::always_inline]] inline arrival switch_plainly(thread_state& t,
+                                                     fiber& from, fiber& to,
+                                                     void* message = nullptr) {
   t.current = &to;
   leave_flow(&from.fake_stack, t, to.memory);
-  fiber& self = static_cast<fiber&>(switch_context(from, to));
-  reach_flow(self.fake_stack);
-  return self;
+  const arrival a = switch_context(from, to, message);
+  reach_flow(static_cast<fiber&>(a.self).fake_stack);
+  return a;
 }
 
 // The slow path of switch_fiber: inside a catch block, or while unwinding.
-[[gnu::cold, gnu::noinline]] inline void switch_while_handling(thread_state& t,
-                                                               fiber& from,
-                                                               fiber& to) {
+[[gnu::cold, gnu::noinline]] inline arrival switch_while_handling(
+    thread_state& t, fiber& from, fiber& to, void* message = nullptr) {
   from.handling = *t.exceptions;
   *t.exceptions = {};
-  switch_plainly(t, from, to);
+  const arrival a = switch_plainly(t, from, to, message);
   *t.exceptions = from.handling;
   from.handling = {};
+  return a;
 }
 
-// Continues `to`, a started fiber of this thread; returns when somebody
-// continues `from`, the one that runs. Whoever arrives finds no exception in
-// flight: whoever leaves has taken his along.
-[[gnu::always_inline]] inline void switch_fiber(thread_state& t, fiber& from,
-                                                fiber& to) {
-  if (t.exceptions->any()) return switch_while_handling(t, from, to);
-  switch_plainly(t, from, to);
+// Continues `to`, a started fiber of this thread, there `message` arrives. Returns
+// when somebody continues `from`, the one that runs. Whoever arrives finds no
+// exception in flight: whoever leaves has taken his along.
+[[gnu::always_inline]] inline arrival switch_fiber(thread_state& t, fiber& from,
+                                                   fiber& to,
+                                                   void* message = nullptr) {
+  if (t.exceptions->any()) return switch_while_handling(t, from, to, message);
+  return switch_plainly(t, from, to, message);
 }
 
 // The first function on every stack: runs a fiber, hands the stack back to the
@@ -261,7 +263,7 @@ inline void fiber::runner() {
     if (next->memory == mine) continue;
     t.stacks.give(mine);
     leave_flow(&mine->fake_stack, t, next->memory);
-    switch_context(mine->idle, *next);
+    switch_context(mine->idle, *next, nullptr);
     reach_flow(mine->fake_stack);
   }
 }

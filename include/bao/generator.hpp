@@ -150,7 +150,6 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   const char* kind() const noexcept override { return "generator"; }
 
-  slot* out = nullptr;              // the value on offer; null: there is none
   sent_value* sent = nullptr;       // null: by next()
   generator_core* consumed = this;  // whom the consumer holds: see yield_from()
   std::exception_ptr error;         // that ended it
@@ -162,21 +161,21 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     references = 1;
   }
 
-  // The consumer's side: runs the body to its next yield, which leaves `out`.
-  // False when there is no further one; throws the error that ended it.
-  [[gnu::always_inline]] bool advance(const char* call) {
+  // The consumer's side: runs the body to its next yield. Returns where the value
+  // lies; null when there is no further one. Throws the error that ended it.
+  [[gnu::always_inline]] slot* advance(const char* call) {
     fiber* to = leaf;
     thread_state* t = current_thread;
     if (to == nullptr || home != t) {
-      if (!begin(call)) return false;
+      if (!begin(call)) return nullptr;
       to = this;
       t = current_thread;
     }
     link = t->current;
     leaf = nullptr;
-    switch_fiber(*t, *link, *to);
-    if (out == nullptr) end();
-    return out != nullptr;
+    auto* value = static_cast<slot*>(switch_fiber(*t, *link, *to).message);
+    if (value == nullptr) end();
+    return value;
   }
 
   // The body's side: offers a value and waits until the consumer wants more.
@@ -185,9 +184,9 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (t == nullptr || t->current != this) refuse_yield();
     if (t->exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = consumed;
-    to->out = value;
     to->leaf = this;
-    switch_plainly(*t, *this, *to->link).meet_pending();
+    const arrival a = switch_plainly(*t, *this, *to->link, value);
+    static_cast<fiber&>(a.self).meet_pending();
   }
 
   // Runs `inner` to its end as if its body were part of ours: its values go to
@@ -202,7 +201,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (leaf == nullptr) refuse_running(call);
   }
 
-  void throw_in(std::exception_ptr e);
+  slot* throw_in(std::exception_ptr e);
   void close();
   void unwind() noexcept override;
 
@@ -228,9 +227,8 @@ class generator_core : public fiber, public yielder<Yield, Send> {
       yielded_late = true;
       return;
     }
-    consumed->out = value;
     consumed->leaf = this;
-    switch_while_handling(*home, *this, *consumed->link);
+    switch_while_handling(*home, *this, *consumed->link, value);
     meet_pending();
   }
 
@@ -269,7 +267,6 @@ fiber* generator_core<Y, S>::run() noexcept {
   if (yielded_late && error == nullptr)
     error = std::make_exception_ptr(close_ignored(
         "yield: called in a destructor while the generator was unwound"));
-  out = nullptr;
   life = flow_state::finished;
   return link;
 }
@@ -301,12 +298,11 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
 }
 
 template <class Y, class S>
-void generator_core<Y, S>::throw_in(std::exception_ptr e) {
+auto generator_core<Y, S>::throw_in(std::exception_ptr e) -> slot* {
   if (leaf != nullptr) {
     expect_suspended("throw_in");
     leaf->pending = std::move(e);
-    advance("throw_in");
-    return;
+    return advance("throw_in");
   }
   if (life == flow_state::running) refuse_running("throw_in");
   if (!finished()) {
@@ -331,7 +327,7 @@ void generator_core<Y, S>::close() {
   } until_it_stops{closing};
   closing = true;
   leaf->pending = std::make_exception_ptr(killed(this));
-  if (advance("close"))
+  if (advance("close") != nullptr)
     throw close_ignored("close: the body yields instead of ending");
 }
 
@@ -433,7 +429,7 @@ class generator {
   // then and ever after.
   [[gnu::always_inline]] step next() {
     static_assert(can_ask, "next() sends a default value: use send()");
-    return taken(core_ != nullptr && core_->advance("next"));
+    return taken(core_ != nullptr ? core_->advance("next") : nullptr);
   }
 
   // Makes `value` the result of the yield where the body stands, then like
@@ -442,7 +438,7 @@ class generator {
   step send(exactly_t<S> value) {
     if (state() == flow_state::created)
       throw not_started("send: the generator has not come to a yield yet");
-    if (core_ == nullptr || core_->finished()) return taken(false);
+    if (core_ == nullptr || core_->finished()) return taken(nullptr);
     core_->expect_suspended("send");
     core_->sent = &value;
     return taken(core_->advance("send"));
@@ -453,8 +449,7 @@ class generator {
   // ended, throws `error` here.
   step throw_in(std::exception_ptr error) {
     if (core_ == nullptr) std::rethrow_exception(error);
-    core_->throw_in(std::move(error));
-    return taken(core_->out != nullptr);
+    return taken(core_->throw_in(std::move(error)));
   }
   template <class E,
             class = std::enable_if_t<!std::is_same_v<E, std::exception_ptr>>>
@@ -493,11 +488,11 @@ class generator {
     using reference = slot&;
 
     iterator() = default;
-    reference operator*() const { return *core_->out; }
-    pointer operator->() const { return core_->out; }
+    reference operator*() const { return *value_; }
+    pointer operator->() const { return value_; }
     [[gnu::always_inline]] iterator& operator++() {
       static_assert(can_ask, "++ sends a default value: use send()");
-      if (!core_->advance("next")) core_ = nullptr;
+      value_ = core_->advance("next");
       return *this;
     }
     // Keeps the value for `*it++`.
@@ -510,23 +505,24 @@ class generator {
       return before;
     }
     friend bool operator==(const iterator& a, const iterator& b) {
-      return a.core_ == b.core_;
+      return a.value_ == b.value_;
     }
     friend bool operator!=(const iterator& a, const iterator& b) {
-      return a.core_ != b.core_;
+      return a.value_ != b.value_;
     }
 
    private:
     friend generator;
-    explicit iterator(core* c) : core_(c) {}
+    iterator(core* c, slot* value) : core_(c), value_(value) {}
     core* core_ = nullptr;
+    slot* value_ = nullptr;  // null at the end
   };
 
   // Runs the body to its next yield.
   [[gnu::always_inline]] iterator begin() {
     static_assert(!std::is_void_v<Yield>, "there is nothing to iterate over");
-    return iterator(core_ != nullptr && core_->advance("begin") ? core_
-                                                                : nullptr);
+    return iterator(core_,
+                    core_ != nullptr ? core_->advance("begin") : nullptr);
   }
   iterator end() { return iterator(); }
 
@@ -535,14 +531,14 @@ class generator {
 
   frame& frame_of() { return static_cast<frame&>(*core_); }
 
-  [[gnu::always_inline]] step taken(bool any) {
+  [[gnu::always_inline]] step taken(slot* value) {
     if constexpr (std::is_void_v<Yield>) {
-      return any;
+      return value != nullptr;
     } else if constexpr (std::is_reference_v<Yield>) {
-      return any ? core_->out : nullptr;
+      return value;
     } else {
-      if (!any) return std::nullopt;
-      return step(std::move(*core_->out));
+      if (value == nullptr) return std::nullopt;
+      return step(std::move(*value));
     }
   }
 
