@@ -389,9 +389,9 @@ never:
 }
 
 // Leaves this flow, to be found in `from`, and continues the one in `to`, there
-// `message` arrives. Returns when somebody continues `from`: what he sends. Both
-// `from` and the message come along in registers: to look for them in memory
-// would cost loads, and loads are what a switch is made of.
+// `message` arrives. Returns when somebody continues `from`: what he sends.
+// Both `from` and the message come along in registers: to look for them in
+// memory would cost loads, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
 // have changed: so the compiler saves those, and only those, that the
@@ -802,17 +802,7 @@ struct exceptions_in_flight {
   unsigned uncaught = 0;
 
   bool any() const {
-#if defined(__SSE2__) && defined(__LP64__) && !defined(__clang__)
-    // Both words by one load, as loads are what a switch is made of.
-    using chars = char __attribute__((vector_size(16)));
-    chars both;
-    static_assert(sizeof(both) == sizeof(*this), "and four bytes of padding");
-    __builtin_memcpy(&both, this, sizeof(both));
-    const int zeros = __builtin_ia32_pmovmskb128(chars(both == 0));
-    return __builtin_expect((zeros & 0xfff) != 0xfff, 0);
-#else
     return __builtin_expect(caught != nullptr || uncaught != 0, 0);
-#endif
   }
 };
 
@@ -898,10 +888,6 @@ class main_flow final : public fiber {
 // What a thread that runs fibers keeps. It stays until the thread has ended and
 // the last fiber that has started there is gone.
 struct thread_state {
-  fiber* current = &main;  // who runs
-  fiber* root = &main;     // the first flow of the tree that runs
-  exceptions_in_flight* exceptions =
-      reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals());
   main_flow main;
   stack_pool stacks;
   std::atomic<fiber*> released{nullptr};  // by other threads; see take_back()
@@ -931,13 +917,21 @@ struct thread_state {
   std::atomic<long> others_{alive};
 };
 
-// This thread's, or null before its first fiber. All that bao keeps for a
-// thread hangs off this pointer: eight bytes that need neither constructor nor
-// guard.
+// What every switch touches, where it can be reached by one instruction: these
+// need neither constructor nor guard. All null before the thread's first fiber.
+struct thread_flows {
+  fiber* current = nullptr;  // who runs
+  fiber* root = nullptr;     // the first flow of the tree that runs
+  exceptions_in_flight* exceptions = nullptr;
+};
 #if defined(__ELF__)
-[[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
+#define BAO_HOT [[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
+#else
+#define BAO_HOT
 #endif
-inline thread_local thread_state* current_thread = nullptr;
+BAO_HOT inline thread_local thread_flows flows;
+BAO_HOT inline thread_local thread_state* current_thread = nullptr;
+#undef BAO_HOT
 
 // This thread's, made when there is none. Never suspends.
 inline thread_state& this_thread_state() {
@@ -952,12 +946,16 @@ inline thread_state& this_thread_state() {
   guard.touched = 1;
   return *current_thread;
 }
+inline const thread_flows& here_flows() {
+  this_thread_state();
+  return flows;
+}
 
 // What sanitizers are told: that a flow is about to be left, and that another
 // one has been reached. Nothing at all without them.
 #if defined(BAO_ASAN)
-inline void leave_flow(void** fake_stack, const thread_state& t,
-                       const stack* to) {
+inline void leave_flow(void** fake_stack, const stack* to) {
+  const thread_state& t = *current_thread;
   __sanitizer_start_switch_fiber(fake_stack,
                                  to != nullptr ? to->low : t.own_low,
                                  to != nullptr ? to->used_size() : t.own_size);
@@ -967,7 +965,7 @@ inline void reach_flow(void* fake_stack) {
 }
 #elif defined(BAO_TSAN)
 inline thread_local void* tsan_main = nullptr;
-inline void leave_flow(void**, const thread_state&, stack* to) {
+inline void leave_flow(void**, stack* to) {
   if (tsan_main == nullptr) tsan_main = __tsan_get_current_fiber();
   if (to != nullptr && to->tsan_fiber == nullptr)
     to->tsan_fiber = __tsan_create_fiber(0);
@@ -975,16 +973,15 @@ inline void leave_flow(void**, const thread_state&, stack* to) {
 }
 inline void reach_flow(void*) {}
 #else
-inline void leave_flow(void**, const thread_state&, const stack*) {}
+inline void leave_flow(void**, const stack*) {}
 inline void reach_flow(void*) {}
 #endif
 
 // Continues `to` where no exception is in flight.
-[[gnu::always_inline]] inline arrival switch_plainly(thread_state& t,
-                                                     fiber& from, fiber& to,
+[[gnu::always_inline]] inline arrival switch_plainly(fiber& from, fiber& to,
                                                      void* message = nullptr) {
-  t.current = &to;
-  leave_flow(&from.fake_stack, t, to.memory);
+  flows.current = &to;
+  leave_flow(&from.fake_stack, to.memory);
   const arrival a = switch_context(from, to, message);
   reach_flow(static_cast<fiber&>(a.self).fake_stack);
   return a;
@@ -992,38 +989,36 @@ inline void reach_flow(void*) {}
 
 // The slow path of switch_fiber: inside a catch block, or while unwinding.
 [[gnu::cold, gnu::noinline]] inline arrival switch_while_handling(
-    thread_state& t, fiber& from, fiber& to, void* message = nullptr) {
-  from.handling = *t.exceptions;
-  *t.exceptions = {};
-  const arrival a = switch_plainly(t, from, to, message);
-  *t.exceptions = from.handling;
+    fiber& from, fiber& to, void* message = nullptr) {
+  from.handling = *flows.exceptions;
+  *flows.exceptions = {};
+  const arrival a = switch_plainly(from, to, message);
+  *flows.exceptions = from.handling;
   from.handling = {};
   return a;
 }
 
-// Continues `to`, a started fiber of this thread, there `message` arrives. Returns
-// when somebody continues `from`, the one that runs. Whoever arrives finds no
-// exception in flight: whoever leaves has taken his along.
-[[gnu::always_inline]] inline arrival switch_fiber(thread_state& t, fiber& from,
-                                                   fiber& to,
+// Continues `to`, a started fiber of this thread, there `message` arrives.
+// Returns when somebody continues `from`, the one that runs. Whoever arrives
+// finds no exception in flight: whoever leaves has taken his along.
+[[gnu::always_inline]] inline arrival switch_fiber(fiber& from, fiber& to,
                                                    void* message = nullptr) {
-  if (t.exceptions->any()) return switch_while_handling(t, from, to, message);
-  return switch_plainly(t, from, to, message);
+  if (flows.exceptions->any()) return switch_while_handling(from, to, message);
+  return switch_plainly(from, to, message);
 }
 
 // The first function on every stack: runs a fiber, hands the stack back to the
 // pool, and waits there for the next one. A fiber that is to go on and has been
 // given this very stack is run without a switch.
 inline void fiber::runner() {
-  stack* const mine = current_thread->current->memory;
+  stack* const mine = flows.current->memory;
   reach_flow(nullptr);
   for (;;) {
-    thread_state& t = *current_thread;
-    fiber* next = t.current->run();
-    t.current = next;
+    fiber* next = flows.current->run();
+    flows.current = next;
     if (next->memory == mine) continue;
-    t.stacks.give(mine);
-    leave_flow(&mine->fake_stack, t, next->memory);
+    current_thread->stacks.give(mine);
+    leave_flow(&mine->fake_stack, next->memory);
     switch_context(mine->idle, *next, nullptr);
     reach_flow(mine->fake_stack);
   }
@@ -1084,7 +1079,7 @@ inline void thread_state::drop() noexcept {
   if (current_thread == this && !ended) {
     --fibers_;
   } else if (others_.fetch_sub(1) == 1) {
-    if (current_thread == this) current_thread = nullptr;
+    if (current_thread == this) current_thread = nullptr, flows = {};
     delete this;
   }
 }
@@ -1099,18 +1094,18 @@ inline void thread_state::drop() noexcept {
 inline struct sigaction segv_before {};
 
 inline void report_overflow(int signal, siginfo_t* info, void*) {
-  thread_state* t = current_thread;
-  if (t != nullptr && t->current->memory != nullptr &&
-      t->current->memory->guards(info->si_addr)) {
+  if (flows.current != nullptr && flows.current->memory != nullptr &&
+      flows.current->memory->guards(info->si_addr)) {
     char line[256];
-    const bool inner = t->current != t->root;
+    const bool inner = flows.current != flows.root;
     int n = std::snprintf(
         line, sizeof line,
         "bao: stack overflow in a %s%s%s %s: its %zu KiB are used up. Give it "
         "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
         "local variables\n",
-        t->current->kind(), inner ? " of " : "", inner ? t->root->kind() : "",
-        t->root->title(), t->current->memory->size / 1024);
+        flows.current->kind(), inner ? " of " : "",
+        inner ? flows.root->kind() : "", flows.root->title(),
+        flows.current->memory->size / 1024);
     if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
   }
   ::sigaction(signal, &segv_before, nullptr);
@@ -1141,6 +1136,8 @@ inline thread_state::thread_state() {
   number = ++threads;
   main.home = this;
   main.root = &main;
+  flows = {&main, &main,
+           reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals())};
   main.life = flow_state::running;
   watch_for_overflow(*this);
 #if defined(BAO_ASAN) && defined(__linux__)
@@ -1169,6 +1166,7 @@ inline void thread_state::end() {
   }
   if (others_.fetch_add(fibers_ - alive) + fibers_ == alive) {
     current_thread = nullptr;
+    flows = {};
     delete this;
   }
 }
@@ -1246,8 +1244,8 @@ inline switch_trace set_switch_trace(switch_trace trace) {
 
 // Throws bao::killed where a flow is suspended, and returns when it has ended
 // or has switched back. What then is to be thrown here is pending.
-inline void strike(thread_state& t, fiber& victim) {
-  fiber* const mine = t.current;
+inline void strike(fiber& victim) {
+  fiber* const mine = flows.current;
   fiber* const me = flow_of(mine);
   fiber* const next = std::exchange(victim.leaf, nullptr);
   fiber* const before = std::exchange(victim.killer, me);
@@ -1255,7 +1253,7 @@ inline void strike(thread_state& t, fiber& victim) {
   me->expects = nullptr;  // no value: only that it has ended
   me->leaf = mine;
   if (trace_switch != nullptr) trace_switch("throw", me, &victim);
-  switch_fiber(t, *mine, *next);
+  switch_fiber(*mine, *next);
   victim.killer = before;
 }
 
@@ -1289,16 +1287,13 @@ class coroutine_ref {
   // another type, stack_exhausted: then nothing has happened.
   [[gnu::always_inline]] T switch_to(value v = value{}) {
     fiber* to = flow_;
-    thread_state* t = current_thread;
-    if (to == nullptr || to->leaf == nullptr || to->home != t ||
-        to->root != t->root || to->expects != &type_tag<value>) {
+    if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
+        to->expects != &type_tag<value>)
       to = look_closer("switch_to");  // at its first switch, or at a mistake
-      t = current_thread;
-    }
     if (to != nullptr) {
       if (to->expects != nullptr)
         *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
-      v = suspend(*t, std::exchange(to->leaf, nullptr), "switch");
+      v = suspend(std::exchange(to->leaf, nullptr), "switch");
     }
     if constexpr (!std::is_void_v<T>) return v;
   }
@@ -1307,15 +1302,15 @@ class coroutine_ref {
   // One that has not started ends without running; that, and an error for one
   // that has ended, goes to its nearest living ancestor. Else like switch_to.
   T throw_in(std::exception_ptr error) {
-    thread_state& t = expect_usable("throw_in");
+    expect_usable("throw_in");
     fiber* to = flow_;
-    if (to->leaf == nullptr && to != flow_of(t.current)) {
+    if (to->leaf == nullptr && to != flow_of(flows.current)) {
       if (to->life == flow_state::created) to->unwind();
       to = heir_of(to);
     }
-    if (to == flow_of(t.current)) std::rethrow_exception(error);
+    if (to == flow_of(flows.current)) std::rethrow_exception(error);
     to->leaf->pending = std::move(error);
-    value v = suspend(t, std::exchange(to->leaf, nullptr), "throw");
+    value v = suspend(std::exchange(to->leaf, nullptr), "throw");
     if constexpr (!std::is_void_v<T>) return v;
   }
   template <class E,
@@ -1329,14 +1324,14 @@ class coroutine_ref {
   // One that has not started never runs; on one that has ended nothing happens.
   // Throws what its body throws instead, std::logic_error for a main flow.
   void kill() {
-    thread_state& t = expect_usable("kill");
+    expect_usable("kill");
     if (flow_ == flow_->root)
       throw std::logic_error("kill: the main flow cannot be killed");
-    if (flow_ == flow_of(t.current)) throw killed(flow_);
+    if (flow_ == flow_of(flows.current)) throw killed(flow_);
     if (flow_->leaf == nullptr) return flow_->unwind();
     const coroutine_ref victim(*this);  // our handle may go meanwhile
-    strike(t, *victim.flow_);
-    t.current->meet_pending();
+    strike(*victim.flow_);
+    flows.current->meet_pending();
   }
 
   // Whom its value and its errors go to; empty for a main flow. The type is a
@@ -1390,7 +1385,7 @@ class coroutine_ref {
     if (flow_ == nullptr)
       throw dead_coroutine(std::string(call) + ": there is no coroutine here");
     if (flow_->home != &t) throw_wrong_thread(call, *flow_);
-    if (flow_->root != t.root && flow_->life != flow_state::finished)
+    if (flow_->root != flows.root && flow_->life != flow_state::finished)
       throw wrong_task(std::string(call) +
                        ": the coroutine belongs to another task");
     return t;
@@ -1399,7 +1394,7 @@ class coroutine_ref {
   // The flow to switch to, ready for it; null when that is the one that asks.
   [[gnu::noinline]] fiber* look_closer(const char* call) const {
     thread_state& t = expect_usable(call);
-    if (flow_ == flow_of(t.current)) return nullptr;
+    if (flow_ == flow_of(flows.current)) return nullptr;
     if (flow_->life == flow_state::finished)
       throw dead_coroutine(std::string(call) + ": the coroutine has ended");
     if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
@@ -1424,16 +1419,15 @@ class coroutine_ref {
 
   // Leaves the running flow until somebody switches to it; returns what he
   // sends.
-  [[gnu::always_inline]] static value suspend(thread_state& t, fiber* next,
-                                              const char* event) {
-    fiber* const leaf = t.current;
+  [[gnu::always_inline]] static value suspend(fiber* next, const char* event) {
+    fiber* const leaf = flows.current;
     fiber* const me = flow_of(leaf);
     std::optional<value> reply;
     me->expects = &type_tag<value>;
     me->inbox = &reply;
     me->leaf = leaf;
     if (trace_switch != nullptr) trace_switch(event, me, flow_of(next));
-    switch_fiber(t, *leaf, *next);
+    switch_fiber(*leaf, *next);
     leaf->meet_pending();
     return std::move(*reply);
   }
@@ -1472,19 +1466,18 @@ class coroutine_core : public fiber {
 
 inline void coroutine_core::unwind() noexcept {
   orphan = false;
-  thread_state& t = *home;
   if (life == flow_state::created) {
     life = flow_state::finished;
     drop_body();
   }
   for (int tries = 0; leaf != nullptr; ++tries) {
     if (tries == 16) die("a coroutine that is destroyed does not end");
-    strike(t, *this);
-    fiber* const mine = t.current;
+    strike(*this);
+    fiber* const mine = flows.current;
     if (mine->pending != nullptr)
       tell_unhandled("a coroutine", std::exchange(mine->pending, nullptr));
   }
-  if (life == flow_state::running && !t.ended)  // else: by exit() within it
+  if (life == flow_state::running && !home->ended)  // else: by exit()
     die("a coroutine was destroyed by itself, or by a flow that it waits for");
 }
 
@@ -1602,12 +1595,11 @@ class coroutine : public coroutine_ref<T> {
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
   explicit coroutine(F&& body)
-      : coroutine(std::forward<F>(body), flow_of(this_thread_state().current)) {
-  }
+      : coroutine(std::forward<F>(body), flow_of(here_flows().current)) {}
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::forward<F>(body), flow_of(this_thread_state().current)) {
+      : coroutine(std::forward<F>(body), flow_of(here_flows().current)) {
     this->set_parent(parent);
   }
 
@@ -1628,20 +1620,20 @@ class coroutine : public coroutine_ref<T> {
   template <class F>
   coroutine(F&& body, fiber* parent) {
     this->flow_ = new coroutine_frame<T, std::decay_t<F>>(
-        std::forward<F>(body), parent, this_thread_state().root);
+        std::forward<F>(body), parent, here_flows().root);
   }
 };
 
 // The coroutine that we are in, or the main flow. Never suspends.
 template <class T = void>
 coroutine_ref<T> this_coroutine() {
-  return coroutine_ref<T>(flow_of(this_thread_state().current));
+  return coroutine_ref<T>(flow_of(here_flows().current));
 }
 
 // The first flow of the task that we are in. Never suspends.
 template <class T = void>
 coroutine_ref<T> main_coroutine() {
-  return coroutine_ref<T>(this_thread_state().root);
+  return coroutine_ref<T>(here_flows().root);
 }
 
 }  // namespace BAO_ABI
@@ -1806,31 +1798,29 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     references = 1;
   }
 
-  // The consumer's side: runs the body to its next yield. Returns where the value
-  // lies; null when there is no further one. Throws the error that ended it.
+  // The consumer's side: runs the body to its next yield. Returns where the
+  // value lies; null when there is no further one. Throws the error that ended
+  // it.
   [[gnu::always_inline]] slot* advance(const char* call) {
     fiber* to = leaf;
-    thread_state* t = current_thread;
-    if (to == nullptr || home != t) {
+    if (to == nullptr || home != current_thread) {
       if (!begin(call)) return nullptr;
       to = this;
-      t = current_thread;
     }
-    link = t->current;
+    link = flows.current;
     leaf = nullptr;
-    auto* value = static_cast<slot*>(switch_fiber(*t, *link, *to).message);
+    auto* value = static_cast<slot*>(switch_fiber(*link, *to).message);
     if (value == nullptr) end();
     return value;
   }
 
   // The body's side: offers a value and waits until the consumer wants more.
   [[gnu::always_inline]] void suspend(slot* value) {
-    thread_state* const t = current_thread;
-    if (t == nullptr || t->current != this) refuse_yield();
-    if (t->exceptions->any()) return suspend_while_handling(value);
+    if (flows.current != this) refuse_yield();
+    if (flows.exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = consumed;
     to->leaf = this;
-    const arrival a = switch_plainly(*t, *this, *to->link, value);
+    const arrival a = switch_plainly(*this, *to->link, as_message(value));
     static_cast<fiber&>(a.self).meet_pending();
   }
 
@@ -1866,14 +1856,18 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (error != nullptr) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
+  static void* as_message(slot* value) {
+    return const_cast<void*>(static_cast<const void*>(value));
+  }
+
   // suspend() inside a catch block; while unwinding it is too late for that.
   [[gnu::cold, gnu::noinline]] void suspend_while_handling(slot* value) {
-    if (home->exceptions->uncaught != 0) {
+    if (flows.exceptions->uncaught != 0) {
       yielded_late = true;
       return;
     }
     consumed->leaf = this;
-    switch_while_handling(*home, *this, *consumed->link, value);
+    switch_while_handling(*this, *consumed->link, as_message(value));
     meet_pending();
   }
 
@@ -1918,7 +1912,7 @@ fiber* generator_core<Y, S>::run() noexcept {
 
 template <class Y, class S>
 void generator_core<Y, S>::yield_from(generator_core& inner) {
-  if (home->current != this) refuse_yield();
+  if (flows.current != this) refuse_yield();
   if (inner.finished()) return;
   if (inner.home != nullptr && inner.home != home)
     throw_wrong_thread("yield.from", inner);
@@ -1936,7 +1930,7 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   }
   inner.leaf = nullptr;
   inner.link = this;
-  switch_fiber(*home, *this, *to);
+  switch_fiber(*this, *to);
   inner.consumed = &inner;
   inner.end();
   if (consumed->closing) throw killed(consumed);  // it was meant for us as well
@@ -3389,9 +3383,9 @@ class task_block : public fiber, public list_node, public alarm {
 };
 
 inline scope::scope(bool shields)
-    : flow_(this_thread_state().current),
+    : flow_(here_flows().current),
       outer_(flow_->scopes),
-      unwinding_(flow_->home->exceptions->uncaught),
+      unwinding_(flows.exceptions->uncaught),
       shields_(shields) {
   flow_->scopes = this;
 }
@@ -3675,8 +3669,8 @@ inline void scheduler::yield() {
   make_ready(me, task_block::cause::woken);
   task_block* const next = pick();
   if (next != &me) {
-    me.parked_in = thread_.current;
-    switch_fiber(thread_, *thread_.current, *enter(*next));
+    me.parked_in = flows.current;
+    switch_fiber(*flows.current, *enter(*next));
   }
   me.stage = task_state::running;
 }
@@ -3722,13 +3716,13 @@ inline task_block* scheduler::pick() {
 // Makes a task the running one. Returns the flow in it to continue.
 [[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
   running_ = &next;
-  thread_.root = next.flow;
+  flows.root = next.flow;
   return next.parked_in;
 }
 
 inline void scheduler::switch_to(task_block& next) {
-  running_->parked_in = thread_.current;
-  switch_fiber(thread_, *thread_.current, *enter(next));
+  running_->parked_in = flows.current;
+  switch_fiber(*flows.current, *enter(next));
 }
 
 // --- the outside world -------------------------------------------------------
@@ -3806,12 +3800,11 @@ inline void scheduler::report_ready(int fd, readiness ready) {
 // thrown, as the inner ones will be passed by it anyway.
 
 inline scheduler::interruption scheduler::due(task_block& t) {
-  fiber* const leaf = &t == running_ ? thread_.current : t.parked_in;
+  fiber* const leaf = &t == running_ ? flows.current : t.parked_in;
   interruption found;
   for (fiber* f = leaf; f != nullptr; f = up(f)) {
-    const unsigned unwinding = f == thread_.current
-                                   ? thread_.exceptions->uncaught
-                                   : f->handling.uncaught;
+    const unsigned unwinding =
+        f == flows.current ? flows.exceptions->uncaught : f->handling.uncaught;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_) {
       if (s->unwinding_ < unwinding || s->shields_) return found;
       if (s->passed_) found = {interruption::a_limit, s};
@@ -3830,12 +3823,12 @@ inline scheduler::interruption scheduler::due(task_block& t) {
 // that handler hides it: there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
-  const exceptions_in_flight ours = *thread_.exceptions;
+  const exceptions_in_flight ours = *flows.exceptions;
   bool handles = false;
   for (fiber* f = leaf; f != nullptr && !handles; f = up(f)) {
-    if (f != thread_.current) *thread_.exceptions = f->handling;
+    if (f != flows.current) *flows.exceptions = f->handling;
     handles = std::current_exception() == t.kill_thrown;
-    *thread_.exceptions = ours;
+    *flows.exceptions = ours;
   }
   return handles;
 }
@@ -3913,9 +3906,9 @@ inline void scheduler::declare_deadlock() {
   main_.stage = task_state::parked;  // as it was
   std::string text = "deadlock: nothing can wake any of these tasks\n";
   text += "  " + describe(main_, now_) + '\n' + describe(tasks_, now_);
-  for (fiber* f = thread_.current; f != nullptr; f = up(f)) {
-    const bool held = f == thread_.current ? thread_.exceptions->uncaught != 0
-                                           : f->handling.uncaught != 0;
+  for (fiber* f = flows.current; f != nullptr; f = up(f)) {
+    const bool held = f == flows.current ? flows.exceptions->uncaught != 0
+                                         : f->handling.uncaught != 0;
     bool shielded = held;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
@@ -3931,7 +3924,7 @@ inline void scheduler::add(task_block& t, deadline start) {
   t.id = ++ids_;
   t.home = &thread_;
   thread_.add();
-  t.root = &t;
+  flows.root = &t;
   ++t.references;  // ours, until it has ended
   tasks_.push_back(t);
   t.ring = ring_task;
@@ -3951,7 +3944,7 @@ inline void scheduler::ring_task(alarm& a, scheduler& s) {
 inline fiber* scheduler::finish(task_block& t) {
   t.life = flow_state::finished;
   end(t);
-  thread_.current = &thread_.main;  // the task may be gone
+  flows.current = &thread_.main;  // the task may be gone
   return enter(*pick());
 }
 

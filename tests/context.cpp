@@ -13,14 +13,14 @@ TEST_CASE("a flow continues where it was left") {
   static std::string steps;
   there = bao::make_context(memory, memory + sizeof memory, [] {
     steps += "b";
-    bao::switch_context(there, here);
+    bao::switch_context(there, here, nullptr);
     steps += "d";
-    bao::switch_context(there, here);
+    bao::switch_context(there, here, nullptr);
   });
   steps = "a";
-  bao::switch_context(here, there);
+  bao::switch_context(here, there, nullptr);
   steps += "c";
-  bao::switch_context(here, there);
+  bao::switch_context(here, there, nullptr);
   CHECK(steps == "abcd");
 }
 
@@ -30,9 +30,9 @@ TEST_CASE("a context is empty until somebody has left a flow in it") {
   CHECK(here.empty());
   CHECK(there.empty());
   there = bao::make_context(memory, memory + sizeof memory,
-                            [] { bao::switch_context(there, here); });
+                            [] { bao::switch_context(there, here, nullptr); });
   CHECK(!there.empty());
-  bao::switch_context(here, there);
+  bao::switch_context(here, there, nullptr);
   CHECK(!here.empty());
 }
 
@@ -44,9 +44,9 @@ TEST_CASE("a flow runs on the stack that it was given, aligned as calls are") {
   there = bao::make_context(memory, memory + sizeof memory - 5, [] {
     alignas(16) char on_stack[16] = {};
     local = reinterpret_cast<std::uintptr_t>(&on_stack);
-    bao::switch_context(there, here);
+    bao::switch_context(there, here, nullptr);
   });
-  bao::switch_context(here, there);
+  bao::switch_context(here, there, nullptr);
   CHECK(local > reinterpret_cast<std::uintptr_t>(memory));
   CHECK(local < reinterpret_cast<std::uintptr_t>(memory + sizeof memory));
   CHECK(local % 16 == 0);
@@ -61,7 +61,7 @@ TEST_CASE("the values that a flow works with survive a switch") {
       long a = -seed, b = -seed * 2, c = -seed * 3, d = -seed * 5;
       long e = -seed * 7, f = -seed * 11, g = -seed * 13, h = -seed * 17;
       double u = std::sqrt(static_cast<double>(seed) * 7), v = u * u, w = v + u;
-      bao::switch_context(there, here);
+      bao::switch_context(there, here, nullptr);
       seed = seed + 0 * (a + b + c + d + e + f + g + h);
       seed = seed + 0 * static_cast<long>(u + v + w);
     }
@@ -73,7 +73,7 @@ TEST_CASE("the values that a flow works with survive a switch") {
     double u = static_cast<double>(seed) / 4, v = u * 3, w = u * 5, x = u * 9;
     float s = static_cast<float>(seed) / 8;
     long double t = static_cast<long double>(seed) / 3;
-    bao::switch_context(here, there);
+    bao::switch_context(here, there, nullptr);
     CHECK(a + b + c + d == n * 11);
     CHECK(e + f + g + h == n * 48);
     CHECK(u + v + w + x == static_cast<double>(n) * 4.5);
@@ -89,17 +89,17 @@ TEST_CASE("a flow may be left in a function other than the one it began with") {
   struct down {
     static int to(int depth) {
       if (depth > 0) return to(depth - 1) + depth;
-      bao::switch_context(there, here);
+      bao::switch_context(there, here, nullptr);
       return 0;
     }
   };
   there = bao::make_context(memory, memory + sizeof memory, [] {
     sum = down::to(10);
-    bao::switch_context(there, here);
+    bao::switch_context(there, here, nullptr);
   });
-  bao::switch_context(here, there);
+  bao::switch_context(here, there, nullptr);
   CHECK(sum == 0);
-  bao::switch_context(here, there);
+  bao::switch_context(here, there, nullptr);
   CHECK(sum == 55);
 }
 
@@ -109,7 +109,7 @@ static int counter;
 static bao::context counting_from, counting;
 
 [[gnu::noinline]] static void let_it_count() {
-  bao::switch_context(counting_from, counting);
+  bao::switch_context(counting_from, counting, nullptr);
 }
 
 TEST_CASE("a static variable that another flow has changed is seen changed") {
@@ -117,7 +117,7 @@ TEST_CASE("a static variable that another flow has changed is seen changed") {
   counting = bao::make_context(memory, memory + sizeof memory, [] {
     for (;;) {
       ++counter;
-      bao::switch_context(counting, counting_from);
+      bao::switch_context(counting, counting_from, nullptr);
     }
   });
   int stale = 0;
@@ -139,11 +139,12 @@ TEST_CASE("many flows take turns, each with its own stack and its own count") {
           const int mine = now;
           for (int own = 1;; ++own) {
             counts[mine] = own;
-            bao::switch_context(flows[mine], here);
+            bao::switch_context(flows[mine], here, nullptr);
           }
         });
   }
   for (int round = 0; round < 5; ++round)
-    for (now = 0; now < 8; ++now) bao::switch_context(here, flows[now]);
+    for (now = 0; now < 8; ++now)
+      bao::switch_context(here, flows[now], nullptr);
   for (int count : counts) CHECK(count == 5);
 }

@@ -1183,7 +1183,7 @@ TEST_CASE("a generator takes over the stack of one that has ended") {
   const void* places[2] = {};
   for (const void*& place : places) {
     bao::generator<int> g([&](auto& yield) {
-      place = bao::current_thread->current->memory;
+      place = bao::flows.current->memory;
       yield(1);
     });
     g.next();

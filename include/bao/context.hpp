@@ -105,9 +105,9 @@ never:
 }
 
 // Leaves this flow, to be found in `from`, and continues the one in `to`, there
-// `message` arrives. Returns when somebody continues `from`: what he sends. Both
-// `from` and the message come along in registers: to look for them in memory
-// would cost loads, and loads are what a switch is made of.
+// `message` arrives. Returns when somebody continues `from`: what he sends.
+// Both `from` and the message come along in registers: to look for them in
+// memory would cost loads, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
 // have changed: so the compiler saves those, and only those, that the

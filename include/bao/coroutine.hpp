@@ -54,8 +54,8 @@ inline switch_trace set_switch_trace(switch_trace trace) {
 
 // Throws bao::killed where a flow is suspended, and returns when it has ended
 // or has switched back. What then is to be thrown here is pending.
-inline void strike(thread_state& t, fiber& victim) {
-  fiber* const mine = t.current;
+inline void strike(fiber& victim) {
+  fiber* const mine = flows.current;
   fiber* const me = flow_of(mine);
   fiber* const next = std::exchange(victim.leaf, nullptr);
   fiber* const before = std::exchange(victim.killer, me);
@@ -63,7 +63,7 @@ inline void strike(thread_state& t, fiber& victim) {
   me->expects = nullptr;  // no value: only that it has ended
   me->leaf = mine;
   if (trace_switch != nullptr) trace_switch("throw", me, &victim);
-  switch_fiber(t, *mine, *next);
+  switch_fiber(*mine, *next);
   victim.killer = before;
 }
 
@@ -97,16 +97,13 @@ class coroutine_ref {
   // another type, stack_exhausted: then nothing has happened.
   [[gnu::always_inline]] T switch_to(value v = value{}) {
     fiber* to = flow_;
-    thread_state* t = current_thread;
-    if (to == nullptr || to->leaf == nullptr || to->home != t ||
-        to->root != t->root || to->expects != &type_tag<value>) {
+    if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
+        to->expects != &type_tag<value>)
       to = look_closer("switch_to");  // at its first switch, or at a mistake
-      t = current_thread;
-    }
     if (to != nullptr) {
       if (to->expects != nullptr)
         *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
-      v = suspend(*t, std::exchange(to->leaf, nullptr), "switch");
+      v = suspend(std::exchange(to->leaf, nullptr), "switch");
     }
     if constexpr (!std::is_void_v<T>) return v;
   }
@@ -115,15 +112,15 @@ class coroutine_ref {
   // One that has not started ends without running; that, and an error for one
   // that has ended, goes to its nearest living ancestor. Else like switch_to.
   T throw_in(std::exception_ptr error) {
-    thread_state& t = expect_usable("throw_in");
+    expect_usable("throw_in");
     fiber* to = flow_;
-    if (to->leaf == nullptr && to != flow_of(t.current)) {
+    if (to->leaf == nullptr && to != flow_of(flows.current)) {
       if (to->life == flow_state::created) to->unwind();
       to = heir_of(to);
     }
-    if (to == flow_of(t.current)) std::rethrow_exception(error);
+    if (to == flow_of(flows.current)) std::rethrow_exception(error);
     to->leaf->pending = std::move(error);
-    value v = suspend(t, std::exchange(to->leaf, nullptr), "throw");
+    value v = suspend(std::exchange(to->leaf, nullptr), "throw");
     if constexpr (!std::is_void_v<T>) return v;
   }
   template <class E,
@@ -137,14 +134,14 @@ class coroutine_ref {
   // One that has not started never runs; on one that has ended nothing happens.
   // Throws what its body throws instead, std::logic_error for a main flow.
   void kill() {
-    thread_state& t = expect_usable("kill");
+    expect_usable("kill");
     if (flow_ == flow_->root)
       throw std::logic_error("kill: the main flow cannot be killed");
-    if (flow_ == flow_of(t.current)) throw killed(flow_);
+    if (flow_ == flow_of(flows.current)) throw killed(flow_);
     if (flow_->leaf == nullptr) return flow_->unwind();
     const coroutine_ref victim(*this);  // our handle may go meanwhile
-    strike(t, *victim.flow_);
-    t.current->meet_pending();
+    strike(*victim.flow_);
+    flows.current->meet_pending();
   }
 
   // Whom its value and its errors go to; empty for a main flow. The type is a
@@ -198,7 +195,7 @@ class coroutine_ref {
     if (flow_ == nullptr)
       throw dead_coroutine(std::string(call) + ": there is no coroutine here");
     if (flow_->home != &t) throw_wrong_thread(call, *flow_);
-    if (flow_->root != t.root && flow_->life != flow_state::finished)
+    if (flow_->root != flows.root && flow_->life != flow_state::finished)
       throw wrong_task(std::string(call) +
                        ": the coroutine belongs to another task");
     return t;
@@ -207,7 +204,7 @@ class coroutine_ref {
   // The flow to switch to, ready for it; null when that is the one that asks.
   [[gnu::noinline]] fiber* look_closer(const char* call) const {
     thread_state& t = expect_usable(call);
-    if (flow_ == flow_of(t.current)) return nullptr;
+    if (flow_ == flow_of(flows.current)) return nullptr;
     if (flow_->life == flow_state::finished)
       throw dead_coroutine(std::string(call) + ": the coroutine has ended");
     if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
@@ -232,16 +229,15 @@ class coroutine_ref {
 
   // Leaves the running flow until somebody switches to it; returns what he
   // sends.
-  [[gnu::always_inline]] static value suspend(thread_state& t, fiber* next,
-                                              const char* event) {
-    fiber* const leaf = t.current;
+  [[gnu::always_inline]] static value suspend(fiber* next, const char* event) {
+    fiber* const leaf = flows.current;
     fiber* const me = flow_of(leaf);
     std::optional<value> reply;
     me->expects = &type_tag<value>;
     me->inbox = &reply;
     me->leaf = leaf;
     if (trace_switch != nullptr) trace_switch(event, me, flow_of(next));
-    switch_fiber(t, *leaf, *next);
+    switch_fiber(*leaf, *next);
     leaf->meet_pending();
     return std::move(*reply);
   }
@@ -280,19 +276,18 @@ class coroutine_core : public fiber {
 
 inline void coroutine_core::unwind() noexcept {
   orphan = false;
-  thread_state& t = *home;
   if (life == flow_state::created) {
     life = flow_state::finished;
     drop_body();
   }
   for (int tries = 0; leaf != nullptr; ++tries) {
     if (tries == 16) die("a coroutine that is destroyed does not end");
-    strike(t, *this);
-    fiber* const mine = t.current;
+    strike(*this);
+    fiber* const mine = flows.current;
     if (mine->pending != nullptr)
       tell_unhandled("a coroutine", std::exchange(mine->pending, nullptr));
   }
-  if (life == flow_state::running && !t.ended)  // else: by exit() within it
+  if (life == flow_state::running && !home->ended)  // else: by exit()
     die("a coroutine was destroyed by itself, or by a flow that it waits for");
 }
 
@@ -410,12 +405,11 @@ class coroutine : public coroutine_ref<T> {
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
   explicit coroutine(F&& body)
-      : coroutine(std::forward<F>(body), flow_of(this_thread_state().current)) {
-  }
+      : coroutine(std::forward<F>(body), flow_of(here_flows().current)) {}
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::forward<F>(body), flow_of(this_thread_state().current)) {
+      : coroutine(std::forward<F>(body), flow_of(here_flows().current)) {
     this->set_parent(parent);
   }
 
@@ -436,20 +430,20 @@ class coroutine : public coroutine_ref<T> {
   template <class F>
   coroutine(F&& body, fiber* parent) {
     this->flow_ = new coroutine_frame<T, std::decay_t<F>>(
-        std::forward<F>(body), parent, this_thread_state().root);
+        std::forward<F>(body), parent, here_flows().root);
   }
 };
 
 // The coroutine that we are in, or the main flow. Never suspends.
 template <class T = void>
 coroutine_ref<T> this_coroutine() {
-  return coroutine_ref<T>(flow_of(this_thread_state().current));
+  return coroutine_ref<T>(flow_of(here_flows().current));
 }
 
 // The first flow of the task that we are in. Never suspends.
 template <class T = void>
 coroutine_ref<T> main_coroutine() {
-  return coroutine_ref<T>(this_thread_state().root);
+  return coroutine_ref<T>(here_flows().root);
 }
 
 }  // namespace BAO_ABI

@@ -41,17 +41,7 @@ struct exceptions_in_flight {
   unsigned uncaught = 0;
 
   bool any() const {
-#if defined(__SSE2__) && defined(__LP64__) && !defined(__clang__)
-    // Both words by one load, as loads are what a switch is made of.
-    using chars = char __attribute__((vector_size(16)));
-    chars both;
-    static_assert(sizeof(both) == sizeof(*this), "and four bytes of padding");
-    __builtin_memcpy(&both, this, sizeof(both));
-    const int zeros = __builtin_ia32_pmovmskb128(chars(both == 0));
-    return __builtin_expect((zeros & 0xfff) != 0xfff, 0);
-#else
     return __builtin_expect(caught != nullptr || uncaught != 0, 0);
-#endif
   }
 };
 
@@ -137,10 +127,6 @@ class main_flow final : public fiber {
 // What a thread that runs fibers keeps. It stays until the thread has ended and
 // the last fiber that has started there is gone.
 struct thread_state {
-  fiber* current = &main;  // who runs
-  fiber* root = &main;     // the first flow of the tree that runs
-  exceptions_in_flight* exceptions =
-      reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals());
   main_flow main;
   stack_pool stacks;
   std::atomic<fiber*> released{nullptr};  // by other threads; see take_back()
@@ -170,13 +156,21 @@ struct thread_state {
   std::atomic<long> others_{alive};
 };
 
-// This thread's, or null before its first fiber. All that bao keeps for a
-// thread hangs off this pointer: eight bytes that need neither constructor nor
-// guard.
+// What every switch touches, where it can be reached by one instruction: these
+// need neither constructor nor guard. All null before the thread's first fiber.
+struct thread_flows {
+  fiber* current = nullptr;  // who runs
+  fiber* root = nullptr;     // the first flow of the tree that runs
+  exceptions_in_flight* exceptions = nullptr;
+};
 #if defined(__ELF__)
-[[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
+#define BAO_HOT [[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
+#else
+#define BAO_HOT
 #endif
-inline thread_local thread_state* current_thread = nullptr;
+BAO_HOT inline thread_local thread_flows flows;
+BAO_HOT inline thread_local thread_state* current_thread = nullptr;
+#undef BAO_HOT
 
 // This thread's, made when there is none. Never suspends.
 inline thread_state& this_thread_state() {
@@ -191,12 +185,16 @@ inline thread_state& this_thread_state() {
   guard.touched = 1;
   return *current_thread;
 }
+inline const thread_flows& here_flows() {
+  this_thread_state();
+  return flows;
+}
 
 // What sanitizers are told: that a flow is about to be left, and that another
 // one has been reached. Nothing at all without them.
 #if defined(BAO_ASAN)
-inline void leave_flow(void** fake_stack, const thread_state& t,
-                       const stack* to) {
+inline void leave_flow(void** fake_stack, const stack* to) {
+  const thread_state& t = *current_thread;
   __sanitizer_start_switch_fiber(fake_stack,
                                  to != nullptr ? to->low : t.own_low,
                                  to != nullptr ? to->used_size() : t.own_size);
@@ -206,7 +204,7 @@ inline void reach_flow(void* fake_stack) {
 }
 #elif defined(BAO_TSAN)
 inline thread_local void* tsan_main = nullptr;
-inline void leave_flow(void**, const thread_state&, stack* to) {
+inline void leave_flow(void**, stack* to) {
   if (tsan_main == nullptr) tsan_main = __tsan_get_current_fiber();
   if (to != nullptr && to->tsan_fiber == nullptr)
     to->tsan_fiber = __tsan_create_fiber(0);
@@ -214,16 +212,15 @@ inline void leave_flow(void**, const thread_state&, stack* to) {
 }
 inline void reach_flow(void*) {}
 #else
-inline void leave_flow(void**, const thread_state&, const stack*) {}
+inline void leave_flow(void**, const stack*) {}
 inline void reach_flow(void*) {}
 #endif
 
 // Continues `to` where no exception is in flight.
-[[gnu::always_inline]] inline arrival switch_plainly(thread_state& t,
-                                                     fiber& from, fiber& to,
+[[gnu::always_inline]] inline arrival switch_plainly(fiber& from, fiber& to,
                                                      void* message = nullptr) {
-  t.current = &to;
-  leave_flow(&from.fake_stack, t, to.memory);
+  flows.current = &to;
+  leave_flow(&from.fake_stack, to.memory);
   const arrival a = switch_context(from, to, message);
   reach_flow(static_cast<fiber&>(a.self).fake_stack);
   return a;
@@ -231,38 +228,36 @@ inline void reach_flow(void*) {}
 
 // The slow path of switch_fiber: inside a catch block, or while unwinding.
 [[gnu::cold, gnu::noinline]] inline arrival switch_while_handling(
-    thread_state& t, fiber& from, fiber& to, void* message = nullptr) {
-  from.handling = *t.exceptions;
-  *t.exceptions = {};
-  const arrival a = switch_plainly(t, from, to, message);
-  *t.exceptions = from.handling;
+    fiber& from, fiber& to, void* message = nullptr) {
+  from.handling = *flows.exceptions;
+  *flows.exceptions = {};
+  const arrival a = switch_plainly(from, to, message);
+  *flows.exceptions = from.handling;
   from.handling = {};
   return a;
 }
 
-// Continues `to`, a started fiber of this thread, there `message` arrives. Returns
-// when somebody continues `from`, the one that runs. Whoever arrives finds no
-// exception in flight: whoever leaves has taken his along.
-[[gnu::always_inline]] inline arrival switch_fiber(thread_state& t, fiber& from,
-                                                   fiber& to,
+// Continues `to`, a started fiber of this thread, there `message` arrives.
+// Returns when somebody continues `from`, the one that runs. Whoever arrives
+// finds no exception in flight: whoever leaves has taken his along.
+[[gnu::always_inline]] inline arrival switch_fiber(fiber& from, fiber& to,
                                                    void* message = nullptr) {
-  if (t.exceptions->any()) return switch_while_handling(t, from, to, message);
-  return switch_plainly(t, from, to, message);
+  if (flows.exceptions->any()) return switch_while_handling(from, to, message);
+  return switch_plainly(from, to, message);
 }
 
 // The first function on every stack: runs a fiber, hands the stack back to the
 // pool, and waits there for the next one. A fiber that is to go on and has been
 // given this very stack is run without a switch.
 inline void fiber::runner() {
-  stack* const mine = current_thread->current->memory;
+  stack* const mine = flows.current->memory;
   reach_flow(nullptr);
   for (;;) {
-    thread_state& t = *current_thread;
-    fiber* next = t.current->run();
-    t.current = next;
+    fiber* next = flows.current->run();
+    flows.current = next;
     if (next->memory == mine) continue;
-    t.stacks.give(mine);
-    leave_flow(&mine->fake_stack, t, next->memory);
+    current_thread->stacks.give(mine);
+    leave_flow(&mine->fake_stack, next->memory);
     switch_context(mine->idle, *next, nullptr);
     reach_flow(mine->fake_stack);
   }
@@ -323,7 +318,7 @@ inline void thread_state::drop() noexcept {
   if (current_thread == this && !ended) {
     --fibers_;
   } else if (others_.fetch_sub(1) == 1) {
-    if (current_thread == this) current_thread = nullptr;
+    if (current_thread == this) current_thread = nullptr, flows = {};
     delete this;
   }
 }
@@ -338,18 +333,18 @@ inline void thread_state::drop() noexcept {
 inline struct sigaction segv_before {};
 
 inline void report_overflow(int signal, siginfo_t* info, void*) {
-  thread_state* t = current_thread;
-  if (t != nullptr && t->current->memory != nullptr &&
-      t->current->memory->guards(info->si_addr)) {
+  if (flows.current != nullptr && flows.current->memory != nullptr &&
+      flows.current->memory->guards(info->si_addr)) {
     char line[256];
-    const bool inner = t->current != t->root;
+    const bool inner = flows.current != flows.root;
     int n = std::snprintf(
         line, sizeof line,
         "bao: stack overflow in a %s%s%s %s: its %zu KiB are used up. Give it "
         "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
         "local variables\n",
-        t->current->kind(), inner ? " of " : "", inner ? t->root->kind() : "",
-        t->root->title(), t->current->memory->size / 1024);
+        flows.current->kind(), inner ? " of " : "",
+        inner ? flows.root->kind() : "", flows.root->title(),
+        flows.current->memory->size / 1024);
     if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
   }
   ::sigaction(signal, &segv_before, nullptr);
@@ -380,6 +375,8 @@ inline thread_state::thread_state() {
   number = ++threads;
   main.home = this;
   main.root = &main;
+  flows = {&main, &main,
+           reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals())};
   main.life = flow_state::running;
   watch_for_overflow(*this);
 #if defined(BAO_ASAN) && defined(__linux__)
@@ -408,6 +405,7 @@ inline void thread_state::end() {
   }
   if (others_.fetch_add(fibers_ - alive) + fibers_ == alive) {
     current_thread = nullptr;
+    flows = {};
     delete this;
   }
 }

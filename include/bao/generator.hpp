@@ -161,31 +161,29 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     references = 1;
   }
 
-  // The consumer's side: runs the body to its next yield. Returns where the value
-  // lies; null when there is no further one. Throws the error that ended it.
+  // The consumer's side: runs the body to its next yield. Returns where the
+  // value lies; null when there is no further one. Throws the error that ended
+  // it.
   [[gnu::always_inline]] slot* advance(const char* call) {
     fiber* to = leaf;
-    thread_state* t = current_thread;
-    if (to == nullptr || home != t) {
+    if (to == nullptr || home != current_thread) {
       if (!begin(call)) return nullptr;
       to = this;
-      t = current_thread;
     }
-    link = t->current;
+    link = flows.current;
     leaf = nullptr;
-    auto* value = static_cast<slot*>(switch_fiber(*t, *link, *to).message);
+    auto* value = static_cast<slot*>(switch_fiber(*link, *to).message);
     if (value == nullptr) end();
     return value;
   }
 
   // The body's side: offers a value and waits until the consumer wants more.
   [[gnu::always_inline]] void suspend(slot* value) {
-    thread_state* const t = current_thread;
-    if (t == nullptr || t->current != this) refuse_yield();
-    if (t->exceptions->any()) return suspend_while_handling(value);
+    if (flows.current != this) refuse_yield();
+    if (flows.exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = consumed;
     to->leaf = this;
-    const arrival a = switch_plainly(*t, *this, *to->link, value);
+    const arrival a = switch_plainly(*this, *to->link, as_message(value));
     static_cast<fiber&>(a.self).meet_pending();
   }
 
@@ -221,14 +219,18 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (error != nullptr) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
+  static void* as_message(slot* value) {
+    return const_cast<void*>(static_cast<const void*>(value));
+  }
+
   // suspend() inside a catch block; while unwinding it is too late for that.
   [[gnu::cold, gnu::noinline]] void suspend_while_handling(slot* value) {
-    if (home->exceptions->uncaught != 0) {
+    if (flows.exceptions->uncaught != 0) {
       yielded_late = true;
       return;
     }
     consumed->leaf = this;
-    switch_while_handling(*home, *this, *consumed->link, value);
+    switch_while_handling(*this, *consumed->link, as_message(value));
     meet_pending();
   }
 
@@ -273,7 +275,7 @@ fiber* generator_core<Y, S>::run() noexcept {
 
 template <class Y, class S>
 void generator_core<Y, S>::yield_from(generator_core& inner) {
-  if (home->current != this) refuse_yield();
+  if (flows.current != this) refuse_yield();
   if (inner.finished()) return;
   if (inner.home != nullptr && inner.home != home)
     throw_wrong_thread("yield.from", inner);
@@ -291,7 +293,7 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   }
   inner.leaf = nullptr;
   inner.link = this;
-  switch_fiber(*home, *this, *to);
+  switch_fiber(*this, *to);
   inner.consumed = &inner;
   inner.end();
   if (consumed->closing) throw killed(consumed);  // it was meant for us as well

@@ -225,8 +225,8 @@ inline void scheduler::yield() {
   make_ready(me, task_block::cause::woken);
   task_block* const next = pick();
   if (next != &me) {
-    me.parked_in = thread_.current;
-    switch_fiber(thread_, *thread_.current, *enter(*next));
+    me.parked_in = flows.current;
+    switch_fiber(*flows.current, *enter(*next));
   }
   me.stage = task_state::running;
 }
@@ -272,13 +272,13 @@ inline task_block* scheduler::pick() {
 // Makes a task the running one. Returns the flow in it to continue.
 [[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
   running_ = &next;
-  thread_.root = next.flow;
+  flows.root = next.flow;
   return next.parked_in;
 }
 
 inline void scheduler::switch_to(task_block& next) {
-  running_->parked_in = thread_.current;
-  switch_fiber(thread_, *thread_.current, *enter(next));
+  running_->parked_in = flows.current;
+  switch_fiber(*flows.current, *enter(next));
 }
 
 // --- the outside world -------------------------------------------------------
@@ -356,12 +356,11 @@ inline void scheduler::report_ready(int fd, readiness ready) {
 // thrown, as the inner ones will be passed by it anyway.
 
 inline scheduler::interruption scheduler::due(task_block& t) {
-  fiber* const leaf = &t == running_ ? thread_.current : t.parked_in;
+  fiber* const leaf = &t == running_ ? flows.current : t.parked_in;
   interruption found;
   for (fiber* f = leaf; f != nullptr; f = up(f)) {
-    const unsigned unwinding = f == thread_.current
-                                   ? thread_.exceptions->uncaught
-                                   : f->handling.uncaught;
+    const unsigned unwinding =
+        f == flows.current ? flows.exceptions->uncaught : f->handling.uncaught;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_) {
       if (s->unwinding_ < unwinding || s->shields_) return found;
       if (s->passed_) found = {interruption::a_limit, s};
@@ -380,12 +379,12 @@ inline scheduler::interruption scheduler::due(task_block& t) {
 // that handler hides it: there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
-  const exceptions_in_flight ours = *thread_.exceptions;
+  const exceptions_in_flight ours = *flows.exceptions;
   bool handles = false;
   for (fiber* f = leaf; f != nullptr && !handles; f = up(f)) {
-    if (f != thread_.current) *thread_.exceptions = f->handling;
+    if (f != flows.current) *flows.exceptions = f->handling;
     handles = std::current_exception() == t.kill_thrown;
-    *thread_.exceptions = ours;
+    *flows.exceptions = ours;
   }
   return handles;
 }
@@ -463,9 +462,9 @@ inline void scheduler::declare_deadlock() {
   main_.stage = task_state::parked;  // as it was
   std::string text = "deadlock: nothing can wake any of these tasks\n";
   text += "  " + describe(main_, now_) + '\n' + describe(tasks_, now_);
-  for (fiber* f = thread_.current; f != nullptr; f = up(f)) {
-    const bool held = f == thread_.current ? thread_.exceptions->uncaught != 0
-                                           : f->handling.uncaught != 0;
+  for (fiber* f = flows.current; f != nullptr; f = up(f)) {
+    const bool held = f == flows.current ? flows.exceptions->uncaught != 0
+                                         : f->handling.uncaught != 0;
     bool shielded = held;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
@@ -481,7 +480,7 @@ inline void scheduler::add(task_block& t, deadline start) {
   t.id = ++ids_;
   t.home = &thread_;
   thread_.add();
-  t.root = &t;
+  flows.root = &t;
   ++t.references;  // ours, until it has ended
   tasks_.push_back(t);
   t.ring = ring_task;
@@ -501,7 +500,7 @@ inline void scheduler::ring_task(alarm& a, scheduler& s) {
 inline fiber* scheduler::finish(task_block& t) {
   t.life = flow_state::finished;
   end(t);
-  thread_.current = &thread_.main;  // the task may be gone
+  flows.current = &thread_.main;  // the task may be gone
   return enter(*pick());
 }
 

@@ -110,9 +110,9 @@ class task_block : public fiber, public list_node, public alarm {
 };
 
 inline scope::scope(bool shields)
-    : flow_(this_thread_state().current),
+    : flow_(here_flows().current),
       outer_(flow_->scopes),
-      unwinding_(flow_->home->exceptions->uncaught),
+      unwinding_(flows.exceptions->uncaught),
       shields_(shields) {
   flow_->scopes = this;
 }

@@ -31,32 +31,37 @@
 
 namespace {
 
-class counting_fiber final : public bao::fiber {
- public:
-  std::uint64_t value = 0;
-  bool stop = false;
-
- private:
-  bao::fiber* run() noexcept override {
-    bao::thread_state& thread = *home;
-    while (!stop) {
-      ++value;
-      bao::switch_fiber(thread, *this, thread.main);
-    }
-    return &thread.main;
-  }
+// Two flows at fixed places, as the contexts of switch_limit.cpp are, so that both
+// programs find them in the same way.
+class ponging final : public bao::fiber {
+  bao::fiber* run() noexcept override;
 };
+class pinging final : public bao::fiber {
+  bao::fiber* run() noexcept override;
+};
+ponging pong;
+pinging ping;
+std::uint64_t pongs = 0;
+
+bao::fiber* ponging::run() noexcept {
+  for (;;) {
+    ++pongs;
+    bao::switch_fiber(pong, ping);
+  }
+}
+
+bao::fiber* pinging::run() noexcept {
+  const double each =
+      bench::each_ns(25000000, [] { bao::switch_fiber(ping, pong); });
+  bench::report("bao", "fiber-switch", each / 2, "ns");
+  return &home->main;
+}
 
 void measure_fiber_switch() {
   bao::thread_state& thread = bao::this_thread_state();
-  // At a fixed place, as the contexts of switch_limit.cpp are.
-  static counting_fiber worker;
-  worker.start(thread);
-  const double each = bench::each_ns(
-      25000000, [&] { bao::switch_fiber(thread, thread.main, worker); });
-  bench::report("bao", "fiber-switch", each / 2, "ns");
-  worker.stop = true;
-  bao::switch_fiber(thread, thread.main, worker);
+  pong.start(thread);
+  ping.start(thread);
+  bao::switch_fiber(thread.main, ping);
 }
 
 using numbers = bao::generator<std::uint64_t>;
