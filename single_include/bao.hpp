@@ -3924,7 +3924,7 @@ inline void scheduler::add(task_block& t, deadline start) {
   t.id = ++ids_;
   t.home = &thread_;
   thread_.add();
-  flows.root = &t;
+  t.root = &t;
   ++t.references;  // ours, until it has ended
   tasks_.push_back(t);
   t.ring = ring_task;
