@@ -21,10 +21,10 @@
 //
 // A header-only library is compiled anew by every file that includes it. Two
 // files that disagree about a macro would disagree about the layout of a
-// struct, and the linker would quietly pick one. So everything that a macro can
-// change is part of a namespace's name, BAO_ABI: such files link side by side
-// without sharing a thing, and the first of them to start a flow tells the
-// other one, by name, that it has come too late.
+// struct, and the linker would quietly pick one. So what a macro can change is
+// part of a namespace's name, BAO_ABI, or, like the size of a stack, compared
+// when the program starts: a program that mixes two configurations ends at
+// once, and names both.
 //
 // A user may set, for the whole program:
 //
@@ -36,6 +36,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 
 #define BAO_VERSION "0.1.0"
@@ -120,11 +121,8 @@ struct configuration {
 inline void agree_on(const configuration& mine) {
   const configuration* first = nullptr;
   if (chosen_configuration.compare_exchange_strong(first, &mine)) return;
-  const auto same = [](const char* a, const char* b) {
-    while (*a != '\0' && *a == *b) ++a, ++b;
-    return *a == *b;
-  };
-  if (same(first->name, mine.name) && first->stack_size == mine.stack_size)
+  if (std::strcmp(first->name, mine.name) == 0 &&
+      first->stack_size == mine.stack_size)
     return;
   std::fprintf(
       stderr,
@@ -142,6 +140,10 @@ inline constexpr std::size_t default_stack_size = BAO_STACK_SIZE;
 template <std::size_t StackSize>
 inline constexpr configuration this_configuration{
     BAO_VERSION " " BAO_STRING(BAO_ABI), StackSize};
+
+// In every file, when the program starts.
+[[maybe_unused]] static const bool agreed =
+    (agree_on(this_configuration<BAO_STACK_SIZE>), true);
 
 }  // namespace BAO_ABI
 }  // namespace bao
@@ -323,14 +325,15 @@ struct context {
   bool empty() const { return saved == nullptr; }
 };
 
-// What one finds who is continued: where he was, and what was sent along.
+// What a flow finds when it is continued: its own context, and what was sent.
 struct arrival {
   context& self;
   void* message;
 };
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`, there
-// `message` arrives. Returns when somebody continues `from`: what he sends.
+// Leaves this flow, to be found in `from`, and continues the one in `to`, where
+// `message` arrives. Returns when somebody continues `from`: with what they
+// send.
 [[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
                                                      void* message) {
   static thread_local void* sent;
@@ -368,7 +371,7 @@ struct context {
   bool empty() const { return ip == nullptr; }
 };
 
-// What one finds who is continued: where he was, and what was sent along.
+// What a flow finds when it is continued: its own context, and what was sent.
 struct arrival {
   context& self;
   void* message;
@@ -388,10 +391,10 @@ never:
 #endif
 }
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`, there
-// `message` arrives. Returns when somebody continues `from`: what he sends.
-// Both `from` and the message come along in registers: to look for them in
-// memory would cost loads, and loads are what a switch is made of.
+// Leaves this flow, to be found in `from`, and continues the one in `to`, where
+// `message` arrives. Returns when somebody continues `from`: with what they
+// send. Both `from` and the message come along in registers: to look for them
+// in memory would cost loads, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
 // have changed: so the compiler saves those, and only those, that the
@@ -532,7 +535,6 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include <cstring>
 #include <new>
 
 #if defined(BAO_ASAN)
@@ -645,6 +647,7 @@ class stack_pool {
   static constexpr std::size_t classes = 17;  // the largest: 1 GiB
 
   stack* carve(std::size_t n);
+  void add_slab(std::size_t n);
 
   stack* idle_[classes] = {};
   char* fresh_[classes] = {};  // what is left of the newest slab
@@ -674,52 +677,23 @@ inline void stack_pool::give(stack* s) noexcept {
 }
 
 inline stack* stack_pool::carve(std::size_t n) {
-  const std::size_t each = (smallest << n) + guard_size;
-  if (fresh_[n] == fresh_end_[n]) {
-    // Small programs get small slabs; a million flows few system calls.
-    std::size_t count = carved_ < 16 ? 16 : carved_ < 1024 ? 64 : 256;
-    if (n > size_class(default_stack_size)) count = 4;
-    if ((smallest << n) >= 64 * 1024 * 1024) count = 1;
-    auto made = new slab{nullptr, count * each, 0, slabs_};
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-#if defined(MAP_NORESERVE)
-    flags |= MAP_NORESERVE;
-#endif
-#if defined(MAP_STACK)
-    flags |= MAP_STACK;
-#endif
-    void* p =
-        ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (p == MAP_FAILED) {
-      std::string why = std::strerror(errno);
-      delete made;
-      throw stack_exhausted("no address space for another stack of " +
-                            std::to_string(smallest << n) + " bytes: mmap: " +
-                            why + " (see ulimit -v and vm.overcommit_memory)");
-    }
-#if defined(MADV_NOHUGEPAGE)
-    ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow
-#endif
-    made->memory = static_cast<char*>(p);
-    slabs_ = fresh_slab_[n] = made;
-    fresh_[n] = made->memory;
-    fresh_end_[n] = made->memory + made->bytes;
-  }
-  char* low = fresh_[n] + guard_size;
+  if (fresh_[n] == fresh_end_[n]) add_slab(n);
+  const std::size_t size = smallest << n;
+  char* const low = fresh_[n] + guard_size;
   if (!install_guard(fresh_[n])) {
     std::string why = std::strerror(errno);
     throw stack_exhausted("no guard for another stack of " +
-                          std::to_string(smallest << n) + " bytes: " + why +
+                          std::to_string(size) + " bytes: " + why +
                           " (each takes two of vm.max_map_count mappings)");
   }
-  fresh_[n] += each;
+  fresh_[n] += size + guard_size;
   // Were all records at the same distance from a page, a thousand stacks would
   // fight for the same few cache lines: so they are spread over 16 places.
-  char* at = low + (smallest << n) - sizeof(stack) - (carved_++ % 16) * 64;
+  char* at = low + size - sizeof(stack) - (carved_++ % 16) * 64;
   at -= reinterpret_cast<std::uintptr_t>(at) % 64;
   auto s = new (at) stack{};
   s->low = low;
-  s->size = smallest << n;
+  s->size = size;
   s->from = fresh_slab_[n];
   s->valgrind_id = valgrind_request(0x1501, low, at);
 #if defined(BAO_ASAN)
@@ -727,6 +701,37 @@ inline stack* stack_pool::carve(std::size_t n) {
 #endif
   ++s->from->in_use;
   return s;
+}
+
+// Small programs get small slabs; a million flows few system calls.
+inline void stack_pool::add_slab(std::size_t n) {
+  const std::size_t size = smallest << n;
+  std::size_t count = carved_ < 16 ? 16 : carved_ < 1024 ? 64 : 256;
+  if (size > default_stack_size) count = 4;
+  if (size >= 64 * 1024 * 1024) count = 1;
+  auto made = new slab{nullptr, count * (size + guard_size), 0, slabs_};
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#if defined(MAP_NORESERVE)
+  flags |= MAP_NORESERVE;
+#endif
+#if defined(MAP_STACK)
+  flags |= MAP_STACK;
+#endif
+  void* p = ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (p == MAP_FAILED) {
+    std::string why = std::strerror(errno);
+    delete made;
+    throw stack_exhausted("no address space for another stack of " +
+                          std::to_string(size) + " bytes: mmap: " + why +
+                          " (see ulimit -v and vm.overcommit_memory)");
+  }
+#if defined(MADV_NOHUGEPAGE)
+  ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow
+#endif
+  made->memory = static_cast<char*>(p);
+  slabs_ = fresh_slab_[n] = made;
+  fresh_[n] = made->memory;
+  fresh_end_[n] = made->memory + made->bytes;
 }
 
 inline void stack_pool::release() noexcept {
@@ -783,10 +788,10 @@ inline void stack_pool::release() noexcept {
 // Fibers never change threads: this keeps thread_local variables, and every
 // address that a compiler has cached, right.
 
-#include <pthread.h>
 #include <signal.h>
 
 #if defined(BAO_ASAN)
+#include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
 #elif defined(BAO_TSAN)
 #include <sanitizer/tsan_interface.h>
@@ -834,7 +839,8 @@ class fiber : public context {  // which is where it stands while suspended
   void* inbox = nullptr;          // ... and the std::optional to put it in
   void* fake_stack = nullptr;     // AddressSanitizer's
   flow_state life = flow_state::created;  // never `suspended`: see state()
-  bool lends = false;  // a generator: its link is whoever resumed it last
+  bool cleaning = false;  // has ended; what the body held is being destroyed
+  bool lends = false;     // a generator: its link is whoever resumed it last
   std::atomic<bool> orphan{false};  // its owner has let go of it
   unsigned references = 0;
   std::atomic<unsigned> released_elsewhere{0};  // references, not yet counted
@@ -880,7 +886,7 @@ class fiber : public context {  // which is where it stands while suspended
   static void runner();
 };
 
-// What a thread begins with. Who refers to it keeps its thread_state.
+// What a thread begins with. Whoever refers to it keeps the thread_state alive.
 class main_flow final : public fiber {
   void dispose() noexcept override;
 };
@@ -941,7 +947,6 @@ inline thread_state& this_thread_state() {
     char touched = 0;
   };
   static thread_local at_thread_end guard;
-  agree_on(this_configuration<BAO_STACK_SIZE>);
   current_thread = new thread_state;
   guard.touched = 1;
   return *current_thread;
@@ -998,9 +1003,9 @@ inline void reach_flow(void*) {}
   return a;
 }
 
-// Continues `to`, a started fiber of this thread, there `message` arrives.
+// Continues `to`, a started fiber of this thread, where `message` arrives.
 // Returns when somebody continues `from`, the one that runs. Whoever arrives
-// finds no exception in flight: whoever leaves has taken his along.
+// finds no exception in flight: whoever left has taken theirs along.
 [[gnu::always_inline]] inline arrival switch_fiber(fiber& from, fiber& to,
                                                    void* message = nullptr) {
   if (flows.exceptions->any()) return switch_while_handling(from, to, message);
@@ -1029,6 +1034,7 @@ inline void fiber::start(thread_state& t, std::size_t size) {
   if (memory->idle.empty())
     memory->idle = make_context(memory->low, memory->high(), runner);
   static_cast<context&>(*this) = memory->idle;
+  life = flow_state::running;
   if (home != nullptr) return;
   home = &t;
   t.add();
@@ -1100,11 +1106,12 @@ inline void report_overflow(int signal, siginfo_t* info, void*) {
     const bool inner = flows.current != flows.root;
     int n = std::snprintf(
         line, sizeof line,
-        "bao: stack overflow in a %s%s%s %s: its %zu KiB are used up. Give it "
+        "bao: stack overflow in a %s%s%s%s%s: its %zu KiB are used up. Give it "
         "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
         "local variables\n",
         flows.current->kind(), inner ? " of " : "",
-        inner ? flows.root->kind() : "", flows.root->title(),
+        inner ? flows.root->kind() : "",
+        *flows.root->title() != '\0' ? " " : "", flows.root->title(),
         flows.current->memory->size / 1024);
     if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
   }
@@ -1243,7 +1250,8 @@ inline switch_trace set_switch_trace(switch_trace trace) {
 }
 
 // Throws bao::killed where a flow is suspended, and returns when it has ended
-// or has switched back. What then is to be thrown here is pending.
+// or has switched back. What is to be thrown here after that is left in
+// `pending`.
 inline void strike(fiber& victim) {
   fiber* const mine = flows.current;
   fiber* const me = flow_of(mine);
@@ -1277,7 +1285,7 @@ class coroutine_ref {
     if (flow_ != nullptr) flow_->release();
   }
 
-  // Suspends this flow and continues the other one, there `v` arrives. Returns
+  // Suspends this flow and continues the other one, where `v` arrives. Returns
   // what the next one to switch to us sends, who need not be the one that we
   // have switched to; throws what comes our way instead: the error of a child
   // that has ended, or what was thrown in. A switch to oneself returns `v`.
@@ -1319,10 +1327,11 @@ class coroutine_ref {
     return throw_in(std::make_exception_ptr(std::move(error)));
   }
 
-  // Throws bao::killed in the other flow and suspends until it has ended, or
-  // has switched back to us instead; whoever kills is its parent for that time.
-  // One that has not started never runs; on one that has ended nothing happens.
-  // Throws what its body throws instead, std::logic_error for a main flow.
+  // Suspends until the other flow, in which it throws bao::killed, has ended or
+  // has switched back to us; whoever kills is its parent for that time. One
+  // that has not started never runs; on one that has ended nothing happens; on
+  // ourselves it throws here and now. Throws what the body throws instead,
+  // dead_coroutine for an empty handle, std::logic_error for a main flow.
   void kill() {
     expect_usable("kill");
     if (flow_ == flow_->root)
@@ -1402,7 +1411,6 @@ class coroutine_ref {
                        ": the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
       flow_->start(t);
-      flow_->life = flow_state::running;
       flow_->leaf = flow_;
     }
     return flow_;
@@ -1506,7 +1514,6 @@ fiber* coroutine_core::bequeath(std::optional<T> result,
         heir->unwind();  // it dies of the error without having run
         continue;
       }
-      heir->life = flow_state::running;
       heir->leaf = heir;
     }
     fiber* const next = std::exchange(heir->leaf, nullptr);
@@ -1543,6 +1550,7 @@ class coroutine_frame final : public coroutine_core {
     } catch (...) {
       error = std::current_exception();
     }
+    cleaning = true;
     drop_body();
     if constexpr (std::is_default_constructible_v<value>)
       if (!result) result.emplace();
@@ -1810,7 +1818,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     link = flows.current;
     leaf = nullptr;
     auto* value = static_cast<slot*>(switch_fiber(*link, *to).message);
-    if (value == nullptr) end();
+    if (value == nullptr) rethrow_error();
     return value;
   }
 
@@ -1852,7 +1860,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   [[gnu::cold, gnu::noinline]] bool begin(const char* call);
 
   // The body has ended: throws the error it ended with, once.
-  [[gnu::cold, gnu::noinline]] void end() {
+  [[gnu::cold, gnu::noinline]] void rethrow_error() {
     if (error != nullptr) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
@@ -1889,7 +1897,6 @@ bool generator_core<Y, S>::begin(const char* call) {
   if (home != nullptr && home != &t) throw_wrong_thread(call, *this);
   if (life == flow_state::running) refuse_running(call);
   start(t);
-  life = flow_state::running;
   return true;
 }
 
@@ -1902,6 +1909,7 @@ fiber* generator_core<Y, S>::run() noexcept {
   } catch (...) {
     error = std::current_exception();
   }
+  cleaning = true;
   drop_body();
   if (yielded_late && error == nullptr)
     error = std::make_exception_ptr(close_ignored(
@@ -1920,7 +1928,6 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   if (to == nullptr) {
     if (inner.life == flow_state::running) refuse_running("yield.from");
     inner.start(*home);
-    inner.life = flow_state::running;
     to = &inner;
   }
   // Inner generators that it is in the middle of serve our consumer as well.
@@ -1932,7 +1939,7 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   inner.link = this;
   switch_fiber(*this, *to);
   inner.consumed = &inner;
-  inner.end();
+  inner.rethrow_error();
   if (consumed->closing) throw killed(consumed);  // it was meant for us as well
 }
 
@@ -2497,9 +2504,10 @@ class list {
 // =============================================================================
 // bao/system.hpp - the one seam through which the system is asked
 //
-// Everything that a running task asks of the operating system goes through an
-// object of this class: so a test can put another one there whose hours pass in
-// no time (virtual_time.hpp), or that fails when it is told to.
+// The clock, and the calls by which a task moves bytes and makes connections,
+// go through an object of this class: so a test can put another one there,
+// whose hours pass in no time (virtual_time.hpp), or which fails when it is
+// told to.
 
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -2577,7 +2585,7 @@ inline thread_local system_calls* sys = &the_system;
 // =============================================================================
 // bao/time.hpp - one clock, deadlines
 //
-// Every call that may wait takes, last, a point in time until which it does. A
+// A call that may wait takes, last, a point in time until which it does. A
 // duration is good for that as well, and becomes a point when the call is made:
 // so three calls in a row that share a deadline take no longer than one.
 //
@@ -2622,7 +2630,8 @@ class deadline {
             std::chrono::ceil<std::chrono::nanoseconds>(from_now).count();
     }
   }
-  deadline(clock::time_point at) : at_(at.time_since_epoch().count()) {}
+  constexpr deadline(clock::time_point at)
+      : at_(at.time_since_epoch().count()) {}
 
   constexpr bool is_never() const { return at_ == forever; }
   bool passed() const {
@@ -2631,19 +2640,16 @@ class deadline {
   constexpr nanoseconds at() const { return at_; }
   constexpr bool operator<(deadline other) const { return at_ < other.at_; }
 
-  static constexpr deadline forever_from_now() { return deadline(); }
-
  private:
   static constexpr nanoseconds forever =
       std::numeric_limits<nanoseconds>::max();
   static constexpr nanoseconds passed_already =
       std::numeric_limits<nanoseconds>::min();
 
-  constexpr deadline() = default;
-  nanoseconds at_ = forever;
+  nanoseconds at_;
 };
 
-inline constexpr deadline never = deadline::forever_from_now();
+inline constexpr deadline never{clock::time_point::max()};
 
 }  // namespace BAO_ABI
 }  // namespace bao
@@ -2698,6 +2704,9 @@ class timer_heap {
  public:
   timer_heap() = default;
   timer_heap(const timer_heap&) = delete;
+  ~timer_heap() {
+    while (root_ != nullptr) remove(*root_);
+  }
 
   bool empty() const { return root_ == nullptr; }
   timer* first() const { return root_; }
@@ -2780,10 +2789,10 @@ inline void timer::cancel() {
 // file of its own. This ladder is the only place that knows that there are
 // three; what they promise is in readiness.hpp.
 //
-//                when nothing is ready     for each wait     limit
-//     epoll      O(ready)                  none              memory
-//     poll       O(watched)                none              memory
-//     select     O(largest number)         none              FD_SETSIZE
+//                a wait costs         to watch one costs            limit
+//     epoll      what is ready        a system call; owned: once    memory
+//     poll       what is watched      nothing                       memory
+//     select     the largest number   nothing                       FD_SETSIZE
 
 
 // =============================================================================
@@ -3461,8 +3470,8 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) {
 //                   wins, and a waker who is too late goes on to the next.
 //
 // There is no loop to call. Whoever parks looks for the next task that can run
-// and switches to it; when there is none, it is he who sleeps in the poller. A
-// central loop would cost a second switch each time, and be one more kind of
+// and switches to it; when there is none, that same task sleeps in the poller.
+// A central loop would cost a second switch each time, and be one more kind of
 // flow. So the thread's own flow is a task like the others, the main task.
 //
 // Tasks run in the order in which they became ready.
@@ -3493,7 +3502,6 @@ class scheduler {
   ~scheduler();
 
   task_block& running() { return *running_; }
-  task_block& main() { return main_; }
 
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
@@ -3533,7 +3541,6 @@ class scheduler {
   timer_heap& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
   list<task_block>& tasks() { return tasks_; }
-  bool ending() const { return ending_; }
   nanoseconds turn_began() const { return now_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
@@ -3566,7 +3573,7 @@ class scheduler {
 
   // What is to be thrown in a task at its park, or would be if it ran.
   struct interruption {
-    enum { nothing, a_kill, an_error, a_limit } what = nothing;
+    enum { none, a_kill, an_error, a_limit } what = none;
     scope* which = nullptr;
   };
   interruption due(task_block& t);
@@ -3586,7 +3593,7 @@ class scheduler {
   }
 
   thread_state& thread_;
-  task_block* running_ = &main_;
+  task_block* running_;
   task_block* ready_ = nullptr;  // the first in line
   task_block** ready_end_ = &ready_;
   int turns_left_ = 64;  // until the poller is asked though tasks are ready
@@ -3602,14 +3609,16 @@ class scheduler {
   bool deadlocked_ = false;
   bool ending_ = false;
 
-  class main_task final : public task_block {
-   public:
+  struct main_task final : task_block {
     using task_block::task_block;
+    void dispose() noexcept override { delete this; }
   };
-  main_task main_;
+  task_block& main_;  // on its own, as handles may outlive us
 };
 
-// This thread's, made when there is none. Never suspends.
+// This thread's, made when there is none. Never suspends. Throws
+// std::logic_error when the thread has ended, std::system_error when there is
+// no poller.
 inline scheduler& this_scheduler() {
   thread_state& t = this_thread_state();
   if (t.tasks != nullptr) return *t.tasks;
@@ -3620,7 +3629,9 @@ inline scheduler& this_scheduler() {
   return *made;
 }
 
-inline scheduler::scheduler(thread_state& t) : thread_(t), main_(t.main) {
+inline scheduler::scheduler(thread_state& t)
+    : thread_(t), main_(*new main_task(t.main)) {
+  running_ = &main_;
   t.tasks = this;
   main_.home = &t;
   t.add();
@@ -3633,8 +3644,22 @@ inline scheduler::scheduler(thread_state& t) : thread_(t), main_(t.main) {
 
 // --- park and wake -----------------------------------------------------------
 
+// Makes a task the running one. Returns the flow in it to continue.
+[[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
+  running_ = &next;
+  flows.root = next.flow;
+  return next.parked_in;
+}
+
+[[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
+  running_->parked_in = flows.current;
+  switch_fiber(*flows.current, *enter(next));
+}
+
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
+  // What other threads have let go of is unwound here, while we may still wait.
+  if (thread_.released.load() != nullptr) thread_.take_back();
   for (;;) {
     meet_interruption();
     if (until.passed()) return false;
@@ -3668,10 +3693,7 @@ inline void scheduler::yield() {
   task_block& me = *running_;
   make_ready(me, task_block::cause::woken);
   task_block* const next = pick();
-  if (next != &me) {
-    me.parked_in = flows.current;
-    switch_fiber(*flows.current, *enter(*next));
-  }
+  if (next != &me) switch_to(*next);
   me.stage = task_state::running;
 }
 
@@ -3703,7 +3725,6 @@ inline task_block* scheduler::pick() {
     if (t->flow->life != flow_state::created) return t;
     try {
       t->start(thread_, t->stack_size);
-      t->life = flow_state::running;
       t->parked_in = t;
       return t;
     } catch (...) {  // no stack: the task ends with that error
@@ -3713,23 +3734,11 @@ inline task_block* scheduler::pick() {
   }
 }
 
-// Makes a task the running one. Returns the flow in it to continue.
-[[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
-  running_ = &next;
-  flows.root = next.flow;
-  return next.parked_in;
-}
-
-inline void scheduler::switch_to(task_block& next) {
-  running_->parked_in = flows.current;
-  switch_fiber(*flows.current, *enter(next));
-}
-
 // --- the outside world -------------------------------------------------------
 
 // Takes in what has happened outside: timers that are due, descriptors that are
 // ready, what other threads have left. While tasks are ready this is done every
-// so many turns, such that it happens every 20 to 100 microseconds.
+// so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
   if (may_sleep && timers_.empty() && descriptor_waits == 0 && remotes == 0 &&
@@ -3754,7 +3763,6 @@ inline void scheduler::look_around(bool may_sleep) {
       report_ready(fd, ready);
     });
     if (take_mail != nullptr) take_mail(*this, false);
-    thread_.take_back();
   }
   if (until != 0 && sleep >= 0 && !anything && ready_ == nullptr)
     sys->slept_until(until);
@@ -3809,11 +3817,11 @@ inline scheduler::interruption scheduler::due(task_block& t) {
       if (s->unwinding_ < unwinding || s->shields_) return found;
       if (s->passed_) found = {interruption::a_limit, s};
     }
-    if (unwinding != 0) return found;
+    if (unwinding != 0 || f->cleaning) return found;
   }
   if (t.kill_wanted && (t.kill_is_new || !handles_kill(t, leaf)))
     return {interruption::a_kill};
-  if (t.thrown_in != nullptr && found.what == interruption::nothing)
+  if (t.thrown_in != nullptr && found.what == interruption::none)
     return {interruption::an_error};
   return found;
 }
@@ -3834,7 +3842,7 @@ inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
 }
 
 inline void scheduler::interrupt(task_block& t) {
-  if (t.stage == task_state::parked && due(t).what != interruption::nothing)
+  if (t.stage == task_state::parked && due(t).what != interruption::none)
     make_ready(t, task_block::cause::interrupted);
 }
 
@@ -3863,9 +3871,11 @@ inline void scheduler::limit_passed(scope& limit) {
   // The task that is held up in it, if any: a generator that nobody has resumed
   // is on nobody's path.
   fiber* f = limit.flow_;
-  while (f->link != nullptr) {
+  for (;;) {
     if (f->lends && f->leaf != nullptr) return;
-    f = f->link;
+    fiber* const next = f->lends || f->killer == nullptr ? f->link : f->killer;
+    if (next == nullptr) break;
+    f = next;
   }
   auto* const t = static_cast<task_block*>(f->owner);
   if (t != nullptr) interrupt(*t);
@@ -3874,7 +3884,7 @@ inline void scheduler::limit_passed(scope& limit) {
 [[gnu::noinline]] inline void scheduler::throw_interruption(task_block& t) {
   const interruption i = due(t);
   switch (i.what) {
-    case interruption::nothing:
+    case interruption::none:
       return;
     case interruption::a_limit:
       i.which->passed_ = false;
@@ -3899,8 +3909,10 @@ inline void scheduler::limit_passed(scope& limit) {
   std::rethrow_exception(t.kill_thrown);
 }
 
-// Nothing that could wake anybody is left. The main task is told, for it is the
-// one that the rest of the program hears of.
+// Nothing that could wake anybody is left. The main task is told, as the one
+// that the rest of the program hears of; where it cannot throw (in a shield, in
+// a destructor that runs because of an exception, after main()) the program
+// ends with the same text.
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
@@ -3998,6 +4010,8 @@ inline scheduler::~scheduler() {
   if (take_mail != nullptr) take_mail(*this, true);
   thread_.tasks = nullptr;
   thread_.ended = true;
+  thread_.main.owner = nullptr;
+  main_.release();
 }
 
 }  // namespace BAO_ABI
@@ -4046,6 +4060,7 @@ class spawned_task : public task_block {
     } catch (...) {
       error = std::current_exception();
     }
+    cleaning = true;
     drop_body();
     return s.finish(*this);
   }
@@ -4140,6 +4155,16 @@ class task_options {
   std::size_t stack_size_ = default_stack_size;
 };
 
+// Wakes a task when another one has ended.
+struct joiner : completion {
+  task_block* waits = nullptr;
+  joiner() {
+    ended = [](completion& c, task_block& t) {
+      t.home->tasks->wake(*static_cast<joiner&>(c).waits);
+    };
+  }
+};
+
 // A handle of a task that returns R. A task<R> converts to a task<>. All
 // members throw wrong_thread on another thread than the task's own; only to
 // destroy a handle is safe anywhere. An empty handle is nobody's:
@@ -4171,13 +4196,9 @@ class task {
     if (&b == &me)
       throw deadlock("join: " + describe(b, s.turn_began()) +
                      " and would wait for itself");
-    struct joiner : completion {
-      task_block* waits;
-    } j;
+    const task keep(&b);  // our handle may go meanwhile
+    joiner j;
     j.waits = &me;
-    j.ended = [](completion& c, task_block& ended) {
-      ended.home->tasks->wake(*static_cast<joiner&>(c).waits);
-    };
     b.watchers.push_back(j);
     while (b.stage != task_state::done)
       if (!s.park(until, {"joining task", static_cast<long>(b.id)}))
@@ -4217,10 +4238,11 @@ class task {
   // task that has not started never runs. A task that kills itself is killed
   // here and now. Throws std::logic_error for the main task.
   bool kill(deadline until = never) const {
-    task_block& b = checked("kill");
+    const task keep(&checked("kill"));  // our handle may go meanwhile
+    task_block& b = *keep.block_;
     scheduler& s = this_scheduler();
     s.kill(b);
-    if (&b != &s.running()) return join(until);
+    if (&b != &s.running()) return keep.join(until);
     s.yield();
     return false;  // inside a shield
   }
@@ -4286,15 +4308,17 @@ class task {
   friend class task;
 
   std::add_lvalue_reference_t<R> value() const {
-    join();
-    block_->asked = true;
-    if (block_->error != nullptr) std::rethrow_exception(block_->error);
-    if (block_->ended_by_kill)
-      throw task_killed("get: " + describe(*block_, 0) + ", and was killed");
+    const task keep(&checked("get"));
+    keep.join();
+    task_block& b = *keep.block_;
+    b.asked = true;
+    if (b.error != nullptr) std::rethrow_exception(b.error);
+    if (b.ended_by_kill)
+      throw task_killed("get: " + describe(b, 0) + ", and was killed");
     if constexpr (std::is_reference_v<R>)
-      return **static_cast<task_frame<R>*>(block_)->result;
+      return **static_cast<task_frame<R>&>(b).result;
     else if constexpr (!std::is_void_v<R>)
-      return *static_cast<task_frame<R>*>(block_)->result;
+      return *static_cast<task_frame<R>&>(b).result;
   }
 
   task_block* block_ = nullptr;
@@ -4322,8 +4346,9 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 // Runs f(args...) as a task, later: when this one waits. All are moved or
 // copied into the task, and destroyed when it ends. Never suspends.
 //
-// The overloads are one function: where the number of arguments is known, the
-// compiler fills in where the call stands, for reports.
+// The overloads are one function: up to two arguments, the compiler fills in
+// where the call stands, for reports. With more, and for spawn_later, they
+// leave the place out, unless task_options are given.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), clock::time_point{}, std::forward<F>(f),
@@ -4367,7 +4392,8 @@ spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
 // The task that runs. Never suspends.
 inline task<> self() { return task<>(&this_scheduler().running()); }
 
-// Lets all other tasks that are ready run first.
+// Suspends until all other ready tasks have run; returns at once when there are
+// none. Throws what interrupts us.
 [[gnu::always_inline]] inline void yield() {
   thread_state* const t = current_thread;
   (t != nullptr && t->tasks != nullptr ? *t->tasks : this_scheduler()).yield();
@@ -4458,17 +4484,11 @@ auto as_completed(const Range& tasks) {
 template <class Range>
 std::optional<std::size_t> join_any(const Range& tasks,
                                     deadline until = never) {
-  struct watcher : completion {
-    task_block* waits;
-  };
   scheduler& s = this_scheduler();
   std::vector<task<>> all(std::begin(tasks), std::end(tasks));
-  std::vector<watcher> watchers(all.size());
+  std::vector<joiner> watchers(all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
     watchers[i].waits = &s.running();
-    watchers[i].ended = [](completion& c, task_block& t) {
-      t.home->tasks->wake(*static_cast<watcher&>(c).waits);
-    };
     task_block& b = all[i].checked("join_any");
     if (b.stage == task_state::done) return i;
     b.watchers.push_back(watchers[i]);
@@ -4534,7 +4554,9 @@ class timeout : public scope, private alarm {
   // Nothing will be thrown any more.
   void cancel() {
     alarm::cancel();
-    if (std::exchange(passed_, false)) this_scheduler().limit_gone();
+    // In a generator that outlives the scheduler there is nobody to tell.
+    if (std::exchange(passed_, false) && current_thread->tasks != nullptr)
+      current_thread->tasks->limit_gone();
   }
   bool pending() const { return armed() || passed_; }
   bool expired() const { return expired_; }
@@ -4580,17 +4602,20 @@ class shield : public scope {
 // =============================================================================
 // bao/remote.hpp - wake a thread's tasks from other threads
 //
-// Tasks, locks and channels belong to one thread and need no locking. What
+// Tasks belong to one thread and need no locking. What
 // other threads may do is leave a message: it goes into a mailbox, and a
 // doorbell that the poller watches is rung.
 //
 //     bao::remote home = bao::this_scheduler().remote();
 //     std::thread([home]() mutable { home.post([] { ... }); }).detach();
 
+#include <pthread.h>
+
 namespace bao {
 inline namespace BAO_ABI {
 
-// A lock between threads. The holder must not suspend.
+// A lock between threads; <mutex> would double what it takes to parse this
+// file. The holder must not suspend.
 class thread_mutex {
  public:
   thread_mutex() = default;
@@ -4743,8 +4768,7 @@ inline class remote scheduler::remote() { return bao::remote(*this); }
 namespace bao {
 inline namespace BAO_ABI {
 
-struct job {
-  job* next = nullptr;
+struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
@@ -4753,9 +4777,7 @@ class helper_threads {
   // Throws std::system_error when there is no helper and none can be made.
   void submit(job& j) {
     thread_lock hold(mutex_);
-    j.next = nullptr;
-    *last_ = &j;
-    last_ = &j.next;
+    jobs_.push_back(j);
     if (idle_ > waiting_) {
       ++waiting_;
       ::pthread_cond_signal(&wanted_);
@@ -4764,7 +4786,7 @@ class helper_threads {
       if (failed == 0) {
         ++threads_;
       } else if (threads_ == 0) {
-        take_back(j);
+        j.leave();
         throw std::system_error(failed, std::generic_category(),
                                 "pthread_create");
       }
@@ -4786,13 +4808,6 @@ class helper_threads {
     return failed;
   }
 
-  void take_back(job& j) {
-    job** link = &first_;
-    while (*link != &j) link = &(*link)->next;
-    *link = j.next;
-    last_ = link;
-  }
-
   static void* serve(void* pool) {
     auto& me = *static_cast<helper_threads*>(pool);
     while (job* j = me.next()) j->run(*j);
@@ -4801,7 +4816,7 @@ class helper_threads {
 
   job* next() {
     thread_lock hold(mutex_);
-    while (first_ == nullptr) {
+    while (jobs_.empty()) {
       timespec until;
       ::clock_gettime(CLOCK_REALTIME, &until);
       until.tv_sec += patience;
@@ -4810,21 +4825,19 @@ class helper_threads {
           ::pthread_cond_timedwait(&wanted_, mutex_.native(), &until);
       --idle_;
       if (late == 0 && waiting_ > 0) --waiting_;
-      if (late != 0 && first_ == nullptr) {
+      if (late != 0 && jobs_.empty()) {
         --threads_;
         return nullptr;
       }
     }
-    job* const j = first_;
-    first_ = j->next;
-    if (first_ == nullptr) last_ = &first_;
+    job* const j = jobs_.first();
+    j->leave();
     return j;
   }
 
   thread_mutex mutex_;
   pthread_cond_t wanted_ = PTHREAD_COND_INITIALIZER;
-  job* first_ = nullptr;
-  job** last_ = &first_;
+  list<job> jobs_;
   int threads_ = 0;
   int idle_ = 0;
   int waiting_ = 0;  // signals on their way to idle helpers
@@ -4854,7 +4867,7 @@ class offloaded : public job, public message {
       auto& me = static_cast<offloaded&>(j);
       me.work();
       // Once it has been put, it may be gone.
-      class remote way = *me.home_;
+      remote way = *me.home_;
       if (!way.put(me)) me.abandon();
     };
     arrive = [](message& m, scheduler* home) {
@@ -4875,7 +4888,7 @@ class offloaded : public job, public message {
   virtual void abandon() noexcept {}
 
  private:
-  std::optional<class remote> home_;
+  std::optional<remote> home_;
 };
 
 // Calls f(args...) on a helper thread and suspends until it returns; returns or
@@ -4962,7 +4975,7 @@ inline readiness poll_now(int fd, readiness want) {
 }
 
 // A task's place in the line for one direction of a descriptor, from when it
-// has to wait until it is through. Who leaves wakes the next one.
+// has to wait until it is through. Whoever leaves wakes the next one.
 class place_in_line {
  public:
   place_in_line(scheduler& s, int fd, descriptor_watch& w, readiness want)
@@ -5061,7 +5074,7 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   return ready;
 }
 
-// Owns a descriptor and makes system calls that wait. Move-only; an empty one
+// Owns a descriptor. Move-only; an empty one
 // has the number -1. It belongs to the thread where it first had to wait: other
 // threads get wrong_thread.
 class descriptor {
@@ -5084,7 +5097,8 @@ class descriptor {
   int fd() const { return fd_; }
   explicit operator bool() const { return fd_ != -1; }
 
-  // Wakes whoever waits for it, who get EBADF, and closes it. Never suspends.
+  // Never suspends. Closes it, and wakes whoever waits for it, who gets EBADF.
+  // On another thread than theirs it wakes nobody.
   void close() noexcept {
     const int fd = std::exchange(fd_, -1);
     if (fd == -1) return;
@@ -5107,7 +5121,7 @@ class descriptor {
   }
 
   [[noreturn, gnu::cold]] void fail(const char* name) const {
-    throw_errno(std::string(name) + ": descriptor " + std::to_string(fd_));
+    throw_errno(std::string(name) + ' ' + std::to_string(fd_));
   }
 
  private:
@@ -5115,6 +5129,10 @@ class descriptor {
 
   static scheduler* here() {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
+  }
+  // Of the thread, if it has a scheduler: addresses are used again.
+  static unsigned here_number() {
+    return here() == nullptr ? 0 : current_thread->number;
   }
 
   void watch_here(scheduler& s) {
@@ -5131,8 +5149,8 @@ class descriptor {
       watch_ = known;
       watch_->owned = true;
       ++watch_->references;
-      home_ = &s;
-    } else if (home_ != &s) {
+      home_ = here_number();
+    } else if (home_ != here_number()) {
       throw wrong_thread("descriptor " + std::to_string(fd_) +
                          ": another thread has waited for it");
     }
@@ -5152,17 +5170,18 @@ class descriptor {
 
   void stop_watching(int fd) noexcept {
     descriptor_watch* const w = std::exchange(watch_, nullptr);
-    if (w == nullptr || home_ != here()) return;
-    if (home_->watch_of(fd) == w) {
-      abandon(*home_, *w, fd);
-      home_->watch_of(fd) = nullptr;
+    if (w == nullptr || home_ != here_number()) return;
+    scheduler& s = *here();
+    if (s.watch_of(fd) == w) {
+      abandon(s, *w, fd);
+      s.watch_of(fd) = nullptr;
     }
     if (--w->references == 0) delete w;
   }
 
   int fd_ = -1;
   descriptor_watch* watch_ = nullptr;
-  scheduler* home_ = nullptr;
+  unsigned home_ = 0;  // the thread where it first had to wait
 };
 
 // One call that reads or writes a descriptor, however many system calls it
@@ -5184,7 +5203,7 @@ class io_call {
         scheduler_(descriptor::here()) {
     if (scheduler_ != nullptr) scheduler_->meet_interruption();
     if (d.watch_ == nullptr ||
-        (d.watch_->waiters.empty() && d.home_ == scheduler_))
+        (d.watch_->waiters.empty() && d.home_ == descriptor::here_number()))
       return;
     get_in_line();
     if (!place_->wait_for_turn(until_, name_)) too_late();
@@ -5354,7 +5373,8 @@ class stream {
 
   // The other end will read an end; we may still read.
   void shutdown_write() {
-    if (::shutdown(fd(), SHUT_WR) == -1) descriptor_.fail("shutdown");
+    if (::shutdown(fd(), SHUT_WR) == -1)
+      descriptor_.fail("shutting down descriptor");
   }
 
  protected:
@@ -5882,6 +5902,7 @@ inline tcp_stream connect(const address& to, deadline until = never) {
   return tcp_stream(socket_stream::connected(to, until));
 }
 // The same to "host:port", where each address of a name is tried in turn.
+// Throws what resolve() throws as well.
 inline tcp_stream connect(std::string_view host_port, deadline until = never) {
   const auto [host, service] = split_host_port(host_port);
   const auto all = resolve(host, service, until);
@@ -5894,11 +5915,9 @@ inline tcp_stream connect(std::string_view host_port, deadline until = never) {
   }
   return connect(all.back(), until);
 }
-inline tcp_stream connect(const char* host_port, deadline until = never) {
-  return connect(std::string_view(host_port), until);
-}
 
-// Connects to "unix:/path" or "unix:@name". Suspends; throws std::system_error.
+// Suspends until connected to a unix listener, at address::parse("unix:/path"),
+// `until` at the latest. Throws std::system_error.
 inline unix_stream connect_unix(const address& to, deadline until = never) {
   return unix_stream(socket_stream::connected(to, until));
 }
@@ -5929,8 +5948,6 @@ class listener {
   }
   explicit listener(std::string_view at, int backlog = 1024)
       : listener(address::parse(at), backlog) {}
-  explicit listener(const char* at, int backlog = 1024)
-      : listener(std::string_view(at), backlog) {}
 
   // Suspends until somebody connects. Throws std::system_error: timed_out when
   // late, EBADF when the listener is closed. Where the process has no
@@ -5966,15 +5983,10 @@ class listener {
   // Wakes whoever waits in accept(). Connections not yet accepted are reset.
   void close() noexcept { descriptor_.close(); }
 
-  // for (Stream& peer : listener): until it is closed. ++ suspends as accept().
+  // For range-for only: until it is closed; ++ suspends as accept() does. The
+  // listener must outlive the loop.
   class iterator {
    public:
-    using iterator_category = std::input_iterator_tag;
-    using value_type = Stream;
-    using difference_type = std::ptrdiff_t;
-    using pointer = Stream*;
-    using reference = Stream&;
-
     Stream& operator*() { return *peer_; }
     iterator& operator++() {
       peer_.reset();
@@ -6197,8 +6209,8 @@ class virtual_time final : public system_calls {
   ~virtual_time() { sys = before_; }
 
   nanoseconds now() override { return now_; }
-  nanoseconds may_sleep(nanoseconds, bool jobs) override {
-    return jobs ? -1 : 0;
+  nanoseconds may_sleep(nanoseconds until, bool jobs) override {
+    return jobs && until > now_ ? -1 : 0;
   }
   void slept_until(nanoseconds until) override {
     if (until > now_) now_ = until;

@@ -12,6 +12,14 @@
 
 #include "bao.hpp"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED
+#endif
+#endif
+
 // --- exceptions --------------------------------------------------------------
 
 TEST_CASE("X13: `throw;` rethrows the exception that its own flow has caught") {
@@ -255,7 +263,7 @@ TEST_CASE("a fiber that asks for too large a stack is as it was before") {
   CHECK(f.state() == bao::flow_state::created);
 }
 
-#if !defined(BAO_ASAN) && !defined(BAO_TSAN)
+#if !defined(SANITIZED)
 
 // Returns only when it has run out of numbers, and needs a lot of stack.
 [[gnu::noinline]] static int too_deep(int n) {

@@ -2,10 +2,10 @@
 //
 // A header-only library is compiled anew by every file that includes it. Two
 // files that disagree about a macro would disagree about the layout of a
-// struct, and the linker would quietly pick one. So everything that a macro can
-// change is part of a namespace's name, BAO_ABI: such files link side by side
-// without sharing a thing, and the first of them to start a flow tells the
-// other one, by name, that it has come too late.
+// struct, and the linker would quietly pick one. So what a macro can change is
+// part of a namespace's name, BAO_ABI, or, like the size of a stack, compared
+// when the program starts: a program that mixes two configurations ends at
+// once, and names both.
 //
 // A user may set, for the whole program:
 //
@@ -20,6 +20,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 
 #define BAO_VERSION "0.1.0"
@@ -104,11 +105,8 @@ struct configuration {
 inline void agree_on(const configuration& mine) {
   const configuration* first = nullptr;
   if (chosen_configuration.compare_exchange_strong(first, &mine)) return;
-  const auto same = [](const char* a, const char* b) {
-    while (*a != '\0' && *a == *b) ++a, ++b;
-    return *a == *b;
-  };
-  if (same(first->name, mine.name) && first->stack_size == mine.stack_size)
+  if (std::strcmp(first->name, mine.name) == 0 &&
+      first->stack_size == mine.stack_size)
     return;
   std::fprintf(
       stderr,
@@ -126,6 +124,10 @@ inline constexpr std::size_t default_stack_size = BAO_STACK_SIZE;
 template <std::size_t StackSize>
 inline constexpr configuration this_configuration{
     BAO_VERSION " " BAO_STRING(BAO_ABI), StackSize};
+
+// In every file, when the program starts.
+[[maybe_unused]] static const bool agreed =
+    (agree_on(this_configuration<BAO_STACK_SIZE>), true);
 
 }  // namespace BAO_ABI
 }  // namespace bao

@@ -39,14 +39,15 @@ struct context {
   bool empty() const { return saved == nullptr; }
 };
 
-// What one finds who is continued: where he was, and what was sent along.
+// What a flow finds when it is continued: its own context, and what was sent.
 struct arrival {
   context& self;
   void* message;
 };
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`, there
-// `message` arrives. Returns when somebody continues `from`: what he sends.
+// Leaves this flow, to be found in `from`, and continues the one in `to`, where
+// `message` arrives. Returns when somebody continues `from`: with what they
+// send.
 [[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
                                                      void* message) {
   static thread_local void* sent;
@@ -84,7 +85,7 @@ struct context {
   bool empty() const { return ip == nullptr; }
 };
 
-// What one finds who is continued: where he was, and what was sent along.
+// What a flow finds when it is continued: its own context, and what was sent.
 struct arrival {
   context& self;
   void* message;
@@ -104,10 +105,10 @@ never:
 #endif
 }
 
-// Leaves this flow, to be found in `from`, and continues the one in `to`, there
-// `message` arrives. Returns when somebody continues `from`: what he sends.
-// Both `from` and the message come along in registers: to look for them in
-// memory would cost loads, and loads are what a switch is made of.
+// Leaves this flow, to be found in `from`, and continues the one in `to`, where
+// `message` arrives. Returns when somebody continues `from`: with what they
+// send. Both `from` and the message come along in registers: to look for them
+// in memory would cost loads, and loads are what a switch is made of.
 //
 // The assembly saves three registers, and tells the compiler that all others
 // have changed: so the compiler saves those, and only those, that the

@@ -53,7 +53,8 @@ inline switch_trace set_switch_trace(switch_trace trace) {
 }
 
 // Throws bao::killed where a flow is suspended, and returns when it has ended
-// or has switched back. What then is to be thrown here is pending.
+// or has switched back. What is to be thrown here after that is left in
+// `pending`.
 inline void strike(fiber& victim) {
   fiber* const mine = flows.current;
   fiber* const me = flow_of(mine);
@@ -87,7 +88,7 @@ class coroutine_ref {
     if (flow_ != nullptr) flow_->release();
   }
 
-  // Suspends this flow and continues the other one, there `v` arrives. Returns
+  // Suspends this flow and continues the other one, where `v` arrives. Returns
   // what the next one to switch to us sends, who need not be the one that we
   // have switched to; throws what comes our way instead: the error of a child
   // that has ended, or what was thrown in. A switch to oneself returns `v`.
@@ -129,10 +130,11 @@ class coroutine_ref {
     return throw_in(std::make_exception_ptr(std::move(error)));
   }
 
-  // Throws bao::killed in the other flow and suspends until it has ended, or
-  // has switched back to us instead; whoever kills is its parent for that time.
-  // One that has not started never runs; on one that has ended nothing happens.
-  // Throws what its body throws instead, std::logic_error for a main flow.
+  // Suspends until the other flow, in which it throws bao::killed, has ended or
+  // has switched back to us; whoever kills is its parent for that time. One
+  // that has not started never runs; on one that has ended nothing happens; on
+  // ourselves it throws here and now. Throws what the body throws instead,
+  // dead_coroutine for an empty handle, std::logic_error for a main flow.
   void kill() {
     expect_usable("kill");
     if (flow_ == flow_->root)
@@ -212,7 +214,6 @@ class coroutine_ref {
                        ": the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
       flow_->start(t);
-      flow_->life = flow_state::running;
       flow_->leaf = flow_;
     }
     return flow_;
@@ -316,7 +317,6 @@ fiber* coroutine_core::bequeath(std::optional<T> result,
         heir->unwind();  // it dies of the error without having run
         continue;
       }
-      heir->life = flow_state::running;
       heir->leaf = heir;
     }
     fiber* const next = std::exchange(heir->leaf, nullptr);
@@ -353,6 +353,7 @@ class coroutine_frame final : public coroutine_core {
     } catch (...) {
       error = std::current_exception();
     }
+    cleaning = true;
     drop_body();
     if constexpr (std::is_default_constructible_v<value>)
       if (!result) result.emplace();

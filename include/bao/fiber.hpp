@@ -20,12 +20,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <pthread.h>
 #include <signal.h>
+
+#include <exception>
 
 #include "bao/stack.hpp"
 
 #if defined(BAO_ASAN)
+#include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
 #elif defined(BAO_TSAN)
 #include <sanitizer/tsan_interface.h>
@@ -73,7 +75,8 @@ class fiber : public context {  // which is where it stands while suspended
   void* inbox = nullptr;          // ... and the std::optional to put it in
   void* fake_stack = nullptr;     // AddressSanitizer's
   flow_state life = flow_state::created;  // never `suspended`: see state()
-  bool lends = false;  // a generator: its link is whoever resumed it last
+  bool cleaning = false;  // has ended; what the body held is being destroyed
+  bool lends = false;     // a generator: its link is whoever resumed it last
   std::atomic<bool> orphan{false};  // its owner has let go of it
   unsigned references = 0;
   std::atomic<unsigned> released_elsewhere{0};  // references, not yet counted
@@ -119,7 +122,7 @@ class fiber : public context {  // which is where it stands while suspended
   static void runner();
 };
 
-// What a thread begins with. Who refers to it keeps its thread_state.
+// What a thread begins with. Whoever refers to it keeps the thread_state alive.
 class main_flow final : public fiber {
   void dispose() noexcept override;
 };
@@ -180,7 +183,6 @@ inline thread_state& this_thread_state() {
     char touched = 0;
   };
   static thread_local at_thread_end guard;
-  agree_on(this_configuration<BAO_STACK_SIZE>);
   current_thread = new thread_state;
   guard.touched = 1;
   return *current_thread;
@@ -237,9 +239,9 @@ inline void reach_flow(void*) {}
   return a;
 }
 
-// Continues `to`, a started fiber of this thread, there `message` arrives.
+// Continues `to`, a started fiber of this thread, where `message` arrives.
 // Returns when somebody continues `from`, the one that runs. Whoever arrives
-// finds no exception in flight: whoever leaves has taken his along.
+// finds no exception in flight: whoever left has taken theirs along.
 [[gnu::always_inline]] inline arrival switch_fiber(fiber& from, fiber& to,
                                                    void* message = nullptr) {
   if (flows.exceptions->any()) return switch_while_handling(from, to, message);
@@ -268,6 +270,7 @@ inline void fiber::start(thread_state& t, std::size_t size) {
   if (memory->idle.empty())
     memory->idle = make_context(memory->low, memory->high(), runner);
   static_cast<context&>(*this) = memory->idle;
+  life = flow_state::running;
   if (home != nullptr) return;
   home = &t;
   t.add();
@@ -339,11 +342,12 @@ inline void report_overflow(int signal, siginfo_t* info, void*) {
     const bool inner = flows.current != flows.root;
     int n = std::snprintf(
         line, sizeof line,
-        "bao: stack overflow in a %s%s%s %s: its %zu KiB are used up. Give it "
+        "bao: stack overflow in a %s%s%s%s%s: its %zu KiB are used up. Give it "
         "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
         "local variables\n",
         flows.current->kind(), inner ? " of " : "",
-        inner ? flows.root->kind() : "", flows.root->title(),
+        inner ? flows.root->kind() : "",
+        *flows.root->title() != '\0' ? " " : "", flows.root->title(),
         flows.current->memory->size / 1024);
     if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
   }

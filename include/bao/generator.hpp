@@ -173,7 +173,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     link = flows.current;
     leaf = nullptr;
     auto* value = static_cast<slot*>(switch_fiber(*link, *to).message);
-    if (value == nullptr) end();
+    if (value == nullptr) rethrow_error();
     return value;
   }
 
@@ -215,7 +215,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   [[gnu::cold, gnu::noinline]] bool begin(const char* call);
 
   // The body has ended: throws the error it ended with, once.
-  [[gnu::cold, gnu::noinline]] void end() {
+  [[gnu::cold, gnu::noinline]] void rethrow_error() {
     if (error != nullptr) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
@@ -252,7 +252,6 @@ bool generator_core<Y, S>::begin(const char* call) {
   if (home != nullptr && home != &t) throw_wrong_thread(call, *this);
   if (life == flow_state::running) refuse_running(call);
   start(t);
-  life = flow_state::running;
   return true;
 }
 
@@ -265,6 +264,7 @@ fiber* generator_core<Y, S>::run() noexcept {
   } catch (...) {
     error = std::current_exception();
   }
+  cleaning = true;
   drop_body();
   if (yielded_late && error == nullptr)
     error = std::make_exception_ptr(close_ignored(
@@ -283,7 +283,6 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   if (to == nullptr) {
     if (inner.life == flow_state::running) refuse_running("yield.from");
     inner.start(*home);
-    inner.life = flow_state::running;
     to = &inner;
   }
   // Inner generators that it is in the middle of serve our consumer as well.
@@ -295,7 +294,7 @@ void generator_core<Y, S>::yield_from(generator_core& inner) {
   inner.link = this;
   switch_fiber(*this, *to);
   inner.consumed = &inner;
-  inner.end();
+  inner.rethrow_error();
   if (consumed->closing) throw killed(consumed);  // it was meant for us as well
 }
 

@@ -19,6 +19,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <fcntl.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -49,7 +50,7 @@ inline readiness poll_now(int fd, readiness want) {
 }
 
 // A task's place in the line for one direction of a descriptor, from when it
-// has to wait until it is through. Who leaves wakes the next one.
+// has to wait until it is through. Whoever leaves wakes the next one.
 class place_in_line {
  public:
   place_in_line(scheduler& s, int fd, descriptor_watch& w, readiness want)
@@ -148,7 +149,7 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   return ready;
 }
 
-// Owns a descriptor and makes system calls that wait. Move-only; an empty one
+// Owns a descriptor. Move-only; an empty one
 // has the number -1. It belongs to the thread where it first had to wait: other
 // threads get wrong_thread.
 class descriptor {
@@ -171,7 +172,8 @@ class descriptor {
   int fd() const { return fd_; }
   explicit operator bool() const { return fd_ != -1; }
 
-  // Wakes whoever waits for it, who get EBADF, and closes it. Never suspends.
+  // Never suspends. Closes it, and wakes whoever waits for it, who gets EBADF.
+  // On another thread than theirs it wakes nobody.
   void close() noexcept {
     const int fd = std::exchange(fd_, -1);
     if (fd == -1) return;
@@ -194,7 +196,7 @@ class descriptor {
   }
 
   [[noreturn, gnu::cold]] void fail(const char* name) const {
-    throw_errno(std::string(name) + ": descriptor " + std::to_string(fd_));
+    throw_errno(std::string(name) + ' ' + std::to_string(fd_));
   }
 
  private:
@@ -202,6 +204,10 @@ class descriptor {
 
   static scheduler* here() {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
+  }
+  // Of the thread, if it has a scheduler: addresses are used again.
+  static unsigned here_number() {
+    return here() == nullptr ? 0 : current_thread->number;
   }
 
   void watch_here(scheduler& s) {
@@ -218,8 +224,8 @@ class descriptor {
       watch_ = known;
       watch_->owned = true;
       ++watch_->references;
-      home_ = &s;
-    } else if (home_ != &s) {
+      home_ = here_number();
+    } else if (home_ != here_number()) {
       throw wrong_thread("descriptor " + std::to_string(fd_) +
                          ": another thread has waited for it");
     }
@@ -239,17 +245,18 @@ class descriptor {
 
   void stop_watching(int fd) noexcept {
     descriptor_watch* const w = std::exchange(watch_, nullptr);
-    if (w == nullptr || home_ != here()) return;
-    if (home_->watch_of(fd) == w) {
-      abandon(*home_, *w, fd);
-      home_->watch_of(fd) = nullptr;
+    if (w == nullptr || home_ != here_number()) return;
+    scheduler& s = *here();
+    if (s.watch_of(fd) == w) {
+      abandon(s, *w, fd);
+      s.watch_of(fd) = nullptr;
     }
     if (--w->references == 0) delete w;
   }
 
   int fd_ = -1;
   descriptor_watch* watch_ = nullptr;
-  scheduler* home_ = nullptr;
+  unsigned home_ = 0;  // the thread where it first had to wait
 };
 
 // One call that reads or writes a descriptor, however many system calls it
@@ -271,7 +278,7 @@ class io_call {
         scheduler_(descriptor::here()) {
     if (scheduler_ != nullptr) scheduler_->meet_interruption();
     if (d.watch_ == nullptr ||
-        (d.watch_->waiters.empty() && d.home_ == scheduler_))
+        (d.watch_->waiters.empty() && d.home_ == descriptor::here_number()))
       return;
     get_in_line();
     if (!place_->wait_for_turn(until_, name_)) too_late();

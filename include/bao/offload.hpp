@@ -10,14 +10,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
 #include "bao/remote.hpp"
 #include "bao/timeout.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
 
-struct job {
-  job* next = nullptr;
+struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
@@ -26,9 +29,7 @@ class helper_threads {
   // Throws std::system_error when there is no helper and none can be made.
   void submit(job& j) {
     thread_lock hold(mutex_);
-    j.next = nullptr;
-    *last_ = &j;
-    last_ = &j.next;
+    jobs_.push_back(j);
     if (idle_ > waiting_) {
       ++waiting_;
       ::pthread_cond_signal(&wanted_);
@@ -37,7 +38,7 @@ class helper_threads {
       if (failed == 0) {
         ++threads_;
       } else if (threads_ == 0) {
-        take_back(j);
+        j.leave();
         throw std::system_error(failed, std::generic_category(),
                                 "pthread_create");
       }
@@ -59,13 +60,6 @@ class helper_threads {
     return failed;
   }
 
-  void take_back(job& j) {
-    job** link = &first_;
-    while (*link != &j) link = &(*link)->next;
-    *link = j.next;
-    last_ = link;
-  }
-
   static void* serve(void* pool) {
     auto& me = *static_cast<helper_threads*>(pool);
     while (job* j = me.next()) j->run(*j);
@@ -74,7 +68,7 @@ class helper_threads {
 
   job* next() {
     thread_lock hold(mutex_);
-    while (first_ == nullptr) {
+    while (jobs_.empty()) {
       timespec until;
       ::clock_gettime(CLOCK_REALTIME, &until);
       until.tv_sec += patience;
@@ -83,21 +77,19 @@ class helper_threads {
           ::pthread_cond_timedwait(&wanted_, mutex_.native(), &until);
       --idle_;
       if (late == 0 && waiting_ > 0) --waiting_;
-      if (late != 0 && first_ == nullptr) {
+      if (late != 0 && jobs_.empty()) {
         --threads_;
         return nullptr;
       }
     }
-    job* const j = first_;
-    first_ = j->next;
-    if (first_ == nullptr) last_ = &first_;
+    job* const j = jobs_.first();
+    j->leave();
     return j;
   }
 
   thread_mutex mutex_;
   pthread_cond_t wanted_ = PTHREAD_COND_INITIALIZER;
-  job* first_ = nullptr;
-  job** last_ = &first_;
+  list<job> jobs_;
   int threads_ = 0;
   int idle_ = 0;
   int waiting_ = 0;  // signals on their way to idle helpers
@@ -127,7 +119,7 @@ class offloaded : public job, public message {
       auto& me = static_cast<offloaded&>(j);
       me.work();
       // Once it has been put, it may be gone.
-      class remote way = *me.home_;
+      remote way = *me.home_;
       if (!way.put(me)) me.abandon();
     };
     arrive = [](message& m, scheduler* home) {
@@ -148,7 +140,7 @@ class offloaded : public job, public message {
   virtual void abandon() noexcept {}
 
  private:
-  std::optional<class remote> home_;
+  std::optional<remote> home_;
 };
 
 // Calls f(args...) on a helper thread and suspends until it returns; returns or

@@ -4,10 +4,10 @@
 // file of its own. This ladder is the only place that knows that there are
 // three; what they promise is in readiness.hpp.
 //
-//                when nothing is ready     for each wait     limit
-//     epoll      O(ready)                  none              memory
-//     poll       O(watched)                none              memory
-//     select     O(largest number)         none              FD_SETSIZE
+//                a wait costs         to watch one costs            limit
+//     epoll      what is ready        a system call; owned: once    memory
+//     poll       what is watched      nothing                       memory
+//     select     the largest number   nothing                       FD_SETSIZE
 //
 // SPDX-License-Identifier: MIT
 #pragma once

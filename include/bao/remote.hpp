@@ -1,6 +1,6 @@
 // bao/remote.hpp - wake a thread's tasks from other threads
 //
-// Tasks, locks and channels belong to one thread and need no locking. What
+// Tasks belong to one thread and need no locking. What
 // other threads may do is leave a message: it goes into a mailbox, and a
 // doorbell that the poller watches is rung.
 //
@@ -10,12 +10,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <pthread.h>
+
 #include "bao/spawn.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
 
-// A lock between threads. The holder must not suspend.
+// A lock between threads; <mutex> would double what it takes to parse this
+// file. The holder must not suspend.
 class thread_mutex {
  public:
   thread_mutex() = default;

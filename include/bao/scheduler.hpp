@@ -9,8 +9,8 @@
 //                   wins, and a waker who is too late goes on to the next.
 //
 // There is no loop to call. Whoever parks looks for the next task that can run
-// and switches to it; when there is none, it is he who sleeps in the poller. A
-// central loop would cost a second switch each time, and be one more kind of
+// and switches to it; when there is none, that same task sleeps in the poller.
+// A central loop would cost a second switch each time, and be one more kind of
 // flow. So the thread's own flow is a task like the others, the main task.
 //
 // Tasks run in the order in which they became ready.
@@ -49,7 +49,6 @@ class scheduler {
   ~scheduler();
 
   task_block& running() { return *running_; }
-  task_block& main() { return main_; }
 
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
@@ -89,7 +88,6 @@ class scheduler {
   timer_heap& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
   list<task_block>& tasks() { return tasks_; }
-  bool ending() const { return ending_; }
   nanoseconds turn_began() const { return now_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
@@ -122,7 +120,7 @@ class scheduler {
 
   // What is to be thrown in a task at its park, or would be if it ran.
   struct interruption {
-    enum { nothing, a_kill, an_error, a_limit } what = nothing;
+    enum { none, a_kill, an_error, a_limit } what = none;
     scope* which = nullptr;
   };
   interruption due(task_block& t);
@@ -142,7 +140,7 @@ class scheduler {
   }
 
   thread_state& thread_;
-  task_block* running_ = &main_;
+  task_block* running_;
   task_block* ready_ = nullptr;  // the first in line
   task_block** ready_end_ = &ready_;
   int turns_left_ = 64;  // until the poller is asked though tasks are ready
@@ -158,14 +156,16 @@ class scheduler {
   bool deadlocked_ = false;
   bool ending_ = false;
 
-  class main_task final : public task_block {
-   public:
+  struct main_task final : task_block {
     using task_block::task_block;
+    void dispose() noexcept override { delete this; }
   };
-  main_task main_;
+  task_block& main_;  // on its own, as handles may outlive us
 };
 
-// This thread's, made when there is none. Never suspends.
+// This thread's, made when there is none. Never suspends. Throws
+// std::logic_error when the thread has ended, std::system_error when there is
+// no poller.
 inline scheduler& this_scheduler() {
   thread_state& t = this_thread_state();
   if (t.tasks != nullptr) return *t.tasks;
@@ -176,7 +176,9 @@ inline scheduler& this_scheduler() {
   return *made;
 }
 
-inline scheduler::scheduler(thread_state& t) : thread_(t), main_(t.main) {
+inline scheduler::scheduler(thread_state& t)
+    : thread_(t), main_(*new main_task(t.main)) {
+  running_ = &main_;
   t.tasks = this;
   main_.home = &t;
   t.add();
@@ -189,8 +191,22 @@ inline scheduler::scheduler(thread_state& t) : thread_(t), main_(t.main) {
 
 // --- park and wake -----------------------------------------------------------
 
+// Makes a task the running one. Returns the flow in it to continue.
+[[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
+  running_ = &next;
+  flows.root = next.flow;
+  return next.parked_in;
+}
+
+[[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
+  running_->parked_in = flows.current;
+  switch_fiber(*flows.current, *enter(next));
+}
+
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
+  // What other threads have let go of is unwound here, while we may still wait.
+  if (thread_.released.load() != nullptr) thread_.take_back();
   for (;;) {
     meet_interruption();
     if (until.passed()) return false;
@@ -224,10 +240,7 @@ inline void scheduler::yield() {
   task_block& me = *running_;
   make_ready(me, task_block::cause::woken);
   task_block* const next = pick();
-  if (next != &me) {
-    me.parked_in = flows.current;
-    switch_fiber(*flows.current, *enter(*next));
-  }
+  if (next != &me) switch_to(*next);
   me.stage = task_state::running;
 }
 
@@ -259,7 +272,6 @@ inline task_block* scheduler::pick() {
     if (t->flow->life != flow_state::created) return t;
     try {
       t->start(thread_, t->stack_size);
-      t->life = flow_state::running;
       t->parked_in = t;
       return t;
     } catch (...) {  // no stack: the task ends with that error
@@ -269,23 +281,11 @@ inline task_block* scheduler::pick() {
   }
 }
 
-// Makes a task the running one. Returns the flow in it to continue.
-[[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
-  running_ = &next;
-  flows.root = next.flow;
-  return next.parked_in;
-}
-
-inline void scheduler::switch_to(task_block& next) {
-  running_->parked_in = flows.current;
-  switch_fiber(*flows.current, *enter(next));
-}
-
 // --- the outside world -------------------------------------------------------
 
 // Takes in what has happened outside: timers that are due, descriptors that are
 // ready, what other threads have left. While tasks are ready this is done every
-// so many turns, such that it happens every 20 to 100 microseconds.
+// so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
   if (may_sleep && timers_.empty() && descriptor_waits == 0 && remotes == 0 &&
@@ -310,7 +310,6 @@ inline void scheduler::look_around(bool may_sleep) {
       report_ready(fd, ready);
     });
     if (take_mail != nullptr) take_mail(*this, false);
-    thread_.take_back();
   }
   if (until != 0 && sleep >= 0 && !anything && ready_ == nullptr)
     sys->slept_until(until);
@@ -365,11 +364,11 @@ inline scheduler::interruption scheduler::due(task_block& t) {
       if (s->unwinding_ < unwinding || s->shields_) return found;
       if (s->passed_) found = {interruption::a_limit, s};
     }
-    if (unwinding != 0) return found;
+    if (unwinding != 0 || f->cleaning) return found;
   }
   if (t.kill_wanted && (t.kill_is_new || !handles_kill(t, leaf)))
     return {interruption::a_kill};
-  if (t.thrown_in != nullptr && found.what == interruption::nothing)
+  if (t.thrown_in != nullptr && found.what == interruption::none)
     return {interruption::an_error};
   return found;
 }
@@ -390,7 +389,7 @@ inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
 }
 
 inline void scheduler::interrupt(task_block& t) {
-  if (t.stage == task_state::parked && due(t).what != interruption::nothing)
+  if (t.stage == task_state::parked && due(t).what != interruption::none)
     make_ready(t, task_block::cause::interrupted);
 }
 
@@ -419,9 +418,11 @@ inline void scheduler::limit_passed(scope& limit) {
   // The task that is held up in it, if any: a generator that nobody has resumed
   // is on nobody's path.
   fiber* f = limit.flow_;
-  while (f->link != nullptr) {
+  for (;;) {
     if (f->lends && f->leaf != nullptr) return;
-    f = f->link;
+    fiber* const next = f->lends || f->killer == nullptr ? f->link : f->killer;
+    if (next == nullptr) break;
+    f = next;
   }
   auto* const t = static_cast<task_block*>(f->owner);
   if (t != nullptr) interrupt(*t);
@@ -430,7 +431,7 @@ inline void scheduler::limit_passed(scope& limit) {
 [[gnu::noinline]] inline void scheduler::throw_interruption(task_block& t) {
   const interruption i = due(t);
   switch (i.what) {
-    case interruption::nothing:
+    case interruption::none:
       return;
     case interruption::a_limit:
       i.which->passed_ = false;
@@ -455,8 +456,10 @@ inline void scheduler::limit_passed(scope& limit) {
   std::rethrow_exception(t.kill_thrown);
 }
 
-// Nothing that could wake anybody is left. The main task is told, for it is the
-// one that the rest of the program hears of.
+// Nothing that could wake anybody is left. The main task is told, as the one
+// that the rest of the program hears of; where it cannot throw (in a shield, in
+// a destructor that runs because of an exception, after main()) the program
+// ends with the same text.
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
@@ -554,6 +557,8 @@ inline scheduler::~scheduler() {
   if (take_mail != nullptr) take_mail(*this, true);
   thread_.tasks = nullptr;
   thread_.ended = true;
+  thread_.main.owner = nullptr;
+  main_.release();
 }
 
 }  // namespace BAO_ABI

@@ -6,7 +6,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <signal.h>
+
+#include <atomic>
 #include <initializer_list>
+#include <iterator>
 
 #include "bao/io.hpp"
 

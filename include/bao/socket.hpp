@@ -18,6 +18,9 @@
 #include <netinet/tcp.h>
 #include <sys/un.h>
 
+#include <cstddef>
+#include <cstring>
+
 #include "bao/stream.hpp"
 
 namespace bao {
@@ -304,6 +307,7 @@ inline tcp_stream connect(const address& to, deadline until = never) {
   return tcp_stream(socket_stream::connected(to, until));
 }
 // The same to "host:port", where each address of a name is tried in turn.
+// Throws what resolve() throws as well.
 inline tcp_stream connect(std::string_view host_port, deadline until = never) {
   const auto [host, service] = split_host_port(host_port);
   const auto all = resolve(host, service, until);
@@ -316,11 +320,9 @@ inline tcp_stream connect(std::string_view host_port, deadline until = never) {
   }
   return connect(all.back(), until);
 }
-inline tcp_stream connect(const char* host_port, deadline until = never) {
-  return connect(std::string_view(host_port), until);
-}
 
-// Connects to "unix:/path" or "unix:@name". Suspends; throws std::system_error.
+// Suspends until connected to a unix listener, at address::parse("unix:/path"),
+// `until` at the latest. Throws std::system_error.
 inline unix_stream connect_unix(const address& to, deadline until = never) {
   return unix_stream(socket_stream::connected(to, until));
 }
@@ -351,8 +353,6 @@ class listener {
   }
   explicit listener(std::string_view at, int backlog = 1024)
       : listener(address::parse(at), backlog) {}
-  explicit listener(const char* at, int backlog = 1024)
-      : listener(std::string_view(at), backlog) {}
 
   // Suspends until somebody connects. Throws std::system_error: timed_out when
   // late, EBADF when the listener is closed. Where the process has no
@@ -388,15 +388,10 @@ class listener {
   // Wakes whoever waits in accept(). Connections not yet accepted are reset.
   void close() noexcept { descriptor_.close(); }
 
-  // for (Stream& peer : listener): until it is closed. ++ suspends as accept().
+  // For range-for only: until it is closed; ++ suspends as accept() does. The
+  // listener must outlive the loop.
   class iterator {
    public:
-    using iterator_category = std::input_iterator_tag;
-    using value_type = Stream;
-    using difference_type = std::ptrdiff_t;
-    using pointer = Stream*;
-    using reference = Stream&;
-
     Stream& operator*() { return *peer_; }
     iterator& operator++() {
       peer_.reset();

@@ -13,6 +13,7 @@
 
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include "bao/generator.hpp"
 #include "bao/scheduler.hpp"
@@ -49,6 +50,7 @@ class spawned_task : public task_block {
     } catch (...) {
       error = std::current_exception();
     }
+    cleaning = true;
     drop_body();
     return s.finish(*this);
   }
@@ -143,6 +145,16 @@ class task_options {
   std::size_t stack_size_ = default_stack_size;
 };
 
+// Wakes a task when another one has ended.
+struct joiner : completion {
+  task_block* waits = nullptr;
+  joiner() {
+    ended = [](completion& c, task_block& t) {
+      t.home->tasks->wake(*static_cast<joiner&>(c).waits);
+    };
+  }
+};
+
 // A handle of a task that returns R. A task<R> converts to a task<>. All
 // members throw wrong_thread on another thread than the task's own; only to
 // destroy a handle is safe anywhere. An empty handle is nobody's:
@@ -174,13 +186,9 @@ class task {
     if (&b == &me)
       throw deadlock("join: " + describe(b, s.turn_began()) +
                      " and would wait for itself");
-    struct joiner : completion {
-      task_block* waits;
-    } j;
+    const task keep(&b);  // our handle may go meanwhile
+    joiner j;
     j.waits = &me;
-    j.ended = [](completion& c, task_block& ended) {
-      ended.home->tasks->wake(*static_cast<joiner&>(c).waits);
-    };
     b.watchers.push_back(j);
     while (b.stage != task_state::done)
       if (!s.park(until, {"joining task", static_cast<long>(b.id)}))
@@ -220,10 +228,11 @@ class task {
   // task that has not started never runs. A task that kills itself is killed
   // here and now. Throws std::logic_error for the main task.
   bool kill(deadline until = never) const {
-    task_block& b = checked("kill");
+    const task keep(&checked("kill"));  // our handle may go meanwhile
+    task_block& b = *keep.block_;
     scheduler& s = this_scheduler();
     s.kill(b);
-    if (&b != &s.running()) return join(until);
+    if (&b != &s.running()) return keep.join(until);
     s.yield();
     return false;  // inside a shield
   }
@@ -289,15 +298,17 @@ class task {
   friend class task;
 
   std::add_lvalue_reference_t<R> value() const {
-    join();
-    block_->asked = true;
-    if (block_->error != nullptr) std::rethrow_exception(block_->error);
-    if (block_->ended_by_kill)
-      throw task_killed("get: " + describe(*block_, 0) + ", and was killed");
+    const task keep(&checked("get"));
+    keep.join();
+    task_block& b = *keep.block_;
+    b.asked = true;
+    if (b.error != nullptr) std::rethrow_exception(b.error);
+    if (b.ended_by_kill)
+      throw task_killed("get: " + describe(b, 0) + ", and was killed");
     if constexpr (std::is_reference_v<R>)
-      return **static_cast<task_frame<R>*>(block_)->result;
+      return **static_cast<task_frame<R>&>(b).result;
     else if constexpr (!std::is_void_v<R>)
-      return *static_cast<task_frame<R>*>(block_)->result;
+      return *static_cast<task_frame<R>&>(b).result;
   }
 
   task_block* block_ = nullptr;
@@ -325,8 +336,9 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 // Runs f(args...) as a task, later: when this one waits. All are moved or
 // copied into the task, and destroyed when it ends. Never suspends.
 //
-// The overloads are one function: where the number of arguments is known, the
-// compiler fills in where the call stands, for reports.
+// The overloads are one function: up to two arguments, the compiler fills in
+// where the call stands, for reports. With more, and for spawn_later, they
+// leave the place out, unless task_options are given.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), clock::time_point{}, std::forward<F>(f),
@@ -370,7 +382,8 @@ spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
 // The task that runs. Never suspends.
 inline task<> self() { return task<>(&this_scheduler().running()); }
 
-// Lets all other tasks that are ready run first.
+// Suspends until all other ready tasks have run; returns at once when there are
+// none. Throws what interrupts us.
 [[gnu::always_inline]] inline void yield() {
   thread_state* const t = current_thread;
   (t != nullptr && t->tasks != nullptr ? *t->tasks : this_scheduler()).yield();
@@ -461,17 +474,11 @@ auto as_completed(const Range& tasks) {
 template <class Range>
 std::optional<std::size_t> join_any(const Range& tasks,
                                     deadline until = never) {
-  struct watcher : completion {
-    task_block* waits;
-  };
   scheduler& s = this_scheduler();
   std::vector<task<>> all(std::begin(tasks), std::end(tasks));
-  std::vector<watcher> watchers(all.size());
+  std::vector<joiner> watchers(all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
     watchers[i].waits = &s.running();
-    watchers[i].ended = [](completion& c, task_block& t) {
-      t.home->tasks->wake(*static_cast<watcher&>(c).waits);
-    };
     task_block& b = all[i].checked("join_any");
     if (b.stage == task_state::done) return i;
     b.watchers.push_back(watchers[i]);

@@ -19,6 +19,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <new>
@@ -136,6 +137,7 @@ class stack_pool {
   static constexpr std::size_t classes = 17;  // the largest: 1 GiB
 
   stack* carve(std::size_t n);
+  void add_slab(std::size_t n);
 
   stack* idle_[classes] = {};
   char* fresh_[classes] = {};  // what is left of the newest slab
@@ -165,52 +167,23 @@ inline void stack_pool::give(stack* s) noexcept {
 }
 
 inline stack* stack_pool::carve(std::size_t n) {
-  const std::size_t each = (smallest << n) + guard_size;
-  if (fresh_[n] == fresh_end_[n]) {
-    // Small programs get small slabs; a million flows few system calls.
-    std::size_t count = carved_ < 16 ? 16 : carved_ < 1024 ? 64 : 256;
-    if (n > size_class(default_stack_size)) count = 4;
-    if ((smallest << n) >= 64 * 1024 * 1024) count = 1;
-    auto made = new slab{nullptr, count * each, 0, slabs_};
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-#if defined(MAP_NORESERVE)
-    flags |= MAP_NORESERVE;
-#endif
-#if defined(MAP_STACK)
-    flags |= MAP_STACK;
-#endif
-    void* p =
-        ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (p == MAP_FAILED) {
-      std::string why = std::strerror(errno);
-      delete made;
-      throw stack_exhausted("no address space for another stack of " +
-                            std::to_string(smallest << n) + " bytes: mmap: " +
-                            why + " (see ulimit -v and vm.overcommit_memory)");
-    }
-#if defined(MADV_NOHUGEPAGE)
-    ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow
-#endif
-    made->memory = static_cast<char*>(p);
-    slabs_ = fresh_slab_[n] = made;
-    fresh_[n] = made->memory;
-    fresh_end_[n] = made->memory + made->bytes;
-  }
-  char* low = fresh_[n] + guard_size;
+  if (fresh_[n] == fresh_end_[n]) add_slab(n);
+  const std::size_t size = smallest << n;
+  char* const low = fresh_[n] + guard_size;
   if (!install_guard(fresh_[n])) {
     std::string why = std::strerror(errno);
     throw stack_exhausted("no guard for another stack of " +
-                          std::to_string(smallest << n) + " bytes: " + why +
+                          std::to_string(size) + " bytes: " + why +
                           " (each takes two of vm.max_map_count mappings)");
   }
-  fresh_[n] += each;
+  fresh_[n] += size + guard_size;
   // Were all records at the same distance from a page, a thousand stacks would
   // fight for the same few cache lines: so they are spread over 16 places.
-  char* at = low + (smallest << n) - sizeof(stack) - (carved_++ % 16) * 64;
+  char* at = low + size - sizeof(stack) - (carved_++ % 16) * 64;
   at -= reinterpret_cast<std::uintptr_t>(at) % 64;
   auto s = new (at) stack{};
   s->low = low;
-  s->size = smallest << n;
+  s->size = size;
   s->from = fresh_slab_[n];
   s->valgrind_id = valgrind_request(0x1501, low, at);
 #if defined(BAO_ASAN)
@@ -218,6 +191,37 @@ inline stack* stack_pool::carve(std::size_t n) {
 #endif
   ++s->from->in_use;
   return s;
+}
+
+// Small programs get small slabs; a million flows few system calls.
+inline void stack_pool::add_slab(std::size_t n) {
+  const std::size_t size = smallest << n;
+  std::size_t count = carved_ < 16 ? 16 : carved_ < 1024 ? 64 : 256;
+  if (size > default_stack_size) count = 4;
+  if (size >= 64 * 1024 * 1024) count = 1;
+  auto made = new slab{nullptr, count * (size + guard_size), 0, slabs_};
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#if defined(MAP_NORESERVE)
+  flags |= MAP_NORESERVE;
+#endif
+#if defined(MAP_STACK)
+  flags |= MAP_STACK;
+#endif
+  void* p = ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (p == MAP_FAILED) {
+    std::string why = std::strerror(errno);
+    delete made;
+    throw stack_exhausted("no address space for another stack of " +
+                          std::to_string(size) + " bytes: mmap: " + why +
+                          " (see ulimit -v and vm.overcommit_memory)");
+  }
+#if defined(MADV_NOHUGEPAGE)
+  ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow
+#endif
+  made->memory = static_cast<char*>(p);
+  slabs_ = fresh_slab_[n] = made;
+  fresh_[n] = made->memory;
+  fresh_end_[n] = made->memory + made->bytes;
 }
 
 inline void stack_pool::release() noexcept {

@@ -10,10 +10,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string_view>
 
 #include "bao/io.hpp"
@@ -94,7 +96,8 @@ class stream {
 
   // The other end will read an end; we may still read.
   void shutdown_write() {
-    if (::shutdown(fd(), SHUT_WR) == -1) descriptor_.fail("shutdown");
+    if (::shutdown(fd(), SHUT_WR) == -1)
+      descriptor_.fail("shutting down descriptor");
   }
 
  protected:

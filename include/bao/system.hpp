@@ -1,8 +1,9 @@
 // bao/system.hpp - the one seam through which the system is asked
 //
-// Everything that a running task asks of the operating system goes through an
-// object of this class: so a test can put another one there whose hours pass in
-// no time (virtual_time.hpp), or that fails when it is told to.
+// The clock, and the calls by which a task moves bytes and makes connections,
+// go through an object of this class: so a test can put another one there,
+// whose hours pass in no time (virtual_time.hpp), or which fails when it is
+// told to.
 //
 // SPDX-License-Identifier: MIT
 #pragma once

@@ -1,6 +1,6 @@
 // bao/time.hpp - one clock, deadlines
 //
-// Every call that may wait takes, last, a point in time until which it does. A
+// A call that may wait takes, last, a point in time until which it does. A
 // duration is good for that as well, and becomes a point when the call is made:
 // so three calls in a row that share a deadline take no longer than one.
 //
@@ -50,7 +50,8 @@ class deadline {
             std::chrono::ceil<std::chrono::nanoseconds>(from_now).count();
     }
   }
-  deadline(clock::time_point at) : at_(at.time_since_epoch().count()) {}
+  constexpr deadline(clock::time_point at)
+      : at_(at.time_since_epoch().count()) {}
 
   constexpr bool is_never() const { return at_ == forever; }
   bool passed() const {
@@ -59,19 +60,16 @@ class deadline {
   constexpr nanoseconds at() const { return at_; }
   constexpr bool operator<(deadline other) const { return at_ < other.at_; }
 
-  static constexpr deadline forever_from_now() { return deadline(); }
-
  private:
   static constexpr nanoseconds forever =
       std::numeric_limits<nanoseconds>::max();
   static constexpr nanoseconds passed_already =
       std::numeric_limits<nanoseconds>::min();
 
-  constexpr deadline() = default;
-  nanoseconds at_ = forever;
+  nanoseconds at_;
 };
 
-inline constexpr deadline never = deadline::forever_from_now();
+inline constexpr deadline never{clock::time_point::max()};
 
 }  // namespace BAO_ABI
 }  // namespace bao

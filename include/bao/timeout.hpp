@@ -45,7 +45,9 @@ class timeout : public scope, private alarm {
   // Nothing will be thrown any more.
   void cancel() {
     alarm::cancel();
-    if (std::exchange(passed_, false)) this_scheduler().limit_gone();
+    // In a generator that outlives the scheduler there is nobody to tell.
+    if (std::exchange(passed_, false) && current_thread->tasks != nullptr)
+      current_thread->tasks->limit_gone();
   }
   bool pending() const { return armed() || passed_; }
   bool expired() const { return expired_; }

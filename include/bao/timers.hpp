@@ -54,6 +54,9 @@ class timer_heap {
  public:
   timer_heap() = default;
   timer_heap(const timer_heap&) = delete;
+  ~timer_heap() {
+    while (root_ != nullptr) remove(*root_);
+  }
 
   bool empty() const { return root_ == nullptr; }
   timer* first() const { return root_; }

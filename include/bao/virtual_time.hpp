@@ -23,8 +23,8 @@ class virtual_time final : public system_calls {
   ~virtual_time() { sys = before_; }
 
   nanoseconds now() override { return now_; }
-  nanoseconds may_sleep(nanoseconds, bool jobs) override {
-    return jobs ? -1 : 0;
+  nanoseconds may_sleep(nanoseconds until, bool jobs) override {
+    return jobs && until > now_ ? -1 : 0;
   }
   void slept_until(nanoseconds until) override {
     if (until > now_) now_ = until;

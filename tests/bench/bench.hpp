@@ -61,7 +61,8 @@ inline void report(const char* lib, const char* test, double value,
 }
 
 // Wall time of one step, in ns, over `count` of them.
-template <class Step> double each_ns(std::uint64_t count, Step step) {
+template <class Step>
+double each_ns(std::uint64_t count, Step step) {
   const double start = now_ns();
   for (std::uint64_t i = 0; i < count; ++i) step();
   return (now_ns() - start) / static_cast<double>(count);
@@ -79,7 +80,8 @@ class round_robin {
   static constexpr int yields = 1000;
 
   // The body of one task; `give_way` yields once.
-  template <class GiveWay> void body(GiveWay give_way) {
+  template <class GiveWay>
+  void body(GiveWay give_way) {
     if (++started_ == tasks) start_ = now_ns();
     for (int i = 0; i <= yields; ++i) give_way();
     if (end_ == 0) end_ = now_ns();
