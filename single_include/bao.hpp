@@ -41,6 +41,9 @@
 
 #define BAO_VERSION "0.1.0"
 
+#if __cplusplus < 201703L
+#error "bao needs C++17: compile with -std=c++17"
+#endif
 #ifndef __cpp_exceptions
 #error "bao needs C++ exceptions: compile without -fno-exceptions"
 #endif
@@ -916,11 +919,13 @@ struct thread_state {
 
   // Does what other threads have left for this one to do: see fiber::release.
   void take_back() noexcept;
+  void leave_for_home(fiber& f) noexcept;
 
  private:
   static constexpr long alive = 1L << 30;
   long fibers_ = 0;
   std::atomic<long> others_{alive};
+  std::atomic<bool> taking_{false};  // back, by one thread at a time
 };
 
 // What every switch touches, where it can be reached by one instruction: these
@@ -1053,11 +1058,7 @@ inline void fiber::release() noexcept {
   if (home == nullptr || home == current_thread) {
     give_up(1);
   } else if (released_elsewhere.fetch_add(1) == 0) {
-    thread_state* const t = home;
-    fiber* first = t->released.load();
-    do next_released = first;
-    while (!t->released.compare_exchange_weak(first, this));
-    if (t->ended) t->take_back();  // nobody else will
+    home->leave_for_home(*this);
   }
 }
 
@@ -1072,12 +1073,26 @@ inline void fiber::give_up(unsigned count) noexcept {
   if (references == 0) dispose();
 }
 
+// On another thread. Counted like a fiber meanwhile, so that we stay.
+inline void thread_state::leave_for_home(fiber& f) noexcept {
+  others_.fetch_add(1);
+  fiber* first = released.load();
+  do f.next_released = first;
+  while (!released.compare_exchange_weak(first, &f));
+  if (ended) take_back();  // nobody else will
+  drop();
+}
+
+// One thread at a time, which looks again when it is through: so whoever finds
+// it busy, itself further up perhaps, may go.
 inline void thread_state::take_back() noexcept {
-  fiber* f = released.exchange(nullptr);
-  while (f != nullptr) {
-    fiber* next = f->next_released;
-    f->give_up(f->released_elsewhere.exchange(0));
-    f = next;
+  while (released.load() != nullptr && !taking_.exchange(true)) {
+    for (fiber* f = released.exchange(nullptr); f != nullptr;) {
+      fiber* const next = f->next_released;
+      f->give_up(f->released_elsewhere.exchange(0));
+      f = next;
+    }
+    taking_ = false;
   }
 }
 
@@ -1171,7 +1186,8 @@ inline void thread_state::end() {
     delete[] signal_stack;
     signal_stack = nullptr;
   }
-  if (others_.fetch_add(fibers_ - alive) + fibers_ == alive) {
+  const long ours = fibers_;  // another thread may delete us any time now
+  if (others_.fetch_add(ours - alive) + ours == alive) {
     current_thread = nullptr;
     flows = {};
     delete this;
@@ -2620,7 +2636,7 @@ class deadline {
   template <class Rep, class Period>
   deadline(std::chrono::duration<Rep, Period> from_now) {
     using seconds = std::chrono::duration<double>;
-    constexpr double longest = 9e9;  // 285 years, which 64 bits hold
+    constexpr double longest = 8e9;  // 250 years: with now, 64 bits hold them
     if (from_now <= from_now.zero()) {
       at_ = passed_already;
     } else if (!(seconds(from_now).count() < longest)) {
@@ -3608,6 +3624,19 @@ class scheduler {
   unsigned long ids_ = 0;
   bool deadlocked_ = false;
   bool ending_ = false;
+  bool releasing_ = false;
+
+  // Unwinds what other threads have let go of: in a task of its own, as that
+  // may have to wait.
+  struct releasing_task final : task_block {
+    fiber* run() noexcept override {
+      stage = task_state::running;
+      home->take_back();
+      home->tasks->releasing_ = false;
+      return home->tasks->finish(*this);
+    }
+    void dispose() noexcept override { delete this; }
+  };
 
   struct main_task final : task_block {
     using task_block::task_block;
@@ -3658,8 +3687,6 @@ inline scheduler::scheduler(thread_state& t)
 
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
-  // What other threads have let go of is unwound here, while we may still wait.
-  if (thread_.released.load() != nullptr) thread_.take_back();
   for (;;) {
     meet_interruption();
     if (until.passed()) return false;
@@ -3741,6 +3768,11 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
+  if (thread_.released.load() != nullptr && !releasing_) {
+    releasing_ = true;
+    add(*new releasing_task, deadline(clock::time_point{}));
+    may_sleep = false;
+  }
   if (may_sleep && timers_.empty() && descriptor_waits == 0 && remotes == 0 &&
       jobs == 0) {
     deadlocked_ = true;
@@ -3857,6 +3889,7 @@ inline void scheduler::kill(task_block& t) {
 }
 
 inline void scheduler::throw_in(task_block& t, std::exception_ptr error) {
+  if (error == nullptr) throw std::invalid_argument("throw_in: no exception");
   if (t.stage == task_state::done) return;
   if (t.flow->life == flow_state::created) {
     t.error = std::move(error);
@@ -4531,7 +4564,7 @@ inline namespace BAO_ABI {
 // suspends. It lives on the stack of the flow that made it.
 class timeout : public scope, private alarm {
  public:
-  explicit timeout(deadline limit) : scope(false) {
+  [[nodiscard]] explicit timeout(deadline limit) : scope(false) {
     ring = [](alarm& a, scheduler& s) {
       auto& self = static_cast<timeout&>(a);
       self.passed_ = self.expired_ = true;
@@ -4591,7 +4624,7 @@ auto with_timeout(deadline limit, F&& f) {
 // the flow: for what has to be cleaned up in peace. Limits opened inside work.
 class shield : public scope {
  public:
-  shield() : scope(true) {}
+  [[nodiscard]] shield() : scope(true) {}
 };
 
 }  // namespace BAO_ABI
@@ -5481,6 +5514,7 @@ inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
 }
 
 inline std::string stream::read_some(std::size_t limit, deadline until) {
+  if (limit == 0) return {};
   io_call reading(descriptor_, readable, until, "reading descriptor");
   if (ahead() == 0) read_ahead(reading);
   return take_ahead(limit);
@@ -5520,7 +5554,7 @@ inline std::optional<std::string> stream::take_until(io_call& reading,
                    ? 0
                    : unread.size() - delimiter.size() + 1;
     if (searched > limit)
-      throw line_too_long("read_until: no delimiter within " +
+      throw line_too_long("read_line or read_until: no end within " +
                           std::to_string(limit) + " bytes");
     if (!read_ahead(reading)) return std::nullopt;
   }
@@ -5939,6 +5973,9 @@ class listener {
   explicit listener(const address& at, int backlog = 1024)
       : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
     const int on = 1;
+    if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
+      throw std::invalid_argument("listener: " + at.to_string() +
+                                  " is an address of another kind");
     if (at.family() != AF_UNIX)
       ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -1126,4 +1127,62 @@ TEST_CASE("X17: several threads run tasks side by side") {
     });
   for (auto& t : threads) t.join();
   for (int sum : sums) CHECK(sum == 4950);
+}
+
+TEST_CASE("V11: a handle may go while its task is killed") {
+  std::optional<bao::task<>> only = bao::spawn([] { bao::sleep(1h); });
+  bao::yield();
+  only->on_done([&](const bao::task<>&) { only.reset(); });
+  CHECK(only->kill());
+  CHECK(!only);
+}
+
+TEST_CASE("V12: what a killed task held may wait while it is destroyed") {
+  bao::virtual_time clock;
+  struct waits {
+    bool* done;
+    explicit waits(bool* d) : done(d) {}
+    waits(waits&& other) noexcept : done(std::exchange(other.done, nullptr)) {}
+    ~waits() {
+      if (done == nullptr) return;
+      bao::sleep(1s);
+      *done = true;
+    }
+  };
+  bool done = false;
+  auto task = bao::spawn([w = waits(&done)] { bao::sleep(1h); });
+  bao::yield();
+  CHECK(task.kill());
+  CHECK(done);
+}
+
+TEST_CASE("X17: a handle of a thread's main task may outlive the thread") {
+  bao::task<> kept;
+  std::thread([&] { kept = bao::self(); }).join();
+  CHECK_THROWS_AS(static_cast<void>(kept.state()), bao::wrong_thread);
+}
+
+TEST_CASE("X17: what another thread lets go of may wait while it is unwound") {
+  bao::virtual_time clock;
+  bool unwound = false;
+  struct waits {
+    bool& done;
+    ~waits() {
+      bao::sleep(1s);
+      done = true;
+    }
+  };
+  bao::generator<int> counting([&](auto& yield) {
+    waits at_end{unwound};
+    yield(1);
+  });
+  counting.next();
+  std::thread([moved = std::move(counting)]() mutable {
+    bao::generator<int> gone(std::move(moved));
+  }).join();
+  auto sleeper = bao::spawn([] { bao::sleep(10ms); });
+  bao::spawn([] {});
+  sleeper.join();
+  bao::sleep(2s);
+  CHECK(unwound);
 }

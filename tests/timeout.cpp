@@ -410,3 +410,29 @@ TEST_CASE("limits cost nothing to others when many pass at once") {
   for (std::size_t i = 0; i < all.size(); ++i)
     CHECK(all[i].get() == (i % 10 + 1 > 5));
 }
+
+TEST_CASE("X14: a limit in a coroutine that is destroyed strikes there") {
+  bao::virtual_time clock;
+  bool struck = false;
+  struct waits {
+    bool& struck;
+    ~waits() {
+      struck = !bao::with_timeout(1s, [] { bao::sleep(1h); });
+    }
+  };
+  bao::coroutine<> suspended;
+  auto owner = bao::spawn([&] {
+    suspended = bao::coroutine<>([&] {
+      waits at_end{struck};
+      bao::main_coroutine().switch_to();
+    });
+    suspended.switch_to();
+    bao::sleep(2h);
+  });
+  bao::yield();
+  const auto before = bao::now();
+  bao::spawn([&] { suspended = {}; }).join();
+  CHECK(struck);
+  CHECK(bao::now() - before < 1h);
+  owner.kill();
+}

@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
 #include <thread>
 
@@ -59,4 +60,22 @@ TEST_CASE("each thread has its own clock; when it goes, the real one is back") {
     CHECK(elsewhere - before < 1h);
   }
   CHECK(bao::now() - before < 1h);
+}
+
+TEST_CASE("a timer that is due rings though a helper is at work") {
+  bao::virtual_time clock;
+  std::atomic<bool> rung{false};
+  bao::spawn([&] {
+    bao::sleep(1s);
+    rung = true;
+  });
+  auto job = bao::spawn([&] {
+    bao::offload([&] {
+      while (!rung) ::usleep(100);
+    });
+  });
+  bao::yield();
+  clock.advance(2s);
+  job.join();
+  CHECK(rung);
 }

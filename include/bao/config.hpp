@@ -25,6 +25,9 @@
 
 #define BAO_VERSION "0.1.0"
 
+#if __cplusplus < 201703L
+#error "bao needs C++17: compile with -std=c++17"
+#endif
 #ifndef __cpp_exceptions
 #error "bao needs C++ exceptions: compile without -fno-exceptions"
 #endif

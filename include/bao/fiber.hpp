@@ -152,11 +152,13 @@ struct thread_state {
 
   // Does what other threads have left for this one to do: see fiber::release.
   void take_back() noexcept;
+  void leave_for_home(fiber& f) noexcept;
 
  private:
   static constexpr long alive = 1L << 30;
   long fibers_ = 0;
   std::atomic<long> others_{alive};
+  std::atomic<bool> taking_{false};  // back, by one thread at a time
 };
 
 // What every switch touches, where it can be reached by one instruction: these
@@ -289,11 +291,7 @@ inline void fiber::release() noexcept {
   if (home == nullptr || home == current_thread) {
     give_up(1);
   } else if (released_elsewhere.fetch_add(1) == 0) {
-    thread_state* const t = home;
-    fiber* first = t->released.load();
-    do next_released = first;
-    while (!t->released.compare_exchange_weak(first, this));
-    if (t->ended) t->take_back();  // nobody else will
+    home->leave_for_home(*this);
   }
 }
 
@@ -308,12 +306,26 @@ inline void fiber::give_up(unsigned count) noexcept {
   if (references == 0) dispose();
 }
 
+// On another thread. Counted like a fiber meanwhile, so that we stay.
+inline void thread_state::leave_for_home(fiber& f) noexcept {
+  others_.fetch_add(1);
+  fiber* first = released.load();
+  do f.next_released = first;
+  while (!released.compare_exchange_weak(first, &f));
+  if (ended) take_back();  // nobody else will
+  drop();
+}
+
+// One thread at a time, which looks again when it is through: so whoever finds
+// it busy, itself further up perhaps, may go.
 inline void thread_state::take_back() noexcept {
-  fiber* f = released.exchange(nullptr);
-  while (f != nullptr) {
-    fiber* next = f->next_released;
-    f->give_up(f->released_elsewhere.exchange(0));
-    f = next;
+  while (released.load() != nullptr && !taking_.exchange(true)) {
+    for (fiber* f = released.exchange(nullptr); f != nullptr;) {
+      fiber* const next = f->next_released;
+      f->give_up(f->released_elsewhere.exchange(0));
+      f = next;
+    }
+    taking_ = false;
   }
 }
 
@@ -407,7 +419,8 @@ inline void thread_state::end() {
     delete[] signal_stack;
     signal_stack = nullptr;
   }
-  if (others_.fetch_add(fibers_ - alive) + fibers_ == alive) {
+  const long ours = fibers_;  // another thread may delete us any time now
+  if (others_.fetch_add(ours - alive) + ours == alive) {
     current_thread = nullptr;
     flows = {};
     delete this;

@@ -155,6 +155,19 @@ class scheduler {
   unsigned long ids_ = 0;
   bool deadlocked_ = false;
   bool ending_ = false;
+  bool releasing_ = false;
+
+  // Unwinds what other threads have let go of: in a task of its own, as that
+  // may have to wait.
+  struct releasing_task final : task_block {
+    fiber* run() noexcept override {
+      stage = task_state::running;
+      home->take_back();
+      home->tasks->releasing_ = false;
+      return home->tasks->finish(*this);
+    }
+    void dispose() noexcept override { delete this; }
+  };
 
   struct main_task final : task_block {
     using task_block::task_block;
@@ -205,8 +218,6 @@ inline scheduler::scheduler(thread_state& t)
 
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
-  // What other threads have let go of is unwound here, while we may still wait.
-  if (thread_.released.load() != nullptr) thread_.take_back();
   for (;;) {
     meet_interruption();
     if (until.passed()) return false;
@@ -288,6 +299,11 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
+  if (thread_.released.load() != nullptr && !releasing_) {
+    releasing_ = true;
+    add(*new releasing_task, deadline(clock::time_point{}));
+    may_sleep = false;
+  }
   if (may_sleep && timers_.empty() && descriptor_waits == 0 && remotes == 0 &&
       jobs == 0) {
     deadlocked_ = true;
@@ -404,6 +420,7 @@ inline void scheduler::kill(task_block& t) {
 }
 
 inline void scheduler::throw_in(task_block& t, std::exception_ptr error) {
+  if (error == nullptr) throw std::invalid_argument("throw_in: no exception");
   if (t.stage == task_state::done) return;
   if (t.flow->life == flow_state::created) {
     t.error = std::move(error);

@@ -344,6 +344,9 @@ class listener {
   explicit listener(const address& at, int backlog = 1024)
       : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
     const int on = 1;
+    if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
+      throw std::invalid_argument("listener: " + at.to_string() +
+                                  " is an address of another kind");
     if (at.family() != AF_UNIX)
       ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)

@@ -204,6 +204,7 @@ inline std::size_t stream::read_some(void* p, std::size_t n, deadline until) {
 }
 
 inline std::string stream::read_some(std::size_t limit, deadline until) {
+  if (limit == 0) return {};
   io_call reading(descriptor_, readable, until, "reading descriptor");
   if (ahead() == 0) read_ahead(reading);
   return take_ahead(limit);
@@ -243,7 +244,7 @@ inline std::optional<std::string> stream::take_until(io_call& reading,
                    ? 0
                    : unread.size() - delimiter.size() + 1;
     if (searched > limit)
-      throw line_too_long("read_until: no delimiter within " +
+      throw line_too_long("read_line or read_until: no end within " +
                           std::to_string(limit) + " bytes");
     if (!read_ahead(reading)) return std::nullopt;
   }

@@ -40,7 +40,7 @@ class deadline {
   template <class Rep, class Period>
   deadline(std::chrono::duration<Rep, Period> from_now) {
     using seconds = std::chrono::duration<double>;
-    constexpr double longest = 9e9;  // 285 years, which 64 bits hold
+    constexpr double longest = 8e9;  // 250 years: with now, 64 bits hold them
     if (from_now <= from_now.zero()) {
       at_ = passed_already;
     } else if (!(seconds(from_now).count() < longest)) {

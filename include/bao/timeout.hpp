@@ -22,7 +22,7 @@ inline namespace BAO_ABI {
 // suspends. It lives on the stack of the flow that made it.
 class timeout : public scope, private alarm {
  public:
-  explicit timeout(deadline limit) : scope(false) {
+  [[nodiscard]] explicit timeout(deadline limit) : scope(false) {
     ring = [](alarm& a, scheduler& s) {
       auto& self = static_cast<timeout&>(a);
       self.passed_ = self.expired_ = true;
@@ -82,7 +82,7 @@ auto with_timeout(deadline limit, F&& f) {
 // the flow: for what has to be cleaned up in peace. Limits opened inside work.
 class shield : public scope {
  public:
-  shield() : scope(true) {}
+  [[nodiscard]] shield() : scope(true) {}
 };
 
 }  // namespace BAO_ABI
