@@ -3561,6 +3561,9 @@ class scheduler {
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
+  // Wakes those who wait for it: the first in line for each direction, or all.
+  void wake_first(descriptor_watch& w, readiness directions);
+  void wake_all(descriptor_watch& w);
 
   // A way for other threads to reach this one: see remote.hpp.
   class remote remote();
@@ -3773,30 +3776,25 @@ inline void scheduler::look_around(bool may_sleep) {
     add(*new releasing_task, deadline(clock::time_point{}));
     may_sleep = false;
   }
-  if (may_sleep && timers_.empty() && descriptor_waits == 0 && remotes == 0 &&
-      jobs == 0) {
+  const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
+  const bool timed = may_sleep && !timers_.empty();
+  if (may_sleep && !timed && !outside) {
     deadlocked_ = true;
     if (main_.stage != task_state::parked) die("nobody is left to run");
     return make_ready(main_, task_block::cause::interrupted);
   }
-  nanoseconds sleep = 0;
-  nanoseconds until = 0;
-  if (may_sleep) {
-    sleep = -1;
-    if (!timers_.empty()) {
-      until = timers_.first()->due();
-      sleep = sys->may_sleep(until, jobs != 0);
-    }
-  }
+  const nanoseconds until = timed ? timers_.first()->due() : 0;
+  nanoseconds sleep = may_sleep ? -1 : 0;
+  if (timed) sleep = sys->may_sleep(until, jobs != 0);
   bool anything = false;
-  if (may_sleep || descriptor_waits != 0 || remotes != 0 || jobs != 0) {
+  if (may_sleep || outside) {
     poller_.wait(sleep, [&](int fd, readiness ready) {
       anything = true;
       report_ready(fd, ready);
     });
     if (take_mail != nullptr) take_mail(*this, false);
   }
-  if (until != 0 && sleep >= 0 && !anything && ready_ == nullptr)
+  if (timed && sleep >= 0 && !anything && ready_ == nullptr)
     sys->slept_until(until);
   now_ = sys->now();
   while (!timers_.empty() && timers_.first()->due() <= now_) {
@@ -3817,18 +3815,30 @@ inline descriptor_watch*& scheduler::watch_of(int fd) {
   return watches_[i];
 }
 
-// Wakes the first in line for each direction, who wakes the next one in turn
-// when he has left something; of a descriptor that we do not own, all of them.
+inline void scheduler::wake_first(descriptor_watch& w, readiness directions) {
+  for (auto* one = w.waiters.first(); one != nullptr && directions;
+       one = w.waiters.after(*one)) {
+    if (one->want & directions) wake(*one->task);
+    directions = directions.without(one->want);
+  }
+}
+
+inline void scheduler::wake_all(descriptor_watch& w) {
+  for (auto* one = w.waiters.first(); one != nullptr;
+       one = w.waiters.after(*one))
+    wake(*one->task);
+}
+
+// The first in line wakes the next one when he is through; of a descriptor that
+// we do not own, all look for themselves.
 inline void scheduler::report_ready(int fd, readiness ready) {
   descriptor_watch* const w = watch_of(fd);
   if (w == nullptr) return;
   w->ready = w->ready | ready;
-  for (auto* one = w->waiters.first(); one != nullptr;
-       one = w->waiters.after(*one)) {
-    if (w->owned && !(one->want & ready)) continue;
-    wake(*one->task);
-    if (w->owned) ready = ready.without(one->want);
-  }
+  if (w->owned)
+    wake_first(*w, ready);
+  else
+    wake_all(*w);
 }
 
 // --- interruptions -----------------------------------------------------------
@@ -5021,12 +5031,7 @@ class place_in_line {
   place_in_line(const place_in_line&) = delete;
   ~place_in_line() {
     self_.leave();
-    readiness ours = self_.want;
-    for (auto* one = watch_.waiters.first(); one != nullptr && ours;
-         one = watch_.waiters.after(*one)) {
-      if (one->want & ours) scheduler_.wake(*one->task);
-      ours = ours.without(one->want);
-    }
+    scheduler_.wake_first(watch_, self_.want);
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
       scheduler_.poller().forget(fd_);
       scheduler_.watch_of(fd_) = nullptr;
@@ -5178,7 +5183,7 @@ class descriptor {
       if (known == nullptr)
         known = new descriptor_watch;
       else
-        wake_all(s, *known);  // who ask for themselves: they watch it anew
+        s.wake_all(*known);  // who ask for themselves: they watch it anew
       watch_ = known;
       watch_->owned = true;
       ++watch_->references;
@@ -5192,13 +5197,8 @@ class descriptor {
   // Tells those who wait that it is closed, and the poller that it goes.
   static void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
     w.closed = true;
-    wake_all(s, w);
+    s.wake_all(w);
     s.poller().forget(fd);
-  }
-  static void wake_all(scheduler& s, descriptor_watch& w) noexcept {
-    for (auto* one = w.waiters.first(); one != nullptr;
-         one = w.waiters.after(*one))
-      s.wake(*one->task);
   }
 
   void stop_watching(int fd) noexcept {

@@ -63,12 +63,7 @@ class place_in_line {
   place_in_line(const place_in_line&) = delete;
   ~place_in_line() {
     self_.leave();
-    readiness ours = self_.want;
-    for (auto* one = watch_.waiters.first(); one != nullptr && ours;
-         one = watch_.waiters.after(*one)) {
-      if (one->want & ours) scheduler_.wake(*one->task);
-      ours = ours.without(one->want);
-    }
+    scheduler_.wake_first(watch_, self_.want);
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
       scheduler_.poller().forget(fd_);
       scheduler_.watch_of(fd_) = nullptr;
@@ -220,7 +215,7 @@ class descriptor {
       if (known == nullptr)
         known = new descriptor_watch;
       else
-        wake_all(s, *known);  // who ask for themselves: they watch it anew
+        s.wake_all(*known);  // who ask for themselves: they watch it anew
       watch_ = known;
       watch_->owned = true;
       ++watch_->references;
@@ -234,13 +229,8 @@ class descriptor {
   // Tells those who wait that it is closed, and the poller that it goes.
   static void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
     w.closed = true;
-    wake_all(s, w);
+    s.wake_all(w);
     s.poller().forget(fd);
-  }
-  static void wake_all(scheduler& s, descriptor_watch& w) noexcept {
-    for (auto* one = w.waiters.first(); one != nullptr;
-         one = w.waiters.after(*one))
-      s.wake(*one->task);
   }
 
   void stop_watching(int fd) noexcept {

@@ -92,6 +92,9 @@ class scheduler {
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
+  // Wakes those who wait for it: the first in line for each direction, or all.
+  void wake_first(descriptor_watch& w, readiness directions);
+  void wake_all(descriptor_watch& w);
 
   // A way for other threads to reach this one: see remote.hpp.
   class remote remote();
@@ -304,30 +307,25 @@ inline void scheduler::look_around(bool may_sleep) {
     add(*new releasing_task, deadline(clock::time_point{}));
     may_sleep = false;
   }
-  if (may_sleep && timers_.empty() && descriptor_waits == 0 && remotes == 0 &&
-      jobs == 0) {
+  const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
+  const bool timed = may_sleep && !timers_.empty();
+  if (may_sleep && !timed && !outside) {
     deadlocked_ = true;
     if (main_.stage != task_state::parked) die("nobody is left to run");
     return make_ready(main_, task_block::cause::interrupted);
   }
-  nanoseconds sleep = 0;
-  nanoseconds until = 0;
-  if (may_sleep) {
-    sleep = -1;
-    if (!timers_.empty()) {
-      until = timers_.first()->due();
-      sleep = sys->may_sleep(until, jobs != 0);
-    }
-  }
+  const nanoseconds until = timed ? timers_.first()->due() : 0;
+  nanoseconds sleep = may_sleep ? -1 : 0;
+  if (timed) sleep = sys->may_sleep(until, jobs != 0);
   bool anything = false;
-  if (may_sleep || descriptor_waits != 0 || remotes != 0 || jobs != 0) {
+  if (may_sleep || outside) {
     poller_.wait(sleep, [&](int fd, readiness ready) {
       anything = true;
       report_ready(fd, ready);
     });
     if (take_mail != nullptr) take_mail(*this, false);
   }
-  if (until != 0 && sleep >= 0 && !anything && ready_ == nullptr)
+  if (timed && sleep >= 0 && !anything && ready_ == nullptr)
     sys->slept_until(until);
   now_ = sys->now();
   while (!timers_.empty() && timers_.first()->due() <= now_) {
@@ -348,18 +346,30 @@ inline descriptor_watch*& scheduler::watch_of(int fd) {
   return watches_[i];
 }
 
-// Wakes the first in line for each direction, who wakes the next one in turn
-// when he has left something; of a descriptor that we do not own, all of them.
+inline void scheduler::wake_first(descriptor_watch& w, readiness directions) {
+  for (auto* one = w.waiters.first(); one != nullptr && directions;
+       one = w.waiters.after(*one)) {
+    if (one->want & directions) wake(*one->task);
+    directions = directions.without(one->want);
+  }
+}
+
+inline void scheduler::wake_all(descriptor_watch& w) {
+  for (auto* one = w.waiters.first(); one != nullptr;
+       one = w.waiters.after(*one))
+    wake(*one->task);
+}
+
+// The first in line wakes the next one when he is through; of a descriptor that
+// we do not own, all look for themselves.
 inline void scheduler::report_ready(int fd, readiness ready) {
   descriptor_watch* const w = watch_of(fd);
   if (w == nullptr) return;
   w->ready = w->ready | ready;
-  for (auto* one = w->waiters.first(); one != nullptr;
-       one = w->waiters.after(*one)) {
-    if (w->owned && !(one->want & ready)) continue;
-    wake(*one->task);
-    if (w->owned) ready = ready.without(one->want);
-  }
+  if (w->owned)
+    wake_first(*w, ready);
+  else
+    wake_all(*w);
 }
 
 // --- interruptions -----------------------------------------------------------
