@@ -323,6 +323,8 @@ inline namespace BAO_ABI {
 
 // Where a flow stands that does not run. It lies on the flow's own stack.
 struct context {
+  virtual ~context() = default;
+
   ucontext_t* saved = nullptr;
 
   bool empty() const { return saved == nullptr; }
@@ -366,7 +368,13 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 
 // Where a flow stands that does not run: its stack pointer, its frame pointer
 // and where to continue. All else it left on its stack.
+//
+// It is polymorphic for the sake of fibers, which are: so they begin with their
+// context, and whoever has the address of one has that of the other in the same
+// register.
 struct context {
+  virtual ~context() = default;
+
   void* sp = nullptr;
   void* fp = nullptr;
   void* ip = nullptr;
@@ -417,12 +425,12 @@ never:
   context* in = &to;
   __asm__ volatile(
       "leaq 1f(%%rip), %%rax\n\t"
-      "movq %%rsp, 0(%0)\n\t"
-      "movq %%rbp, 8(%0)\n\t"
-      "movq %%rax, 16(%0)\n\t"
-      "movq 0(%1), %%rsp\n\t"
-      "movq 8(%1), %%rbp\n\t"
-      "jmpq *16(%1)\n\t"
+      "movq %%rsp, 8(%0)\n\t"
+      "movq %%rbp, 16(%0)\n\t"
+      "movq %%rax, 24(%0)\n\t"
+      "movq 8(%1), %%rsp\n\t"
+      "movq 16(%1), %%rbp\n\t"
+      "jmpq *24(%1)\n\t"
       ".p2align 4\n"
       "1:\n\t"
 #if defined(__CET__) && (__CET__ & 1)
@@ -451,10 +459,10 @@ never:
   __asm__ volatile(
       "adr x16, 1f\n\t"
       "mov x17, sp\n\t"
-      "stp x17, x29, [x0]\n\t"
-      "str x16, [x0, #16]\n\t"
-      "ldp x17, x29, [x1]\n\t"
-      "ldr x16, [x1, #16]\n\t"
+      "stp x17, x29, [x0, #8]\n\t"
+      "str x16, [x0, #24]\n\t"
+      "ldp x17, x29, [x1, #8]\n\t"
+      "ldr x16, [x1, #24]\n\t"
       "mov sp, x17\n\t"
       "mov x30, xzr\n\t"  // a new flow has nowhere to return to
       "br x16\n"
@@ -872,8 +880,8 @@ class fiber : public context {  // which is where it stands while suspended
   virtual void unwind() noexcept {}
 
  protected:
-  ~fiber();
-  virtual void dispose() noexcept {}
+  ~fiber() override;
+  virtual void dispose() noexcept { delete this; }
 
  private:
   // The body, called on the new stack. Returns who goes on, who has a stack.
@@ -1476,15 +1484,13 @@ class coroutine_core : public fiber {
     home = &this_thread_state();  // the parent's, for good
     home->add();
   }
-  ~coroutine_core() { link->release(); }
+  ~coroutine_core() override { link->release(); }
 
   // Leaves what the body came to with whom it concerns: the parent, unless that
   // has ended. Returns who goes on.
   template <class T>
   fiber* bequeath(std::optional<T> result, std::exception_ptr error) noexcept;
 
-  void dispose() noexcept override { delete_this(); }
-  virtual void delete_this() noexcept = 0;
   virtual void drop_body() noexcept = 0;
 };
 
@@ -1597,7 +1603,6 @@ class coroutine_frame final : public coroutine_core {
     body_.reset();
     first_.reset();
   }
-  void delete_this() noexcept override { delete this; }
 
   std::optional<F> body_;
   std::optional<value> first_;
@@ -1867,7 +1872,6 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   bool finished() const { return life == flow_state::finished; }
 
  protected:
-  ~generator_core() = default;
   virtual void call_body() = 0;
   virtual void drop_body() noexcept = 0;
 
@@ -2012,9 +2016,6 @@ template <class Y, class S, class R>
 class generator_frame : public generator_core<Y, S> {
  public:
   std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
-
- protected:
-  ~generator_frame() = default;
 };
 
 template <class Y, class S, class R, class F, class... Args>
@@ -2035,7 +2036,6 @@ class generator_call final : public generator_frame<Y, S, R> {
       this->result.emplace(std::apply(call, *body_));
   }
   void drop_body() noexcept override { body_.reset(); }
-  void dispose() noexcept override { delete this; }
 
   std::optional<std::tuple<F, Args...>> body_;
 };
@@ -3402,9 +3402,6 @@ class task_block : public fiber, public list_node, public alarm {
   int line = 0;
   wait_reason waits_for{""};
   nanoseconds waits_since = 0;
-
- protected:
-  ~task_block() = default;
 };
 
 inline scope::scope(bool shields)
@@ -3638,13 +3635,8 @@ class scheduler {
       home->tasks->releasing_ = false;
       return home->tasks->finish(*this);
     }
-    void dispose() noexcept override { delete this; }
   };
 
-  struct main_task final : task_block {
-    using task_block::task_block;
-    void dispose() noexcept override { delete this; }
-  };
   task_block& main_;  // on its own, as handles may outlive us
 };
 
@@ -3662,7 +3654,7 @@ inline scheduler& this_scheduler() {
 }
 
 inline scheduler::scheduler(thread_state& t)
-    : thread_(t), main_(*new main_task(t.main)) {
+    : thread_(t), main_(*new task_block(t.main)) {
   running_ = &main_;
   t.tasks = this;
   main_.home = &t;
@@ -4086,10 +4078,8 @@ class spawned_task : public task_block {
   }
 
  protected:
-  ~spawned_task() = default;
   virtual void call_body() = 0;
   virtual void drop_body() noexcept = 0;
-  virtual void delete_this() noexcept = 0;
 
  private:
   fiber* run() noexcept override {
@@ -4114,7 +4104,7 @@ class spawned_task : public task_block {
       if (!name.empty()) whose += " \"" + name + '"';
       tell_unhandled(whose.c_str(), error);
     }
-    delete_this();
+    delete this;
   }
 };
 
@@ -4126,9 +4116,6 @@ class task_frame : public spawned_task {
       std::conditional_t<std::is_reference_v<R>,
                          std::add_pointer_t<std::remove_reference_t<R>>, R>>;
   std::optional<kept> result;
-
- protected:
-  ~task_frame() = default;
 };
 
 template <class R, class F, class... Args>
@@ -4152,7 +4139,6 @@ class task_call final : public task_frame<R> {
       this->result.emplace(std::apply(call, *body_));
   }
   void drop_body() noexcept override { body_.reset(); }
-  void delete_this() noexcept override { delete this; }
 
   std::optional<std::tuple<F, Args...>> body_;
 };

@@ -34,6 +34,8 @@ inline namespace BAO_ABI {
 
 // Where a flow stands that does not run. It lies on the flow's own stack.
 struct context {
+  virtual ~context() = default;
+
   ucontext_t* saved = nullptr;
 
   bool empty() const { return saved == nullptr; }
@@ -77,7 +79,13 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 
 // Where a flow stands that does not run: its stack pointer, its frame pointer
 // and where to continue. All else it left on its stack.
+//
+// It is polymorphic for the sake of fibers, which are: so they begin with their
+// context, and whoever has the address of one has that of the other in the same
+// register.
 struct context {
+  virtual ~context() = default;
+
   void* sp = nullptr;
   void* fp = nullptr;
   void* ip = nullptr;
@@ -128,12 +136,12 @@ never:
   context* in = &to;
   __asm__ volatile(
       "leaq 1f(%%rip), %%rax\n\t"
-      "movq %%rsp, 0(%0)\n\t"
-      "movq %%rbp, 8(%0)\n\t"
-      "movq %%rax, 16(%0)\n\t"
-      "movq 0(%1), %%rsp\n\t"
-      "movq 8(%1), %%rbp\n\t"
-      "jmpq *16(%1)\n\t"
+      "movq %%rsp, 8(%0)\n\t"
+      "movq %%rbp, 16(%0)\n\t"
+      "movq %%rax, 24(%0)\n\t"
+      "movq 8(%1), %%rsp\n\t"
+      "movq 16(%1), %%rbp\n\t"
+      "jmpq *24(%1)\n\t"
       ".p2align 4\n"
       "1:\n\t"
 #if defined(__CET__) && (__CET__ & 1)
@@ -162,10 +170,10 @@ never:
   __asm__ volatile(
       "adr x16, 1f\n\t"
       "mov x17, sp\n\t"
-      "stp x17, x29, [x0]\n\t"
-      "str x16, [x0, #16]\n\t"
-      "ldp x17, x29, [x1]\n\t"
-      "ldr x16, [x1, #16]\n\t"
+      "stp x17, x29, [x0, #8]\n\t"
+      "str x16, [x0, #24]\n\t"
+      "ldp x17, x29, [x1, #8]\n\t"
+      "ldr x16, [x1, #24]\n\t"
       "mov sp, x17\n\t"
       "mov x30, xzr\n\t"  // a new flow has nowhere to return to
       "br x16\n"

@@ -263,15 +263,13 @@ class coroutine_core : public fiber {
     home = &this_thread_state();  // the parent's, for good
     home->add();
   }
-  ~coroutine_core() { link->release(); }
+  ~coroutine_core() override { link->release(); }
 
   // Leaves what the body came to with whom it concerns: the parent, unless that
   // has ended. Returns who goes on.
   template <class T>
   fiber* bequeath(std::optional<T> result, std::exception_ptr error) noexcept;
 
-  void dispose() noexcept override { delete_this(); }
-  virtual void delete_this() noexcept = 0;
   virtual void drop_body() noexcept = 0;
 };
 
@@ -384,7 +382,6 @@ class coroutine_frame final : public coroutine_core {
     body_.reset();
     first_.reset();
   }
-  void delete_this() noexcept override { delete this; }
 
   std::optional<F> body_;
   std::optional<value> first_;

@@ -105,8 +105,8 @@ class fiber : public context {  // which is where it stands while suspended
   virtual void unwind() noexcept {}
 
  protected:
-  ~fiber();
-  virtual void dispose() noexcept {}
+  ~fiber() override;
+  virtual void dispose() noexcept { delete this; }
 
  private:
   // The body, called on the new stack. Returns who goes on, who has a stack.

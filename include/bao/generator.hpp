@@ -206,7 +206,6 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   bool finished() const { return life == flow_state::finished; }
 
  protected:
-  ~generator_core() = default;
   virtual void call_body() = 0;
   virtual void drop_body() noexcept = 0;
 
@@ -351,9 +350,6 @@ template <class Y, class S, class R>
 class generator_frame : public generator_core<Y, S> {
  public:
   std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
-
- protected:
-  ~generator_frame() = default;
 };
 
 template <class Y, class S, class R, class F, class... Args>
@@ -374,7 +370,6 @@ class generator_call final : public generator_frame<Y, S, R> {
       this->result.emplace(std::apply(call, *body_));
   }
   void drop_body() noexcept override { body_.reset(); }
-  void dispose() noexcept override { delete this; }
 
   std::optional<std::tuple<F, Args...>> body_;
 };

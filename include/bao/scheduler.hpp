@@ -169,13 +169,8 @@ class scheduler {
       home->tasks->releasing_ = false;
       return home->tasks->finish(*this);
     }
-    void dispose() noexcept override { delete this; }
   };
 
-  struct main_task final : task_block {
-    using task_block::task_block;
-    void dispose() noexcept override { delete this; }
-  };
   task_block& main_;  // on its own, as handles may outlive us
 };
 
@@ -193,7 +188,7 @@ inline scheduler& this_scheduler() {
 }
 
 inline scheduler::scheduler(thread_state& t)
-    : thread_(t), main_(*new main_task(t.main)) {
+    : thread_(t), main_(*new task_block(t.main)) {
   running_ = &main_;
   t.tasks = this;
   main_.home = &t;

@@ -33,10 +33,8 @@ class spawned_task : public task_block {
   }
 
  protected:
-  ~spawned_task() = default;
   virtual void call_body() = 0;
   virtual void drop_body() noexcept = 0;
-  virtual void delete_this() noexcept = 0;
 
  private:
   fiber* run() noexcept override {
@@ -61,7 +59,7 @@ class spawned_task : public task_block {
       if (!name.empty()) whose += " \"" + name + '"';
       tell_unhandled(whose.c_str(), error);
     }
-    delete_this();
+    delete this;
   }
 };
 
@@ -73,9 +71,6 @@ class task_frame : public spawned_task {
       std::conditional_t<std::is_reference_v<R>,
                          std::add_pointer_t<std::remove_reference_t<R>>, R>>;
   std::optional<kept> result;
-
- protected:
-  ~task_frame() = default;
 };
 
 template <class R, class F, class... Args>
@@ -99,7 +94,6 @@ class task_call final : public task_frame<R> {
       this->result.emplace(std::apply(call, *body_));
   }
   void drop_body() noexcept override { body_.reset(); }
-  void delete_this() noexcept override { delete this; }
 
   std::optional<std::tuple<F, Args...>> body_;
 };

@@ -104,9 +104,6 @@ class task_block : public fiber, public list_node, public alarm {
   int line = 0;
   wait_reason waits_for{""};
   nanoseconds waits_since = 0;
-
- protected:
-  ~task_block() = default;
 };
 
 inline scope::scope(bool shields)
