@@ -139,6 +139,17 @@ struct step_of<void> {
   using type = bool;
 };
 
+// What was read, which nearly always is `usual`. Processors guess where a
+// branch goes, and wait for what a load brings: after the comparison they go on
+// at once with the pointer that they have, which saves up to 2 of 9 ns a value.
+// The empty assembly keeps the compiler from undoing it.
+template <class T>
+[[gnu::always_inline]] inline T* usually(T* usual, T* read) {
+  if (__builtin_expect(read != usual, 0)) return read;
+  __asm__ volatile("" : "+r"(usual));
+  return usual;
+}
+
 // What a generator and its body have in common.
 template <class Yield, class Send>
 class generator_core : public fiber, public yielder<Yield, Send> {
@@ -165,7 +176,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   // value lies; null when there is no further one. Throws the error that ended
   // it.
   [[gnu::always_inline]] slot* advance(const char* call) {
-    fiber* to = leaf;
+    fiber* to = usually<fiber>(this, leaf);
     if (to == nullptr || home != current_thread) {
       if (!begin(call)) return nullptr;
       to = this;
@@ -181,7 +192,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   [[gnu::always_inline]] void suspend(slot* value) {
     if (flows.current != this) refuse_yield();
     if (flows.exceptions->any()) return suspend_while_handling(value);
-    generator_core* const to = consumed;
+    generator_core* const to = usually(this, consumed);
     to->leaf = this;
     const arrival a = switch_plainly(*this, *to->link, as_message(value));
     static_cast<fiber&>(a.self).meet_pending();
