@@ -419,7 +419,6 @@ never:
 // modes of floating-point arithmetic belong to the thread and are not switched.
 [[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
                                                      void* message) {
-  others_may_run();
 #if defined(__x86_64__)
   context* out = &from;
   context* in = &to;
@@ -485,6 +484,7 @@ never:
         "memory", "cc");
   message = sent;
 #endif
+  others_may_run();
   return {*in, message};
 }
 
@@ -818,7 +818,8 @@ struct exceptions_in_flight {
   unsigned uncaught = 0;
 
   bool any() const {
-    return __builtin_expect(caught != nullptr || uncaught != 0, 0);
+    return __builtin_expect(
+        (reinterpret_cast<std::uintptr_t>(caught) | uncaught) != 0, 0);
   }
 };
 
@@ -952,9 +953,7 @@ BAO_HOT inline thread_local thread_flows flows;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
-// This thread's, made when there is none. Never suspends.
-inline thread_state& this_thread_state() {
-  if (current_thread != nullptr) return *current_thread;
+[[gnu::noinline]] inline thread_state& make_thread_state() {
   struct at_thread_end {
     ~at_thread_end() { current_thread->end(); }
     char touched = 0;
@@ -963,6 +962,11 @@ inline thread_state& this_thread_state() {
   current_thread = new thread_state;
   guard.touched = 1;
   return *current_thread;
+}
+
+// This thread's, made when there is none. Never suspends.
+inline thread_state& this_thread_state() {
+  return current_thread != nullptr ? *current_thread : make_thread_state();
 }
 inline const thread_flows& here_flows() {
   this_thread_state();
@@ -1321,12 +1325,9 @@ class coroutine_ref {
     fiber* to = flow_;
     if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
         to->expects != &type_tag<value>)
-      to = look_closer("switch_to");  // at its first switch, or at a mistake
-    if (to != nullptr) {
-      if (to->expects != nullptr)
-        *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
-      v = suspend(std::exchange(to->leaf, nullptr), "switch");
-    }
+      to = look_closer(v);  // at its first switch, or at a mistake
+    if (to != nullptr)
+      v = suspend(std::exchange(to->leaf, nullptr), "switch", &v);
     if constexpr (!std::is_void_v<T>) return v;
   }
 
@@ -1342,7 +1343,7 @@ class coroutine_ref {
     }
     if (to == flow_of(flows.current)) std::rethrow_exception(error);
     to->leaf->pending = std::move(error);
-    value v = suspend(std::exchange(to->leaf, nullptr), "throw");
+    value v = suspend(std::exchange(to->leaf, nullptr), "throw", nullptr);
     if constexpr (!std::is_void_v<T>) return v;
   }
   template <class E,
@@ -1425,17 +1426,18 @@ class coroutine_ref {
   }
 
   // The flow to switch to, ready for it; null when that is the one that asks.
-  [[gnu::noinline]] fiber* look_closer(const char* call) const {
-    thread_state& t = expect_usable(call);
+  [[gnu::noinline]] fiber* look_closer(value& v) const {
+    thread_state& t = expect_usable("switch_to");
     if (flow_ == flow_of(flows.current)) return nullptr;
     if (flow_->life == flow_state::finished)
-      throw dead_coroutine(std::string(call) + ": the coroutine has ended");
+      throw dead_coroutine("switch_to: the coroutine has ended");
     if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
-      throw wrong_type(std::string(call) +
-                       ": the coroutine waits for a value of another type");
+      throw wrong_type(
+          "switch_to: the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
       flow_->start(t);
       flow_->leaf = flow_;
+      static_cast<std::optional<value>*>(flow_->inbox)->emplace(std::move(v));
     }
     return flow_;
   }
@@ -1449,9 +1451,10 @@ class coroutine_ref {
     return heir;
   }
 
-  // Leaves the running flow until somebody switches to it; returns what he
-  // sends.
-  [[gnu::always_inline]] static value suspend(fiber* next, const char* event) {
+  // Leaves the running flow until somebody switches to it. Returns what he
+  // sends: it still lies with him, but for one who has ended.
+  [[gnu::always_inline]] static value suspend(fiber* next, const char* event,
+                                              value* sent) {
     fiber* const leaf = flows.current;
     fiber* const me = flow_of(leaf);
     std::optional<value> reply;
@@ -1459,9 +1462,10 @@ class coroutine_ref {
     me->inbox = &reply;
     me->leaf = leaf;
     if (trace_switch != nullptr) trace_switch(event, me, flow_of(next));
-    switch_fiber(*leaf, *next);
-    leaf->meet_pending();
-    return std::move(*reply);
+    const arrival a = switch_fiber(*leaf, *next, sent);
+    static_cast<fiber&>(a.self).meet_pending();
+    if (a.message == nullptr) return std::move(*reply);
+    return std::move(*static_cast<value*>(a.message));
   }
 
   fiber* flow_ = nullptr;
@@ -1860,7 +1864,8 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (flows.exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = usually(this, consumed);
     to->leaf = this;
-    const arrival a = switch_plainly(*this, *to->link, as_message(value));
+    const arrival a = switch_plainly(*this, *usually(flows.root, to->link),
+                                     as_message(value));
     static_cast<fiber&>(a.self).meet_pending();
   }
 
@@ -1890,8 +1895,9 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   // Before the first value, and where there is none any more.
   [[gnu::cold, gnu::noinline]] bool begin(const char* call);
 
-  // The body has ended: throws the error it ended with, once.
-  [[gnu::cold, gnu::noinline]] void rethrow_error() {
+  // The body has ended: throws the error it ended with, once. Not cold, or the
+  // compiler would think so of every loop that ends here.
+  [[gnu::noinline]] void rethrow_error() {
     if (error != nullptr) std::rethrow_exception(std::exchange(error, nullptr));
   }
 

@@ -130,7 +130,6 @@ never:
 // modes of floating-point arithmetic belong to the thread and are not switched.
 [[gnu::always_inline]] inline arrival switch_context(context& from, context& to,
                                                      void* message) {
-  others_may_run();
 #if defined(__x86_64__)
   context* out = &from;
   context* in = &to;
@@ -196,6 +195,7 @@ never:
         "memory", "cc");
   message = sent;
 #endif
+  others_may_run();
   return {*in, message};
 }
 

@@ -100,12 +100,9 @@ class coroutine_ref {
     fiber* to = flow_;
     if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
         to->expects != &type_tag<value>)
-      to = look_closer("switch_to");  // at its first switch, or at a mistake
-    if (to != nullptr) {
-      if (to->expects != nullptr)
-        *static_cast<std::optional<value>*>(to->inbox) = std::move(v);
-      v = suspend(std::exchange(to->leaf, nullptr), "switch");
-    }
+      to = look_closer(v);  // at its first switch, or at a mistake
+    if (to != nullptr)
+      v = suspend(std::exchange(to->leaf, nullptr), "switch", &v);
     if constexpr (!std::is_void_v<T>) return v;
   }
 
@@ -121,7 +118,7 @@ class coroutine_ref {
     }
     if (to == flow_of(flows.current)) std::rethrow_exception(error);
     to->leaf->pending = std::move(error);
-    value v = suspend(std::exchange(to->leaf, nullptr), "throw");
+    value v = suspend(std::exchange(to->leaf, nullptr), "throw", nullptr);
     if constexpr (!std::is_void_v<T>) return v;
   }
   template <class E,
@@ -204,17 +201,18 @@ class coroutine_ref {
   }
 
   // The flow to switch to, ready for it; null when that is the one that asks.
-  [[gnu::noinline]] fiber* look_closer(const char* call) const {
-    thread_state& t = expect_usable(call);
+  [[gnu::noinline]] fiber* look_closer(value& v) const {
+    thread_state& t = expect_usable("switch_to");
     if (flow_ == flow_of(flows.current)) return nullptr;
     if (flow_->life == flow_state::finished)
-      throw dead_coroutine(std::string(call) + ": the coroutine has ended");
+      throw dead_coroutine("switch_to: the coroutine has ended");
     if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
-      throw wrong_type(std::string(call) +
-                       ": the coroutine waits for a value of another type");
+      throw wrong_type(
+          "switch_to: the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
       flow_->start(t);
       flow_->leaf = flow_;
+      static_cast<std::optional<value>*>(flow_->inbox)->emplace(std::move(v));
     }
     return flow_;
   }
@@ -228,9 +226,10 @@ class coroutine_ref {
     return heir;
   }
 
-  // Leaves the running flow until somebody switches to it; returns what he
-  // sends.
-  [[gnu::always_inline]] static value suspend(fiber* next, const char* event) {
+  // Leaves the running flow until somebody switches to it. Returns what he
+  // sends: it still lies with him, but for one who has ended.
+  [[gnu::always_inline]] static value suspend(fiber* next, const char* event,
+                                              value* sent) {
     fiber* const leaf = flows.current;
     fiber* const me = flow_of(leaf);
     std::optional<value> reply;
@@ -238,9 +237,10 @@ class coroutine_ref {
     me->inbox = &reply;
     me->leaf = leaf;
     if (trace_switch != nullptr) trace_switch(event, me, flow_of(next));
-    switch_fiber(*leaf, *next);
-    leaf->meet_pending();
-    return std::move(*reply);
+    const arrival a = switch_fiber(*leaf, *next, sent);
+    static_cast<fiber&>(a.self).meet_pending();
+    if (a.message == nullptr) return std::move(*reply);
+    return std::move(*static_cast<value*>(a.message));
   }
 
   fiber* flow_ = nullptr;

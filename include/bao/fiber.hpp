@@ -43,7 +43,8 @@ struct exceptions_in_flight {
   unsigned uncaught = 0;
 
   bool any() const {
-    return __builtin_expect(caught != nullptr || uncaught != 0, 0);
+    return __builtin_expect(
+        (reinterpret_cast<std::uintptr_t>(caught) | uncaught) != 0, 0);
   }
 };
 
@@ -177,9 +178,7 @@ BAO_HOT inline thread_local thread_flows flows;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
-// This thread's, made when there is none. Never suspends.
-inline thread_state& this_thread_state() {
-  if (current_thread != nullptr) return *current_thread;
+[[gnu::noinline]] inline thread_state& make_thread_state() {
   struct at_thread_end {
     ~at_thread_end() { current_thread->end(); }
     char touched = 0;
@@ -188,6 +187,11 @@ inline thread_state& this_thread_state() {
   current_thread = new thread_state;
   guard.touched = 1;
   return *current_thread;
+}
+
+// This thread's, made when there is none. Never suspends.
+inline thread_state& this_thread_state() {
+  return current_thread != nullptr ? *current_thread : make_thread_state();
 }
 inline const thread_flows& here_flows() {
   this_thread_state();

@@ -194,7 +194,8 @@ class generator_core : public fiber, public yielder<Yield, Send> {
     if (flows.exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = usually(this, consumed);
     to->leaf = this;
-    const arrival a = switch_plainly(*this, *to->link, as_message(value));
+    const arrival a = switch_plainly(*this, *usually(flows.root, to->link),
+                                     as_message(value));
     static_cast<fiber&>(a.self).meet_pending();
   }
 
@@ -224,8 +225,9 @@ class generator_core : public fiber, public yielder<Yield, Send> {
   // Before the first value, and where there is none any more.
   [[gnu::cold, gnu::noinline]] bool begin(const char* call);
 
-  // The body has ended: throws the error it ended with, once.
-  [[gnu::cold, gnu::noinline]] void rethrow_error() {
+  // The body has ended: throws the error it ended with, once. Not cold, or the
+  // compiler would think so of every loop that ends here.
+  [[gnu::noinline]] void rethrow_error() {
     if (error != nullptr) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
