@@ -6,6 +6,7 @@
 #include "bao.hpp"
 
 #include <cstdio>
+#include <istream>
 #include <sstream>
 #include <string>
 

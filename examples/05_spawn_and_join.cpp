@@ -5,6 +5,7 @@
 // nobody else: so both eat at the same time, on one thread.
 #include "bao.hpp"
 
+#include <chrono>
 #include <cstdio>
 #include <string>
 

@@ -4,6 +4,7 @@
 // piece: so tasks need no locks, and one that never waits lets nobody else run.
 #include "bao.hpp"
 
+#include <chrono>
 #include <cstdio>
 
 using namespace std::chrono_literals;

@@ -8,6 +8,7 @@
 // program prints the same in five and a half real seconds.
 #include "bao.hpp"
 
+#include <chrono>
 #include <cstdio>
 #include <vector>
 

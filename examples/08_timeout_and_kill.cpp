@@ -5,6 +5,7 @@
 // where the task waits: so destructors run and nothing is left behind.
 #include "bao.hpp"
 
+#include <chrono>
 #include <cstdio>
 
 using namespace std::chrono_literals;

@@ -24,7 +24,7 @@
 // struct, and the linker would quietly pick one. So what a macro can change is
 // part of a namespace's name, BAO_ABI, or, like the size of a stack, compared
 // when the program starts: a program that mixes two configurations ends at
-// once, and names both.
+// once, and names both. The price is one comparison a file, at that time.
 //
 // A user may set, for the whole program:
 //
@@ -119,8 +119,7 @@ struct configuration {
 [[gnu::visibility("default")]] inline std::atomic<const configuration*>
     chosen_configuration{nullptr};
 
-// Ends the program, naming both, unless `mine` is what the program runs
-// already.
+// Ends the program, naming both, unless `mine` is what it runs already.
 inline void agree_on(const configuration& mine) {
   const configuration* first = nullptr;
   if (chosen_configuration.compare_exchange_strong(first, &mine)) return;
@@ -162,6 +161,9 @@ inline constexpr configuration this_configuration{
 //   misuse          from std::logic_error: the program asked for nonsense.
 //   the world       from std::runtime_error; what the operating system refuses
 //                   is a std::system_error whose text begins with the call.
+//
+// To throw and catch one takes a microsecond and more; an outcome costs
+// nothing. Nothing in this chapter suspends.
 
 #include <cxxabi.h>  // the name of an exception's type
 
@@ -222,7 +224,7 @@ struct line_too_long   : world_error { using world_error::world_error; };
 struct end_of_stream   : world_error { using world_error::world_error; };
 // clang-format on
 
-// Throws what the operating system says of a failed call. Never suspends.
+// Throws what the operating system says of a failed call.
 [[noreturn, gnu::cold]] inline void throw_errno(const std::string& call) {
   throw std::system_error(errno, std::generic_category(), call);
 }
@@ -280,8 +282,8 @@ inline unhandled_handler tell_unhandled = print_unhandled;
 
 // Who hears of errors that nobody can catch: those that leave a flow while its
 // handle is destroyed, and those of tasks whose last handle goes without anyone
-// having asked. Prints a line to stderr unless replaced. Returns who it was
-// until now. Never suspends.
+// having asked. Null stands for print_unhandled, as in the beginning. Returns
+// who it was until now.
 inline unhandled_handler on_unhandled(unhandled_handler handler) {
   unhandled_handler before = tell_unhandled;
   tell_unhandled = handler != nullptr ? handler : print_unhandled;
@@ -541,7 +543,8 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 // slabs and used again, last in first out, while they are still in the cache.
 //
 // What ends is never torn down: a flow that has finished leaves its stack with
-// a small loop parked on it that waits for the next flow to run (fiber.hpp).
+// a small loop parked on it that waits for the next flow to run (fiber.hpp). So
+// what stacks have touched stays in memory until their thread ends.
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -590,7 +593,7 @@ struct slab {
 
 // Tells valgrind, if that is who runs us, that a piece of memory is a stack.
 // The request is a sequence of rotations that does nothing anywhere else; see
-// valgrind.h, which this avoids to need.
+// valgrind.h, which this does without.
 inline unsigned long valgrind_request(unsigned long request, const void* low,
                                       const void* high) {
 #if defined(__x86_64__)
@@ -788,8 +791,8 @@ inline void stack_pool::release() noexcept {
 //     exceptions   Each thread keeps a list of the exceptions being handled. A
 //                  flow that switches inside a catch block must take its part
 //                  of the list along, or `throw;` would rethrow a stranger's.
-//                  There is nothing to take in nearly every switch, so that is
-//                  what the fast path tests.
+//                  In nearly every switch there is nothing to take, which one
+//                  test on the fast path finds out.
 //     pending      An exception that somebody else wants thrown here: it is the
 //                  first thing that a continued flow looks for. That is how a
 //                  flow is killed, and how its stack is unwound.
@@ -798,6 +801,8 @@ inline void stack_pool::release() noexcept {
 //
 // Fibers never change threads: this keeps thread_local variables, and every
 // address that a compiler has cached, right.
+//
+// A switch takes 1 to 3 ns; a fiber some 170 bytes, and its stack.
 
 #include <signal.h>
 
@@ -885,8 +890,8 @@ class fiber : public context {  // which is where it stands while suspended
   virtual void dispose() noexcept { delete this; }
 
  private:
-  // The body, called on the new stack. Returns who goes on, who has a stack.
-  // The fiber may be gone when it returns.
+  // The body, called on the new stack. Returns who goes on: one that has a
+  // stack. The fiber may be gone by then.
   virtual fiber* run() noexcept { return nullptr; }
 
   [[gnu::cold, noreturn, gnu::noinline]] void throw_pending() {
@@ -1247,6 +1252,9 @@ inline void thread_state::end() {
 // returns, or the exception it throws, comes out of the pending switch_to() of
 // its parent. The thread's own flow is the root. All of this is greenlet's
 // model (https://greenlet.readthedocs.io).
+//
+// A switch with a value takes 3 ns; a body that has begun takes a page of
+// memory at least.
 
 #include <optional>
 #include <type_traits>
@@ -1270,9 +1278,9 @@ using switch_trace = void (*)(const char* event, const void* from,
                               const void* to);
 [[gnu::visibility("default")]] inline switch_trace trace_switch = nullptr;
 
-// Calls trace("switch" or "throw", from, to) before each switch between
-// coroutines, with the values of their id(). It must neither throw nor switch.
-// Null turns it off. Returns who it was until now. Never suspends.
+// Never suspends. From now on trace("switch" or "throw", from, to) is called
+// before each switch between coroutines, with the values of their id(). It must
+// neither throw nor switch. Null turns it off. Returns who it was until now.
 inline switch_trace set_switch_trace(switch_trace trace) {
   return std::exchange(trace_switch, trace);
 }
@@ -1296,8 +1304,9 @@ inline void strike(fiber& victim) {
 template <class T>
 class coroutine;
 
-// A coroutine that belongs to somebody else, or the main flow of a task. It is
-// safe to keep one longer than the coroutine lives: that one is dead then.
+// A coroutine that belongs to somebody else, or the main flow of a task. It may
+// be kept longer than the coroutine lives, and is dead then. Only switch_to(),
+// throw_in() and kill() suspend.
 template <class T = void>
 class coroutine_ref {
  public:
@@ -1331,9 +1340,9 @@ class coroutine_ref {
     if constexpr (!std::is_void_v<T>) return v;
   }
 
-  // Continues the other flow, and there throws `error` out of its switch_to().
-  // One that has not started ends without running; that, and an error for one
-  // that has ended, goes to its nearest living ancestor. Else like switch_to.
+  // Suspends like switch_to(), and throws `error` out of the other one's
+  // switch_to(). One that has not started ends without running; its error, and
+  // that for one that has ended, goes to the nearest living ancestor.
   T throw_in(std::exception_ptr error) {
     expect_usable("throw_in");
     fiber* to = flow_;
@@ -1376,7 +1385,8 @@ class coroutine_ref {
   }
 
   // Gives it another parent. Throws parent_cycle when it would become its own
-  // ancestor, std::logic_error for a main flow, wrong_thread, wrong_task.
+  // ancestor, std::logic_error for a main flow, dead_coroutine for an empty
+  // handle, wrong_thread, wrong_task.
   template <class U>
   void set_parent(const coroutine_ref<U>& other) {
     expect_usable("set_parent");
@@ -1451,8 +1461,8 @@ class coroutine_ref {
     return heir;
   }
 
-  // Leaves the running flow until somebody switches to it. Returns what he
-  // sends: it still lies with him, but for one who has ended.
+  // Leaves the running flow until somebody switches to it. Returns what they
+  // send, which still lies with them unless they have ended.
   [[gnu::always_inline]] static value suspend(fiber* next, const char* event,
                                               value* sent) {
     fiber* const leaf = flows.current;
@@ -1616,10 +1626,10 @@ class coroutine_frame final : public coroutine_core {
 // T(T), void(T), T() or void(); move-only; an empty one is dead.
 //
 // Nothing runs, and no stack is taken, before the first switch. Destroying a
-// suspended one throws bao::killed in it, so that the objects on its stack are
-// destroyed, inner ones first; what else its body then throws goes to
-// on_unhandled(). On another thread than its own that is left to its own
-// thread.
+// suspended one throws bao::killed in it and suspends until it has ended, so
+// that the objects on its stack are destroyed, inner ones first; what else its
+// body then throws goes to on_unhandled(). Another thread leaves that to the
+// coroutine's own.
 template <class T = void>
 class coroutine : public coroutine_ref<T> {
  public:
@@ -1657,13 +1667,13 @@ class coroutine : public coroutine_ref<T> {
   }
 };
 
-// The coroutine that we are in, or the main flow. Never suspends.
+// Never suspends. The coroutine that we are in, or the main flow.
 template <class T = void>
 coroutine_ref<T> this_coroutine() {
   return coroutine_ref<T>(flow_of(here_flows().current));
 }
 
-// The first flow of the task that we are in. Never suspends.
+// Never suspends. The first flow of the task that we are in.
 template <class T = void>
 coroutine_ref<T> main_coroutine() {
   return coroutine_ref<T>(here_flows().root);
@@ -1689,8 +1699,7 @@ coroutine_ref<T> main_coroutine() {
 //
 // The body may yield from within a function that it calls, from a recursion, or
 // from another generator: that is what the stack of its own is for. The price
-// is one page of memory at least, and about the time of two function calls a
-// value.
+// is one page of memory at least, and 3 to 7 ns a value.
 //
 // The rules are Python's, for next, send, throw and close as for `yield from`;
 // where Python says GeneratorExit, bao says killed, and the end is an empty
@@ -1732,10 +1741,10 @@ class yielder {
  public:
   yielder(const yielder&) = delete;
 
-  // Hands `value` to the consumer and suspends until it asks for the next one.
-  // Returns what it sends, Send{} when it just asks. Throws bao::killed when
-  // the generator is closed, what is thrown in, and wrong_flow when called from
-  // elsewhere than the generator's own body.
+  // Suspends the body until the consumer, who gets `value`, asks for the next
+  // one. Returns what it sends, Send{} when it just asks. Throws bao::killed
+  // when the generator is closed, what is thrown in, and wrong_flow when called
+  // from elsewhere than the generator's own body.
   //
   // An rvalue is handed over itself, an lvalue is copied; a generator<T&>
   // lends.
@@ -1758,9 +1767,10 @@ class yielder {
     return received();
   }
 
-  // Yields all that `other` yields, and returns what it returns. While it runs
-  // our consumer deals with it directly: sends, throws and closes reach it.
-  // Suspends; throws what ends it, already_running, wrong_thread.
+  // Suspends until `other` has ended: yields all that it yields, and returns
+  // what it returns. Meanwhile our consumer deals with it directly: sends,
+  // throws and closes reach it. Throws what ends it, already_running,
+  // wrong_thread.
   template <class R>
   R from(generator<Yield, Send, R>& other);
   template <class R>
@@ -1768,7 +1778,7 @@ class yielder {
     generator<Yield, Send, R> mine(std::move(other));
     return from(mine);
   }
-  // Yields the elements of any other range.
+  // Suspends likewise: yields the elements of any other range.
   template <class Range,
             class = std::enable_if_t<!is_generator<std::decay_t<Range>>::value>>
   void from(Range&& range) {
@@ -2063,11 +2073,13 @@ class generator_call final : public generator_frame<Y, S, R> {
 //
 // The body is called as f(yield, args...). Nothing runs, and no stack is taken,
 // before the first use. Destroying one closes it; what then escapes goes to
-// on_unhandled(). A body may call anything that suspends the whole task.
+// on_unhandled().
 //
-// Each of next(), send(), throw_in(), close() and the iterator throws what ends
-// the body, once, and moreover already_running when the body runs or waits
-// right now, wrong_thread, and stack_exhausted before the first value.
+// next(), send(), throw_in(), close(), the iterator and the destructor run the
+// body, and suspend the task only where the body does; nothing else suspends.
+// All but the destructor throw what ends the body, once; already_running when
+// it runs or waits right now; wrong_thread; and stack_exhausted before the
+// first value.
 template <class Yield, class Send, class Return>
 class generator {
   using core = generator_core<Yield, Send>;
@@ -2144,7 +2156,6 @@ class generator {
   }
 
   // What the body returned. Throws std::logic_error when it has not returned.
-  // Never suspends.
   template <class R = Return>
   std::enable_if_t<!std::is_void_v<R>, R&> result() {
     if (core_ == nullptr || !frame_of().result)
@@ -2247,6 +2258,10 @@ R yielder<Yield, Send>::from(generator<Yield, Send, R>& other) {
 //
 // A generator on the left that is a temporary is owned by the result; one that
 // has a name is borrowed, and goes on from where it was left.
+//
+// Each stage costs a stack, a page of memory at least, and 3 to 7 ns a value.
+// To build a pipeline never suspends and runs nothing; to() and loops over it
+// suspend where its bodies do.
 
 #include <vector>
 
@@ -2351,7 +2366,8 @@ inline auto drop(std::size_t n) {
   }};
 }
 
-// Vectors of n, the last one shorter where they do not come out even.
+// Vectors of n, the last one shorter where they do not come out even. Throws
+// std::invalid_argument when n is 0.
 inline auto chunk(std::size_t n) {
   if (n == 0) throw std::invalid_argument("chunk: of nothing");
   return pipeline_stage{[n](auto&& source) {
@@ -2469,7 +2485,7 @@ auto from(Range&& range) {
 // not when the wait is over, not when an exception comes instead. So the links
 // are part of the member, and its destructor takes it out of the list that it
 // is in. Entering and leaving allocate nothing and take the same time whatever
-// the length.
+// the length. The price is two pointers in each member, which cannot be moved.
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -2540,11 +2556,10 @@ class list {
 // The clock, and the calls by which a task moves bytes and makes connections,
 // go through an object of this class: so a test can put another one there,
 // whose hours pass in no time (virtual_time.hpp), or which fails when it is
-// told to.
+// told to. The price is a virtual call, next to nothing beside a system call.
 
 #include <sys/socket.h>
 #include <sys/types.h>
-#include <sys/uio.h>
 #include <time.h>
 
 namespace bao {
@@ -2625,6 +2640,9 @@ inline thread_local system_calls* sys = &the_system;
 //     bao::deadline until = 5s;
 //     peer.write_all(question, until);
 //     auto answer = peer.read_line(until);       // 5 s in all
+//
+// To make a point of a duration is to ask the clock, some tens of ns. Nothing
+// in this chapter suspends.
 
 #include <chrono>
 #include <limits>
@@ -2694,8 +2712,8 @@ inline constexpr deadline never{clock::time_point::max()};
 // taken back again. A pairing heap (Fredman, Sedgewick, Sleator and Tarjan,
 // 1986) is made for that. It is a tree in which no child is due before its
 // parent; to add a timer is one comparison with the root, to take one back is
-// to cut it out and merge its children; only taking out the root does real
-// work, O(log n) amortised.
+// to cut it out and merge its children, together some tens of ns; only taking
+// out the root does real work, O(log n) amortised.
 //
 //            3            A timer is part of whoever waits, so nothing is
 //         /  |  \         allocated, and adding one cannot fail.
@@ -2951,7 +2969,13 @@ inline timespec to_timespec(nanoseconds ns) {
 // kernel and out again at every wait. A descriptor that has no bit is refused:
 // setting it would write past the end of the set.
 
+#include <fcntl.h>
 #include <sys/select.h>
+#include <time.h>
+
+#include <cerrno>
+#include <string>
+#include <system_error>
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -3056,7 +3080,11 @@ using poller = select_poller;
 // a wait takes longer the more there are. What is reported is taken out again.
 
 #include <poll.h>
+#include <time.h>
 
+#include <cerrno>
+#include <cstddef>
+#include <system_error>
 #include <vector>
 
 namespace bao {
@@ -3181,7 +3209,15 @@ using poller = poll_poller;
 
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 namespace bao {
@@ -3334,6 +3370,9 @@ using poller = epoll_poller;
 // A task may have more than one stack: its coroutines, and the generators that
 // it resumes. When it parks, all of that stands still, and `parked_in`
 // remembers which of them it was that really waits.
+//
+// A parked task takes a page of stack at least, and about 0.5 KiB of control
+// block.
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -3377,8 +3416,8 @@ class scope {
   bool shields_;
 
  protected:
-  bool passed_ =
-      false;  // a limit that has passed, of which nobody was told yet
+  // A limit that has passed, and of which nobody was told yet.
+  bool passed_ = false;
 };
 
 // A task stands in the list of all tasks, and it is the alarm that ends its
@@ -3430,8 +3469,7 @@ inline scope::scope(bool shields)
 }
 
 inline scope::~scope() {
-  // Almost always the innermost; a limit may be moved out of order by its
-  // owner.
+  // Nearly always the innermost; but limits on the heap may go in any order.
   scope** link = &flow_->scopes;
   while (*link != this) link = &(*link)->outer_;
   *link = outer_;
@@ -3447,6 +3485,9 @@ inline scope::~scope() {
 // says what for, so the answer is one line a task:
 //
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
+//
+// That costs a few stores a park, and no look at the clock: the seconds count
+// from when the scheduler last took one.
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -3504,7 +3545,8 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) {
 // A central loop would cost a second switch each time, and be one more kind of
 // flow. So the thread's own flow is a task like the others, the main task.
 //
-// Tasks run in the order in which they became ready.
+// Tasks run in the order in which they became ready; to yield to the next takes
+// about 5 ns. One that neither parks nor yields keeps all others waiting.
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -3524,6 +3566,7 @@ struct descriptor_watch {
   unsigned references = 0;
 };
 
+// Of its members only park(), yield() and the destructor suspend.
 class scheduler {
  public:
   explicit scheduler(thread_state& t);
@@ -3541,7 +3584,7 @@ class scheduler {
   // Makes a parked task ready. False when it is not parked (any more).
   bool wake(task_block& t);
 
-  // Lets every other ready task run once. Throws what interrupts us.
+  // Suspends until every other ready task has run. Throws what interrupts us.
   [[gnu::always_inline]] void yield();
 
   // Counts a call that may not have to wait. True when it is time to yield.
@@ -3550,7 +3593,7 @@ class scheduler {
     return ++busy_calls_ > most_busy_calls;
   }
 
-  // Throws what interrupts the running task, without suspending.
+  // Throws what interrupts the running task.
   void meet_interruption() {
     task_block& me = *running_;
     if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
@@ -3579,7 +3622,7 @@ class scheduler {
   void wake_first(descriptor_watch& w, readiness directions);
   void wake_all(descriptor_watch& w);
 
-  // A way for other threads to reach this one: see remote.hpp.
+  // A way for other threads to reach this one, to be made here: see remote.hpp.
   class remote remote();
 
   // While something may wake us from outside, to wait for it is no deadlock.
@@ -3657,7 +3700,7 @@ class scheduler {
   task_block& main_;  // on its own, as handles may outlive us
 };
 
-// This thread's, made when there is none. Never suspends. Throws
+// Never suspends. This thread's, made when there is none. Throws
 // std::logic_error when the thread has ended, std::system_error when there is
 // no poller.
 inline scheduler& this_scheduler() {
@@ -3838,7 +3881,7 @@ inline void scheduler::wake_all(descriptor_watch& w) {
     wake(*one->task);
 }
 
-// The first in line wakes the next one when he is through; of a descriptor that
+// The first in line wakes the next one when it is through; of a descriptor that
 // we do not own, all look for themselves.
 inline void scheduler::report_ready(int fd, readiness ready) {
   descriptor_watch* const w = watch_of(fd);
@@ -3878,8 +3921,8 @@ inline scheduler::interruption scheduler::due(task_block& t) {
 }
 
 // Whether the task is in the handler that has caught its kill. What a flow that
-// does not run is handling, is seen by looking with its eyes. A handler within
-// that handler hides it: there, the kill is met again.
+// does not run is handling is seen by putting it in our place for a moment. A
+// handler within that handler hides it: there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
   const exceptions_in_flight ours = *flows.exceptions;
@@ -4078,7 +4121,7 @@ inline scheduler::~scheduler() {
 //
 // A task handle is cheap, can be copied, and does not own: the task runs on
 // when the last one goes. When main() returns, the tasks that are left are
-// killed.
+// killed. To spawn and join one takes about 60 ns on a warm stack.
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -4173,6 +4216,7 @@ struct place {
 
 // What a task is given besides its callable:
 //     bao::spawn(bao::task_options().name("crawler").stack_size(64 * 1024), f);
+// None of its members suspends.
 class task_options {
  public:
   explicit task_options(place at = place::here()) : at_(at) {}
@@ -4182,7 +4226,7 @@ class task_options {
     name_ = std::move(name);
     return *this;
   }
-  // In bytes, rounded up to a power of two, 16 KiB at least.
+  // In bytes, rounded up to a power of two, 16 KiB to 1 GiB.
   task_options& stack_size(std::size_t bytes) {
     stack_size_ = bytes;
     return *this;
@@ -4211,10 +4255,10 @@ struct joiner : completion {
   }
 };
 
-// A handle of a task that returns R. A task<R> converts to a task<>. All
-// members throw wrong_thread on another thread than the task's own; only to
-// destroy a handle is safe anywhere. An empty handle is nobody's:
-// std::logic_error.
+// A handle of a task that returns R. A task<R> converts to a task<>. Of its
+// members only join(), get() and kill() suspend. All throw wrong_thread on
+// another thread than the task's own; only to destroy a handle is safe
+// anywhere. An empty handle is nobody's: std::logic_error.
 template <class R = void>
 class task {
  public:
@@ -4264,10 +4308,11 @@ class task {
       return std::move(value());
   }
 
-  // None of these suspends. ok: it has returned, without error or kill.
   bool done() const { return state() == task_state::done; }
+  // It has returned, without error or kill.
   bool ok() const { return done() && error() == nullptr && !killed(); }
   bool killed() const { return checked("killed").ended_by_kill; }
+  // What ended it; null if nothing did.
   std::exception_ptr error() const {
     checked("error").asked = true;
     return block_->error;
@@ -4280,9 +4325,9 @@ class task {
   }
 
   // Throws bao::killed in the task, at the place where it waits, and suspends
-  // until it has ended (true) or `until` passes (false); 0s does not wait. A
-  // task that has not started never runs. A task that kills itself is killed
-  // here and now. Throws std::logic_error for the main task.
+  // until it has ended (true) or `until` passes (false); 0s does not wait. One
+  // that has not started never runs, one that kills itself is killed here and
+  // now. Throws std::logic_error for the main task.
   bool kill(deadline until = never) const {
     const task keep(&checked("kill"));  // our handle may go meanwhile
     task_block& b = *keep.block_;
@@ -4293,7 +4338,8 @@ class task {
     return false;  // inside a shield
   }
 
-  // Throws `error` in the task, once, at its next wait. Does not suspend.
+  // Throws `error` in the task, once: where it waits, or at its next wait. One
+  // that has not started ends with it.
   void throw_in(std::exception_ptr error) const {
     task_block& b = checked("throw_in");
     this_scheduler().throw_in(b, std::move(error));
@@ -4304,7 +4350,7 @@ class task {
     throw_in(std::make_exception_ptr(std::move(error)));
   }
 
-  // Calls f(task) when the task has ended, at once if it has. It must not
+  // Has f(task) called when the task has ended, at once if it has. f must not
   // suspend; what it throws goes to on_unhandled().
   template <class F>
   void on_done(F f) const {
@@ -4389,8 +4435,9 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
   return spawned<F, Args...>(made);
 }
 
-// Runs f(args...) as a task, later: when this one waits. All are moved or
-// copied into the task, and destroyed when it ends. Never suspends.
+// Never suspends. Runs f(args...) as a task, later: when this one waits. All
+// are moved or copied into the task, and destroyed when it ends. A task for
+// which there is no stack ends with stack_exhausted.
 //
 // The overloads are one function: up to two arguments, the compiler fills in
 // where the call stands, for reports. With more, and for spawn_later, they
@@ -4435,7 +4482,7 @@ spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
                   std::forward<Args>(args)...);
 }
 
-// The task that runs. Never suspends.
+// Never suspends. The task that runs.
 inline task<> self() { return task<>(&this_scheduler().running()); }
 
 // Suspends until all other ready tasks have run; returns at once when there are
@@ -4445,8 +4492,8 @@ inline task<> self() { return task<>(&this_scheduler().running()); }
   (t != nullptr && t->tasks != nullptr ? *t->tasks : this_scheduler()).yield();
 }
 
-// Suspends until `until`: a duration from now, or a time. Never early. One that
-// has passed lets all other tasks that are ready run first.
+// Suspends until `until`: a duration from now, or a time. Never early; when it
+// has passed, just yields. Throws what interrupts us.
 inline void sleep(deadline until) {
   scheduler& s = this_scheduler();
   if (until.passed()) return s.yield();
@@ -4456,10 +4503,10 @@ inline void sleep(deadline until) {
 
 // --- several tasks at once ---------------------------------------------------
 
-// Each of these suspends until `until` at the latest. A task may be named
-// twice.
+// Each of these suspends, `until` at the latest where it takes one, and throws
+// as join() does. A task may be named twice.
 
-// Until all have ended (true).
+// Until all have ended (true) or it is late (false).
 template <class Range, class = decltype(std::begin(std::declval<Range&>()))>
 bool join_all(const Range& tasks, deadline until = never) {
   for (const auto& t : tasks)
@@ -4484,8 +4531,8 @@ inline void join_all() {
   }
 }
 
-// The tasks of a range, in the order in which they end, each as it does. The
-// range may go away meanwhile.
+// The tasks of a range, in the order in which they end, each as it does: it is
+// the generator that suspends. The range may go away meanwhile.
 template <class Range>
 auto as_completed(const Range& tasks) {
   using handle = std::decay_t<decltype(*std::begin(tasks))>;
@@ -4547,7 +4594,7 @@ std::optional<std::size_t> join_any(const Range& tasks,
   return std::nullopt;
 }
 
-// Kills all, then waits until all have ended (true).
+// Kills all, and waits until all have ended (true) or it is late (false).
 template <class Range>
 bool kill_all(const Range& tasks, deadline until = never) {
   for (const auto& t : tasks) t.kill(clock::duration{0});
@@ -4568,13 +4615,16 @@ bool kill_all(const Range& tasks, deadline until = never) {
 // A limit belongs to the flow that opens it. It strikes whatever that flow
 // waits for, in however deep a call, and nobody else: not the consumer of a
 // generator that has opened it and yields, not the handler of another limit.
+//
+// The price is a timer to arm and take back, some tens of ns. A block that
+// computes and never waits is not stopped.
 
 namespace bao {
 inline namespace BAO_ABI {
 
-// Throws bao::timed_out where the flow waits, once, when `limit` has passed: at
-// its next wait if it does not wait then. Neither making nor destroying one
-// suspends. It lives on the stack of the flow that made it.
+// None of its members suspends. Throws bao::timed_out where the flow waits,
+// once, when `limit` has passed: at its next wait if it does not wait then. It
+// must not outlive the flow that made it.
 class timeout : public scope, private alarm {
  public:
   [[nodiscard]] explicit timeout(deadline limit) : scope(false) {
@@ -4587,7 +4637,7 @@ class timeout : public scope, private alarm {
   }
   ~timeout() { cancel(); }
 
-  // Begins anew.
+  // Begins anew: until `limit`, a duration from now or a time.
   void start(deadline limit) {
     cancel();
     expired_ = false;
@@ -4604,15 +4654,17 @@ class timeout : public scope, private alarm {
     if (std::exchange(passed_, false) && current_thread->tasks != nullptr)
       current_thread->tasks->limit_gone();
   }
+  // It may still be thrown.
   bool pending() const { return armed() || passed_; }
+  // It has passed, whether or not it was thrown.
   bool expired() const { return expired_; }
 
  private:
   bool expired_ = false;
 };
 
-// What f() returns, or an empty optional when it took longer than `limit`; true
-// or false where f returns nothing. Suspends as f does.
+// Suspends as f does. Returns what f() returns, or an empty optional when it
+// took longer than `limit`; true or false where f returns nothing.
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::invoke_result_t<F&>;
@@ -4635,6 +4687,7 @@ auto with_timeout(deadline limit, F&& f) {
 
 // While one lives, neither a kill nor a limit that was opened before it strikes
 // the flow: for what has to be cleaned up in peace. Limits opened inside work.
+// Neither to make nor to destroy one suspends.
 class shield : public scope {
  public:
   [[nodiscard]] shield() : scope(true) {}
@@ -4648,9 +4701,9 @@ class shield : public scope {
 // =============================================================================
 // bao/remote.hpp - wake a thread's tasks from other threads
 //
-// Tasks belong to one thread and need no locking. What
-// other threads may do is leave a message: it goes into a mailbox, and a
-// doorbell that the poller watches is rung.
+// Tasks belong to one thread and need no locking. What other threads may do is
+// leave a message: it goes into a mailbox, and a doorbell that the poller
+// watches is rung. A message costs a lock and a system call.
 //
 //     bao::remote home = bao::this_scheduler().remote();
 //     std::thread([home]() mutable { home.post([] { ... }); }).detach();
@@ -4735,8 +4788,9 @@ struct mailbox {
   }
 };
 
-// A way to another thread's scheduler. May be copied and used anywhere; while
-// one lives, waiting on its home thread for nothing else is no deadlock.
+// A way to another thread's scheduler. May be copied and used on any thread;
+// while one lives, waiting on its home thread for nothing else is no deadlock.
+// None of its members suspends.
 class remote {
  public:
   explicit remote(scheduler& s) {
@@ -4768,7 +4822,7 @@ class remote {
   }
 
   // Has f() run as a task of the home thread. False, and f is dropped, when
-  // that thread has ended. Never suspends.
+  // that thread has ended.
   template <class F>
   bool post(F f) {
     struct posted final : message {
@@ -4806,10 +4860,12 @@ inline class remote scheduler::remote() { return bao::remote(*this); }
 //
 // Some calls cannot wait politely: name look-ups, regular files, a long
 // computation. They run on a helper thread while the task that wants the result
-// waits like for anything else.
+// waits as for anything else. The price is two switches between threads, some
+// microseconds.
 //
-// The helpers are made when they are needed, ten at most, and leave after some
-// seconds without work. They take no signals.
+// The helpers are made when they are needed, ten at most, and leave after five
+// seconds without work; what comes eleventh waits for its turn. They take no
+// signals.
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -4937,10 +4993,10 @@ class offloaded : public job, public message {
   std::optional<remote> home_;
 };
 
-// Calls f(args...) on a helper thread and suspends until it returns; returns or
-// throws what it does. It may refer to our variables: for we stay until it has
-// finished, even when we are killed or late, and learn of that at the next
-// wait. Throws std::system_error when no helper can be made.
+// Suspends until f(args...), called on a helper thread, has finished; returns
+// or throws what it does. It may refer to our variables: we stay even when we
+// are killed or late, and learn of that at the next wait. Throws
+// std::system_error when no helper can be made.
 template <class F, class... Args>
 auto offload(F f, Args... args) {
   using R = std::invoke_result_t<F&, Args&...>;
@@ -5000,8 +5056,8 @@ auto offload(F f, Args... args) {
 namespace bao {
 inline namespace BAO_ABI {
 
-// Readiness right now, by asking the kernel. Throws std::system_error for a
-// descriptor that is not open. Never suspends.
+// Never suspends. Readiness right now, by asking the kernel. Throws
+// std::system_error for a descriptor that is not open.
 inline readiness poll_now(int fd, readiness want) {
   if (fd < 0)
     throw std::system_error(EBADF, std::generic_category(),
@@ -5115,9 +5171,9 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   return ready;
 }
 
-// Owns a descriptor. Move-only; an empty one
-// has the number -1. It belongs to the thread where it first had to wait: other
-// threads get wrong_thread.
+// Owns a descriptor. Move-only; an empty one has the number -1. It belongs to
+// the thread where a task first had to wait for it: others get wrong_thread.
+// None of its members suspends.
 class descriptor {
  public:
   descriptor() = default;
@@ -5138,8 +5194,8 @@ class descriptor {
   int fd() const { return fd_; }
   explicit operator bool() const { return fd_ != -1; }
 
-  // Never suspends. Closes it, and wakes whoever waits for it, who gets EBADF.
-  // On another thread than theirs it wakes nobody.
+  // Closes it, and wakes whoever waits for it, who gets EBADF. On another
+  // thread than theirs it wakes nobody.
   void close() noexcept {
     const int fd = std::exchange(fd_, -1);
     if (fd == -1) return;
@@ -5147,7 +5203,7 @@ class descriptor {
     ::close(fd);
   }
 
-  // Gives it away: it stays open. Never suspends.
+  // Gives it away: it stays open. Who waits for it gets EBADF.
   int release() noexcept {
     const int fd = std::exchange(fd_, -1);
     if (fd != -1) stop_watching(fd);
@@ -5225,8 +5281,8 @@ class descriptor {
 // kill or a limit that is due is thrown when it begins, and while it waits.
 //
 // Meanwhile the descriptor may be closed, and be gone: nothing of it is touched
-// after a wait that ends so. One who never has to wait gives way now and then,
-// as the last thing that the call does.
+// after a wait that ends so. One who never has to wait yields now and then, so
+// that the others get their turn.
 class io_call {
  public:
   // `name` says who calls, for errors and reports. Suspends until it is our
@@ -5323,10 +5379,11 @@ class io_call {
 //
 // Reading asks for as much as there is and keeps what was not wanted yet, so
 // that a line, a delimiter or a count of bytes may come in pieces of any size.
+// That takes one more copy, which only read_some() into memory of yours saves.
 //
 // A stream changes no flag of its descriptor, which others may share: sockets
-// are asked not to block call by call, pipes and terminals before each call,
-// and files are read and written by helper threads.
+// are told with each call not to block, pipes and terminals are polled before
+// each, and files are read and written by helper threads.
 
 #include <limits.h>
 #include <sys/stat.h>
@@ -5340,15 +5397,16 @@ inline namespace BAO_ABI {
 // raises SIGPIPE only on a pipe that nobody reads: the kernel cannot turn that
 // off.
 //
-// All calls suspend while they have to wait, `until` at the latest, and throw
-// std::system_error whose text names the call and the descriptor; its code is
-// std::errc::timed_out when late. What was read before that is kept for the
-// next read. One task may read while another one writes; several that read, or
-// write, take turns in the order in which they came.
+// All that take an `until` suspend while they have to wait, until then at the
+// latest; nothing else suspends. They throw std::system_error whose text names
+// the call and the descriptor; its code is std::errc::timed_out when late. What
+// was read before that is kept for the next read. One task may read while
+// another one writes; several that read, or write, take turns in the order in
+// which they came.
 class stream {
  public:
   stream() = default;
-  // Owns `fd` from now on.
+  // Owns `fd` from now on. Throws std::system_error when it is not open.
   explicit stream(int fd) : descriptor_(fd), kind_(kind_of(fd)) {}
   stream(stream&& other) noexcept { swap(other); }
   stream& operator=(stream&& other) noexcept {
@@ -5368,9 +5426,9 @@ class stream {
     return descriptor_.release();
   }
 
-  // At least one byte, at most n; 0 at the end.
+  // At least one byte, at most n: how many. 0 at the end.
   std::size_t read_some(void* p, std::size_t n, deadline until = never);
-  // The same, "" at the end.
+  // The same, at most `limit` bytes; "" at the end.
   std::string read_some(std::size_t limit = 64 * 1024, deadline until = never);
 
   // Exactly n bytes. Throws end_of_stream when there are fewer; those are kept.
@@ -5387,7 +5445,8 @@ class stream {
   }
 
   // What comes before `delimiter`, which is dropped; empty at the end. Throws
-  // line_too_long, and end_of_stream when the end comes in the middle.
+  // line_too_long after `limit` bytes without one, end_of_stream when the end
+  // comes in the middle, std::invalid_argument for a delimiter of no bytes.
   std::optional<std::string> read_until(std::string_view delimiter,
                                         std::size_t limit = 64 * 1024,
                                         deadline until = never);
@@ -5395,19 +5454,20 @@ class stream {
   // Everything up to the end. Throws line_too_long after `limit` bytes.
   std::string read_all(std::size_t limit = SIZE_MAX, deadline until = never);
 
-  // At least one byte of it (0 of nothing): how much.
+  // Writes at least one byte (none if n is 0): how many.
   std::size_t write_some(const void* p, std::size_t n, deadline until = never);
 
-  // All of it.
+  // Writes all of it.
   void write_all(const void* p, std::size_t n, deadline until = never);
   void write_all(std::string_view text, deadline until = never) {
     write_all(text.data(), text.size(), until);
   }
-  // Several pieces at once.
+  // Writes several pieces as if they were one.
   void writev(const std::vector<std::string_view>& pieces,
               deadline until = never);
 
-  // The other end will read an end; we may still read.
+  // The other end will read an end; we may still read. Throws
+  // std::system_error.
   void shutdown_write() {
     if (::shutdown(fd(), SHUT_WR) == -1)
       descriptor_.fail("shutting down descriptor");
@@ -5647,18 +5707,21 @@ inline void stream::writev(const std::vector<std::string_view>& pieces,
 //     bao::tcp_stream peer = bao::connect("example.org:80", 5s);
 //
 // Sockets are born non-blocking and close-on-exec, TCP ones without Nagle's
-// delay; listeners may reuse an address whose connections linger.
+// delay; listeners may reuse an address whose connections linger. The addresses
+// of a name are tried in turn: one that does not answer uses up the deadline.
 
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
 namespace bao {
 inline namespace BAO_ABI {
 
-// Where a socket is: an IPv4 or IPv6 address and a port, or a unix path.
+// Where a socket is: an IPv4 or IPv6 address and a port, or a unix path. None
+// of its members suspends.
 class address {
  public:
   address() = default;
@@ -5668,7 +5731,7 @@ class address {
 
   // "127.0.0.1:80", "[::1]:80", ":80" (all of IPv4), "unix:/path", and
   // "unix:@name" outside of the file system. No names: see resolve(). Throws
-  // std::invalid_argument. Never suspends.
+  // std::invalid_argument.
   static address parse(std::string_view text);
 
   // What parse() takes.
@@ -5811,10 +5874,10 @@ inline int address::port() const {
   return 0;
 }
 
-// The stream addresses of a host and a service, a number or a name. Numbers are
-// answered at once; for a name a helper thread asks the system while the task
-// is suspended. Throws std::runtime_error when there is none, and
-// std::system_error with timed_out when late.
+// Suspends, `until` at the latest, while a helper thread asks the system for
+// the stream addresses of a host and a service; numbers are answered at once.
+// Throws std::runtime_error when there is none, std::system_error with
+// timed_out when late, std::invalid_argument for an impossible port.
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
@@ -5878,7 +5941,8 @@ inline void send_at_once(int fd) {  // no waiting for a fuller packet
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-// A connection: a stream that knows its two ends.
+// A connection: a stream that knows its two ends. To ask for them never
+// suspends, and throws std::system_error.
 class socket_stream : public stream {
  public:
   socket_stream() = default;
@@ -5933,13 +5997,13 @@ inline int socket_stream::connected(const address& to, deadline until) {
   return d.release();
 }
 
-// Connects by TCP. Suspends until connected, `until` at the latest, else throws
-// std::system_error: what the last address of several said, or timed_out.
+// Suspends until connected by TCP, `until` at the latest. Throws
+// std::system_error, timed_out when late.
 inline tcp_stream connect(const address& to, deadline until = never) {
   return tcp_stream(socket_stream::connected(to, until));
 }
 // The same to "host:port", where each address of a name is tried in turn.
-// Throws what resolve() throws as well.
+// Throws what the last one said, what resolve() throws, std::invalid_argument.
 inline tcp_stream connect(std::string_view host_port, deadline until = never) {
   const auto [host, service] = split_host_port(host_port);
   const auto all = resolve(host, service, until);
@@ -5959,7 +6023,8 @@ inline unix_stream connect_unix(const address& to, deadline until = never) {
   return unix_stream(socket_stream::connected(to, until));
 }
 
-// Two ends of a connection within the process. Never suspends.
+// Never suspends. Two ends of a connection within the process. Throws
+// std::system_error.
 inline std::pair<unix_stream, unix_stream> socket_pair() {
   int ends[2];
   check(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
@@ -5967,12 +6032,13 @@ inline std::pair<unix_stream, unix_stream> socket_pair() {
   return {unix_stream(ends[0]), unix_stream(ends[1])};
 }
 
-// Takes connections at an address.
+// Takes connections at an address. Only accept() and a loop over it suspend.
 template <class Stream>
 class listener {
  public:
   // At "host:port" in numbers, port 0 for any that is free; at "unix:/path".
-  // Never suspends. Throws std::system_error.
+  // Throws std::system_error, and std::invalid_argument for another kind of
+  // address. The system queues up to `backlog` connections.
   explicit listener(const address& at, int backlog = 1024)
       : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
     const int on = 1;
@@ -6077,11 +6143,13 @@ class listener {
 using tcp_listener = listener<tcp_stream>;
 using unix_listener = listener<unix_stream>;
 
-// Datagrams.
+// Datagrams. Only send_to() and receive_from() suspend: while they have to
+// wait, `until` at the latest. They throw std::system_error, timed_out when
+// late.
 class udp_socket {
  public:
-  // Bound to "host:port"; port 0 for any that is free. Never suspends. Throws
-  // std::system_error.
+  // Bound to "host:port" in numbers, port 0 for any that is free. Throws
+  // std::system_error, std::invalid_argument.
   explicit udp_socket(const address& at)
       : descriptor_(make_socket(at.family(), SOCK_DGRAM)) {
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
@@ -6089,7 +6157,7 @@ class udp_socket {
   }
   explicit udp_socket(std::string_view at) : udp_socket(address::parse(at)) {}
 
-  // Sends one datagram. Suspends while there is no room for it.
+  // Suspends until there is room, and sends one datagram.
   void send_to(std::string_view data, const address& to,
                deadline until = never) {
     iovec piece{const_cast<char*>(data.data()), data.size()};
@@ -6109,7 +6177,7 @@ class udp_socket {
     address from;
     bool truncated;  // it was longer than `limit`; the rest is lost
   };
-  // Suspends until one arrives.
+  // Suspends until one arrives; keeps its first `limit` bytes.
   datagram receive_from(std::size_t limit = 65536, deadline until = never) {
     datagram d;
     d.data.resize(limit);
@@ -6147,7 +6215,8 @@ class udp_socket {
 // bao/signal.hpp - wait for a signal
 //
 // A signal handler may do next to nothing. Ours counts the signal and rings a
-// doorbell; a task that waits for it does the rest, like for any descriptor.
+// doorbell; a task that waits for it does the rest, as for any descriptor. At
+// most 16 tasks may wait at a time; each bell is a descriptor, and stays open.
 
 #include <initializer_list>
 
@@ -6156,8 +6225,8 @@ inline namespace BAO_ABI {
 
 // What the process has received and nobody has taken yet, and whom to tell.
 struct received_signals {
-  // Who waits has a seat with a bell, which stays when he leaves: a handler may
-  // be about to ring it.
+  // Who waits has a seat with a bell. The bell stays when they leave: a handler
+  // may be about to ring it.
   struct seat {
     std::atomic<bool> taken{false};
     std::atomic<const doorbell*> bell{nullptr};
@@ -6183,7 +6252,8 @@ inline void received_signals::handle(int signal) {
 // Suspends until the process receives one of these signals, and returns which;
 // 0 when `until` passes. From the first call on, they no longer do what they do
 // by default: those that arrive while nobody waits are kept for the next call.
-// Throws std::system_error, for SIGKILL say.
+// Throws std::system_error, for SIGKILL say, and std::runtime_error when 16
+// tasks wait already.
 inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
   for (int n : which) {
@@ -6236,11 +6306,13 @@ inline int wait_signal(std::initializer_list<int> which,
 //
 // When every task waits and nothing is ready outside, the clock jumps to the
 // next timer. What is ready outside comes first, and helper threads that are at
-// work are waited for: they take no time on this clock.
+// work are waited for: they take no time on this clock. Nobody else outside is
+// waited for while a timer is set: a peer in another process is always late.
 
 namespace bao {
 inline namespace BAO_ABI {
 
+// None of its members suspends.
 class virtual_time final : public system_calls {
  public:
   // From now on this thread's clock is ours. It shows the same time as before.

@@ -5,7 +5,7 @@
 // struct, and the linker would quietly pick one. So what a macro can change is
 // part of a namespace's name, BAO_ABI, or, like the size of a stack, compared
 // when the program starts: a program that mixes two configurations ends at
-// once, and names both.
+// once, and names both. The price is one comparison a file, at that time.
 //
 // A user may set, for the whole program:
 //
@@ -103,8 +103,7 @@ struct configuration {
 [[gnu::visibility("default")]] inline std::atomic<const configuration*>
     chosen_configuration{nullptr};
 
-// Ends the program, naming both, unless `mine` is what the program runs
-// already.
+// Ends the program, naming both, unless `mine` is what it runs already.
 inline void agree_on(const configuration& mine) {
   const configuration* first = nullptr;
   if (chosen_configuration.compare_exchange_strong(first, &mine)) return;

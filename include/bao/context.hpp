@@ -19,6 +19,7 @@
 
 #include <unistd.h>  // pause
 
+#include <cstddef>
 #include <cstdint>
 
 #include "bao/config.hpp"

@@ -6,8 +6,8 @@
 //     exceptions   Each thread keeps a list of the exceptions being handled. A
 //                  flow that switches inside a catch block must take its part
 //                  of the list along, or `throw;` would rethrow a stranger's.
-//                  There is nothing to take in nearly every switch, so that is
-//                  what the fast path tests.
+//                  In nearly every switch there is nothing to take, which one
+//                  test on the fast path finds out.
 //     pending      An exception that somebody else wants thrown here: it is the
 //                  first thing that a continued flow looks for. That is how a
 //                  flow is killed, and how its stack is unwound.
@@ -17,12 +17,22 @@
 // Fibers never change threads: this keeps thread_local variables, and every
 // address that a compiler has cached, right.
 //
+// A switch takes 1 to 3 ns; a fiber some 170 bytes, and its stack.
+//
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cxxabi.h>  // the list of exceptions
 #include <signal.h>
+#include <unistd.h>  // write
 
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <exception>
+#include <string>
+#include <utility>
 
 #include "bao/stack.hpp"
 
@@ -110,8 +120,8 @@ class fiber : public context {  // which is where it stands while suspended
   virtual void dispose() noexcept { delete this; }
 
  private:
-  // The body, called on the new stack. Returns who goes on, who has a stack.
-  // The fiber may be gone when it returns.
+  // The body, called on the new stack. Returns who goes on: one that has a
+  // stack. The fiber may be gone by then.
   virtual fiber* run() noexcept { return nullptr; }
 
   [[gnu::cold, noreturn, gnu::noinline]] void throw_pending() {

@@ -21,16 +21,22 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
 
 #include "bao/offload.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
 
-// Readiness right now, by asking the kernel. Throws std::system_error for a
-// descriptor that is not open. Never suspends.
+// Never suspends. Readiness right now, by asking the kernel. Throws
+// std::system_error for a descriptor that is not open.
 inline readiness poll_now(int fd, readiness want) {
   if (fd < 0)
     throw std::system_error(EBADF, std::generic_category(),
@@ -144,9 +150,9 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   return ready;
 }
 
-// Owns a descriptor. Move-only; an empty one
-// has the number -1. It belongs to the thread where it first had to wait: other
-// threads get wrong_thread.
+// Owns a descriptor. Move-only; an empty one has the number -1. It belongs to
+// the thread where a task first had to wait for it: others get wrong_thread.
+// None of its members suspends.
 class descriptor {
  public:
   descriptor() = default;
@@ -167,8 +173,8 @@ class descriptor {
   int fd() const { return fd_; }
   explicit operator bool() const { return fd_ != -1; }
 
-  // Never suspends. Closes it, and wakes whoever waits for it, who gets EBADF.
-  // On another thread than theirs it wakes nobody.
+  // Closes it, and wakes whoever waits for it, who gets EBADF. On another
+  // thread than theirs it wakes nobody.
   void close() noexcept {
     const int fd = std::exchange(fd_, -1);
     if (fd == -1) return;
@@ -176,7 +182,7 @@ class descriptor {
     ::close(fd);
   }
 
-  // Gives it away: it stays open. Never suspends.
+  // Gives it away: it stays open. Who waits for it gets EBADF.
   int release() noexcept {
     const int fd = std::exchange(fd_, -1);
     if (fd != -1) stop_watching(fd);
@@ -254,8 +260,8 @@ class descriptor {
 // kill or a limit that is due is thrown when it begins, and while it waits.
 //
 // Meanwhile the descriptor may be closed, and be gone: nothing of it is touched
-// after a wait that ends so. One who never has to wait gives way now and then,
-// as the last thing that the call does.
+// after a wait that ends so. One who never has to wait yields now and then, so
+// that the others get their turn.
 class io_call {
  public:
   // `name` says who calls, for errors and reports. Suspends until it is our

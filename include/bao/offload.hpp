@@ -2,10 +2,12 @@
 //
 // Some calls cannot wait politely: name look-ups, regular files, a long
 // computation. They run on a helper thread while the task that wants the result
-// waits like for anything else.
+// waits as for anything else. The price is two switches between threads, some
+// microseconds.
 //
-// The helpers are made when they are needed, ten at most, and leave after some
-// seconds without work. They take no signals.
+// The helpers are made when they are needed, ten at most, and leave after five
+// seconds without work; what comes eleventh waits for its turn. They take no
+// signals.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -13,6 +15,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
+
+#include <exception>
+#include <optional>
+#include <system_error>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "bao/remote.hpp"
 #include "bao/timeout.hpp"
@@ -143,10 +152,10 @@ class offloaded : public job, public message {
   std::optional<remote> home_;
 };
 
-// Calls f(args...) on a helper thread and suspends until it returns; returns or
-// throws what it does. It may refer to our variables: for we stay until it has
-// finished, even when we are killed or late, and learn of that at the next
-// wait. Throws std::system_error when no helper can be made.
+// Suspends until f(args...), called on a helper thread, has finished; returns
+// or throws what it does. It may refer to our variables: we stay even when we
+// are killed or late, and learn of that at the next wait. Throws
+// std::system_error when no helper can be made.
 template <class F, class... Args>
 auto offload(F f, Args... args) {
   using R = std::invoke_result_t<F&, Args&...>;

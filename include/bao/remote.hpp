@@ -1,8 +1,8 @@
 // bao/remote.hpp - wake a thread's tasks from other threads
 //
-// Tasks belong to one thread and need no locking. What
-// other threads may do is leave a message: it goes into a mailbox, and a
-// doorbell that the poller watches is rung.
+// Tasks belong to one thread and need no locking. What other threads may do is
+// leave a message: it goes into a mailbox, and a doorbell that the poller
+// watches is rung. A message costs a lock and a system call.
 //
 //     bao::remote home = bao::this_scheduler().remote();
 //     std::thread([home]() mutable { home.post([] { ... }); }).detach();
@@ -11,6 +11,9 @@
 #pragma once
 
 #include <pthread.h>
+
+#include <memory>
+#include <utility>
 
 #include "bao/spawn.hpp"
 
@@ -92,8 +95,9 @@ struct mailbox {
   }
 };
 
-// A way to another thread's scheduler. May be copied and used anywhere; while
-// one lives, waiting on its home thread for nothing else is no deadlock.
+// A way to another thread's scheduler. May be copied and used on any thread;
+// while one lives, waiting on its home thread for nothing else is no deadlock.
+// None of its members suspends.
 class remote {
  public:
   explicit remote(scheduler& s) {
@@ -125,7 +129,7 @@ class remote {
   }
 
   // Has f() run as a task of the home thread. False, and f is dropped, when
-  // that thread has ended. Never suspends.
+  // that thread has ended.
   template <class F>
   bool post(F f) {
     struct posted final : message {

@@ -1,7 +1,8 @@
 // bao/signal.hpp - wait for a signal
 //
 // A signal handler may do next to nothing. Ours counts the signal and rings a
-// doorbell; a task that waits for it does the rest, like for any descriptor.
+// doorbell; a task that waits for it does the rest, as for any descriptor. At
+// most 16 tasks may wait at a time; each bell is a descriptor, and stays open.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -9,8 +10,12 @@
 #include <signal.h>
 
 #include <atomic>
+#include <cerrno>
 #include <initializer_list>
 #include <iterator>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 
 #include "bao/io.hpp"
 
@@ -19,8 +24,8 @@ inline namespace BAO_ABI {
 
 // What the process has received and nobody has taken yet, and whom to tell.
 struct received_signals {
-  // Who waits has a seat with a bell, which stays when he leaves: a handler may
-  // be about to ring it.
+  // Who waits has a seat with a bell. The bell stays when they leave: a handler
+  // may be about to ring it.
   struct seat {
     std::atomic<bool> taken{false};
     std::atomic<const doorbell*> bell{nullptr};
@@ -46,7 +51,8 @@ inline void received_signals::handle(int signal) {
 // Suspends until the process receives one of these signals, and returns which;
 // 0 when `until` passes. From the first call on, they no longer do what they do
 // by default: those that arrive while nobody waits are kept for the next call.
-// Throws std::system_error, for SIGKILL say.
+// Throws std::system_error, for SIGKILL say, and std::runtime_error when 16
+// tasks wait already.
 inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
   for (int n : which) {

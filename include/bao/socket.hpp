@@ -7,26 +7,45 @@
 //     bao::tcp_stream peer = bao::connect("example.org:80", 5s);
 //
 // Sockets are born non-blocking and close-on-exec, TCP ones without Nagle's
-// delay; listeners may reuse an address whose connections linger.
+// delay; listeners may reuse an address whose connections linger. The addresses
+// of a name are tried in turn: one that does not answer uses up the deadline.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "bao/stream.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
 
-// Where a socket is: an IPv4 or IPv6 address and a port, or a unix path.
+// Where a socket is: an IPv4 or IPv6 address and a port, or a unix path. None
+// of its members suspends.
 class address {
  public:
   address() = default;
@@ -36,7 +55,7 @@ class address {
 
   // "127.0.0.1:80", "[::1]:80", ":80" (all of IPv4), "unix:/path", and
   // "unix:@name" outside of the file system. No names: see resolve(). Throws
-  // std::invalid_argument. Never suspends.
+  // std::invalid_argument.
   static address parse(std::string_view text);
 
   // What parse() takes.
@@ -179,10 +198,10 @@ inline int address::port() const {
   return 0;
 }
 
-// The stream addresses of a host and a service, a number or a name. Numbers are
-// answered at once; for a name a helper thread asks the system while the task
-// is suspended. Throws std::runtime_error when there is none, and
-// std::system_error with timed_out when late.
+// Suspends, `until` at the latest, while a helper thread asks the system for
+// the stream addresses of a host and a service; numbers are answered at once.
+// Throws std::runtime_error when there is none, std::system_error with
+// timed_out when late, std::invalid_argument for an impossible port.
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
@@ -246,7 +265,8 @@ inline void send_at_once(int fd) {  // no waiting for a fuller packet
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-// A connection: a stream that knows its two ends.
+// A connection: a stream that knows its two ends. To ask for them never
+// suspends, and throws std::system_error.
 class socket_stream : public stream {
  public:
   socket_stream() = default;
@@ -301,13 +321,13 @@ inline int socket_stream::connected(const address& to, deadline until) {
   return d.release();
 }
 
-// Connects by TCP. Suspends until connected, `until` at the latest, else throws
-// std::system_error: what the last address of several said, or timed_out.
+// Suspends until connected by TCP, `until` at the latest. Throws
+// std::system_error, timed_out when late.
 inline tcp_stream connect(const address& to, deadline until = never) {
   return tcp_stream(socket_stream::connected(to, until));
 }
 // The same to "host:port", where each address of a name is tried in turn.
-// Throws what resolve() throws as well.
+// Throws what the last one said, what resolve() throws, std::invalid_argument.
 inline tcp_stream connect(std::string_view host_port, deadline until = never) {
   const auto [host, service] = split_host_port(host_port);
   const auto all = resolve(host, service, until);
@@ -327,7 +347,8 @@ inline unix_stream connect_unix(const address& to, deadline until = never) {
   return unix_stream(socket_stream::connected(to, until));
 }
 
-// Two ends of a connection within the process. Never suspends.
+// Never suspends. Two ends of a connection within the process. Throws
+// std::system_error.
 inline std::pair<unix_stream, unix_stream> socket_pair() {
   int ends[2];
   check(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
@@ -335,12 +356,13 @@ inline std::pair<unix_stream, unix_stream> socket_pair() {
   return {unix_stream(ends[0]), unix_stream(ends[1])};
 }
 
-// Takes connections at an address.
+// Takes connections at an address. Only accept() and a loop over it suspend.
 template <class Stream>
 class listener {
  public:
   // At "host:port" in numbers, port 0 for any that is free; at "unix:/path".
-  // Never suspends. Throws std::system_error.
+  // Throws std::system_error, and std::invalid_argument for another kind of
+  // address. The system queues up to `backlog` connections.
   explicit listener(const address& at, int backlog = 1024)
       : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
     const int on = 1;
@@ -445,11 +467,13 @@ class listener {
 using tcp_listener = listener<tcp_stream>;
 using unix_listener = listener<unix_stream>;
 
-// Datagrams.
+// Datagrams. Only send_to() and receive_from() suspend: while they have to
+// wait, `until` at the latest. They throw std::system_error, timed_out when
+// late.
 class udp_socket {
  public:
-  // Bound to "host:port"; port 0 for any that is free. Never suspends. Throws
-  // std::system_error.
+  // Bound to "host:port" in numbers, port 0 for any that is free. Throws
+  // std::system_error, std::invalid_argument.
   explicit udp_socket(const address& at)
       : descriptor_(make_socket(at.family(), SOCK_DGRAM)) {
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
@@ -457,7 +481,7 @@ class udp_socket {
   }
   explicit udp_socket(std::string_view at) : udp_socket(address::parse(at)) {}
 
-  // Sends one datagram. Suspends while there is no room for it.
+  // Suspends until there is room, and sends one datagram.
   void send_to(std::string_view data, const address& to,
                deadline until = never) {
     iovec piece{const_cast<char*>(data.data()), data.size()};
@@ -477,7 +501,7 @@ class udp_socket {
     address from;
     bool truncated;  // it was longer than `limit`; the rest is lost
   };
-  // Suspends until one arrives.
+  // Suspends until one arrives; keeps its first `limit` bytes.
   datagram receive_from(std::size_t limit = 65536, deadline until = never) {
     datagram d;
     d.data.resize(limit);

@@ -12,7 +12,8 @@
 // slabs and used again, last in first out, while they are still in the cache.
 //
 // What ends is never torn down: a flow that has finished leaves its stack with
-// a small loop parked on it that waits for the next flow to run (fiber.hpp).
+// a small loop parked on it that waits for the next flow to run (fiber.hpp). So
+// what stacks have touched stays in memory until their thread ends.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -21,8 +22,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <new>
+#include <string>
 
 #include "bao/context.hpp"
 #include "bao/error.hpp"
@@ -69,7 +74,7 @@ struct slab {
 
 // Tells valgrind, if that is who runs us, that a piece of memory is a stack.
 // The request is a sequence of rotations that does nothing anywhere else; see
-// valgrind.h, which this avoids to need.
+// valgrind.h, which this does without.
 inline unsigned long valgrind_request(unsigned long request, const void* low,
                                       const void* high) {
 #if defined(__x86_64__)

@@ -2,21 +2,32 @@
 //
 // Reading asks for as much as there is and keeps what was not wanted yet, so
 // that a line, a delimiter or a count of bytes may come in pieces of any size.
+// That takes one more copy, which only read_some() into memory of yours saves.
 //
 // A stream changes no flag of its descriptor, which others may share: sockets
-// are asked not to block call by call, pipes and terminals before each call,
-// and files are read and written by helper threads.
+// are told with each call not to block, pipes and terminals are polled before
+// each, and files are read and written by helper threads.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <fcntl.h>
 #include <limits.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "bao/io.hpp"
 
@@ -27,15 +38,16 @@ inline namespace BAO_ABI {
 // raises SIGPIPE only on a pipe that nobody reads: the kernel cannot turn that
 // off.
 //
-// All calls suspend while they have to wait, `until` at the latest, and throw
-// std::system_error whose text names the call and the descriptor; its code is
-// std::errc::timed_out when late. What was read before that is kept for the
-// next read. One task may read while another one writes; several that read, or
-// write, take turns in the order in which they came.
+// All that take an `until` suspend while they have to wait, until then at the
+// latest; nothing else suspends. They throw std::system_error whose text names
+// the call and the descriptor; its code is std::errc::timed_out when late. What
+// was read before that is kept for the next read. One task may read while
+// another one writes; several that read, or write, take turns in the order in
+// which they came.
 class stream {
  public:
   stream() = default;
-  // Owns `fd` from now on.
+  // Owns `fd` from now on. Throws std::system_error when it is not open.
   explicit stream(int fd) : descriptor_(fd), kind_(kind_of(fd)) {}
   stream(stream&& other) noexcept { swap(other); }
   stream& operator=(stream&& other) noexcept {
@@ -55,9 +67,9 @@ class stream {
     return descriptor_.release();
   }
 
-  // At least one byte, at most n; 0 at the end.
+  // At least one byte, at most n: how many. 0 at the end.
   std::size_t read_some(void* p, std::size_t n, deadline until = never);
-  // The same, "" at the end.
+  // The same, at most `limit` bytes; "" at the end.
   std::string read_some(std::size_t limit = 64 * 1024, deadline until = never);
 
   // Exactly n bytes. Throws end_of_stream when there are fewer; those are kept.
@@ -74,7 +86,8 @@ class stream {
   }
 
   // What comes before `delimiter`, which is dropped; empty at the end. Throws
-  // line_too_long, and end_of_stream when the end comes in the middle.
+  // line_too_long after `limit` bytes without one, end_of_stream when the end
+  // comes in the middle, std::invalid_argument for a delimiter of no bytes.
   std::optional<std::string> read_until(std::string_view delimiter,
                                         std::size_t limit = 64 * 1024,
                                         deadline until = never);
@@ -82,19 +95,20 @@ class stream {
   // Everything up to the end. Throws line_too_long after `limit` bytes.
   std::string read_all(std::size_t limit = SIZE_MAX, deadline until = never);
 
-  // At least one byte of it (0 of nothing): how much.
+  // Writes at least one byte (none if n is 0): how many.
   std::size_t write_some(const void* p, std::size_t n, deadline until = never);
 
-  // All of it.
+  // Writes all of it.
   void write_all(const void* p, std::size_t n, deadline until = never);
   void write_all(std::string_view text, deadline until = never) {
     write_all(text.data(), text.size(), until);
   }
-  // Several pieces at once.
+  // Writes several pieces as if they were one.
   void writev(const std::vector<std::string_view>& pieces,
               deadline until = never);
 
-  // The other end will read an end; we may still read.
+  // The other end will read an end; we may still read. Throws
+  // std::system_error.
   void shutdown_write() {
     if (::shutdown(fd(), SHUT_WR) == -1)
       descriptor_.fail("shutting down descriptor");

@@ -8,6 +8,9 @@
 //     peer.write_all(question, until);
 //     auto answer = peer.read_line(until);       // 5 s in all
 //
+// To make a point of a duration is to ask the clock, some tens of ns. Nothing
+// in this chapter suspends.
+//
 // SPDX-License-Identifier: MIT
 #pragma once
 

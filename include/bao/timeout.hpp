@@ -9,17 +9,24 @@
 // waits for, in however deep a call, and nobody else: not the consumer of a
 // generator that has opened it and yields, not the handler of another limit.
 //
+// The price is a timer to arm and take back, some tens of ns. A block that
+// computes and never waits is not stopped.
+//
 // SPDX-License-Identifier: MIT
 #pragma once
+
+#include <optional>
+#include <type_traits>
+#include <utility>
 
 #include "bao/spawn.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
 
-// Throws bao::timed_out where the flow waits, once, when `limit` has passed: at
-// its next wait if it does not wait then. Neither making nor destroying one
-// suspends. It lives on the stack of the flow that made it.
+// None of its members suspends. Throws bao::timed_out where the flow waits,
+// once, when `limit` has passed: at its next wait if it does not wait then. It
+// must not outlive the flow that made it.
 class timeout : public scope, private alarm {
  public:
   [[nodiscard]] explicit timeout(deadline limit) : scope(false) {
@@ -32,7 +39,7 @@ class timeout : public scope, private alarm {
   }
   ~timeout() { cancel(); }
 
-  // Begins anew.
+  // Begins anew: until `limit`, a duration from now or a time.
   void start(deadline limit) {
     cancel();
     expired_ = false;
@@ -49,15 +56,17 @@ class timeout : public scope, private alarm {
     if (std::exchange(passed_, false) && current_thread->tasks != nullptr)
       current_thread->tasks->limit_gone();
   }
+  // It may still be thrown.
   bool pending() const { return armed() || passed_; }
+  // It has passed, whether or not it was thrown.
   bool expired() const { return expired_; }
 
  private:
   bool expired_ = false;
 };
 
-// What f() returns, or an empty optional when it took longer than `limit`; true
-// or false where f returns nothing. Suspends as f does.
+// Suspends as f does. Returns what f() returns, or an empty optional when it
+// took longer than `limit`; true or false where f returns nothing.
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::invoke_result_t<F&>;
@@ -80,6 +89,7 @@ auto with_timeout(deadline limit, F&& f) {
 
 // While one lives, neither a kill nor a limit that was opened before it strikes
 // the flow: for what has to be cleaned up in peace. Limits opened inside work.
+// Neither to make nor to destroy one suspends.
 class shield : public scope {
  public:
   [[nodiscard]] shield() : scope(true) {}

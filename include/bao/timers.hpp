@@ -4,8 +4,8 @@
 // taken back again. A pairing heap (Fredman, Sedgewick, Sleator and Tarjan,
 // 1986) is made for that. It is a tree in which no child is due before its
 // parent; to add a timer is one comparison with the root, to take one back is
-// to cut it out and merge its children; only taking out the root does real
-// work, O(log n) amortised.
+// to cut it out and merge its children, together some tens of ns; only taking
+// out the root does real work, O(log n) amortised.
 //
 //            3            A timer is part of whoever waits, so nothing is
 //         /  |  \         allocated, and adding one cannot fail.
@@ -16,6 +16,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstdint>
 #include <utility>
 
 #include "bao/time.hpp"

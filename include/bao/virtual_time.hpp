@@ -5,16 +5,21 @@
 //
 // When every task waits and nothing is ready outside, the clock jumps to the
 // next timer. What is ready outside comes first, and helper threads that are at
-// work are waited for: they take no time on this clock.
+// work are waited for: they take no time on this clock. Nobody else outside is
+// waited for while a timer is set: a peer in another process is always late.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
+
+#include <chrono>
+#include <utility>
 
 #include "bao/spawn.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
 
+// None of its members suspends.
 class virtual_time final : public system_calls {
  public:
   // From now on this thread's clock is ours. It shows the same time as before.

@@ -18,7 +18,15 @@
 
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 #include "bao/poller/readiness.hpp"

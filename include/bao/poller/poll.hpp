@@ -7,7 +7,11 @@
 #pragma once
 
 #include <poll.h>
+#include <time.h>
 
+#include <cerrno>
+#include <cstddef>
+#include <system_error>
 #include <vector>
 
 #include "bao/poller/readiness.hpp"

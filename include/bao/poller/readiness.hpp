@@ -29,9 +29,11 @@
 #pragma once
 
 #include <fcntl.h>
+#include <time.h>
 #include <unistd.h>
 
-#include <utility>
+#include <cerrno>
+#include <cstdint>
 
 #include "bao/error.hpp"
 #include "bao/system.hpp"

@@ -7,7 +7,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <fcntl.h>
 #include <sys/select.h>
+#include <time.h>
+
+#include <cerrno>
+#include <string>
+#include <system_error>
 
 #include "bao/poller/readiness.hpp"
 
