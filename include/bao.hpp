@@ -39,6 +39,7 @@
 #include "bao/stream.hpp"   // bytes in and out of a descriptor
 #include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
 #include "bao/signal.hpp"   // wait for a signal
+#include "bao/fork.hpp"     // what a child process begins with
 
 // VI. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time

@@ -2868,6 +2868,9 @@ inline void timer::cancel() {
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
 //       interrupting signal ends that too. More may be reported than was asked
 //       for, never less: an error or a hang-up counts as both directions.
+//   prepare(fds)
+//       Adds what is watched to an array for poll(2): when any of it is ready,
+//       wait() has something to report, or was called by wake().
 //   wake()
 //       Ends a wait(), now or the next. From any thread, and from signal
 //       handlers.
@@ -2970,12 +2973,14 @@ inline timespec to_timespec(nanoseconds ns) {
 // setting it would write past the end of the set.
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/select.h>
 #include <time.h>
 
 #include <cerrno>
 #include <string>
 #include <system_error>
+#include <vector>
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -3038,6 +3043,14 @@ class select_poller {
       fd = fd + 1 < n ? fd + 1 : 0;
     }
     next_ = fd;
+  }
+
+  void prepare(std::vector<pollfd>& fds) const {
+    for (int fd = 0; fd < end_; ++fd) {
+      const int in = FD_ISSET(fd, &reading_) ? POLLIN : 0;
+      const int out = FD_ISSET(fd, &writing_) ? POLLOUT : 0;
+      if (in | out) fds.push_back({fd, static_cast<short>(in | out), 0});
+    }
   }
 
   void wake() const noexcept { bell_.ring(); }
@@ -3148,6 +3161,10 @@ class poll_poller {
     next_ = at;
   }
 
+  void prepare(std::vector<pollfd>& fds) const {
+    fds.insert(fds.end(), entries_.begin(), entries_.end());
+  }
+
   void wake() const noexcept { bell_.ring(); }
 
  private:
@@ -3207,6 +3224,7 @@ using poller = poll_poller;
 // that is closed here but lives on in a child or a duplicate still sends events
 // under the old number; the generation shows that they are stale.
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -3286,6 +3304,11 @@ class epoll_poller {
       }
     }
   }
+
+  void prepare(std::vector<pollfd>& fds) const {
+    fds.push_back({epoll_, POLLIN, 0});
+  }
+  int fd() const { return epoll_; }  // readable when wait() has work to do
 
   void wake() const noexcept { bell_.ring(); }
 
@@ -3548,6 +3571,8 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) {
 // Tasks run in the order in which they became ready; to yield to the next takes
 // about 5 ns. One that neither parks nor yields keeps all others waiting.
 
+#include <poll.h>
+
 namespace bao {
 inline namespace BAO_ABI {
 
@@ -3622,8 +3647,27 @@ class scheduler {
   void wake_first(descriptor_watch& w, readiness directions);
   void wake_all(descriptor_watch& w);
 
+  // For a loop of somebody else's, which has the thread and lets us run:
+  //
+  //     for (;;) {
+  //       std::vector<pollfd> fds;               // and those of the loop
+  //       bao::deadline until = s.prepare(fds);
+  //       poll(fds.data(), fds.size(), milliseconds(until));
+  //       s.run_ready();
+  //     }
+  //
+  // Adds what we wait for to `fds`, and says until when we can wait: not at all
+  // when it has passed. Never suspends.
+  deadline prepare(std::vector<pollfd>& fds);
+  // Takes in what has happened, and suspends until every task that is ready
+  // then has run once. Throws what interrupts us.
+  void run_ready();
+
   // A way for other threads to reach this one, to be made here: see remote.hpp.
   class remote remote();
+
+  // In a child process: the running task alone is left. See fork.hpp.
+  void start_over();
 
   // While something may wake us from outside, to wait for it is no deadlock.
   // Counted by those who wait, and by those who may be waited for.
@@ -3660,6 +3704,7 @@ class scheduler {
   void look_around(bool may_sleep);
   void report_ready(int fd, readiness ready);
   void declare_deadlock();
+  [[noreturn]] void leave_child();
 
   // The path that an uncaught exception would take.
   static fiber* up(fiber* f) {
@@ -3804,13 +3849,18 @@ inline task_block* scheduler::pick() {
       ready_end_ = &ready_;
     else
       __builtin_prefetch(ready_);  // its turn comes next
-    if (t->flow->life != flow_state::created) return t;
+    if (t->flow->life == flow_state::running) return t;
+    if (t->stage == task_state::done) {  // killed before it had its turn
+      t->release();
+      continue;
+    }
     try {
       t->start(thread_, t->stack_size);
       t->parked_in = t;
       return t;
     } catch (...) {  // no stack: the task ends with that error
       t->error = std::current_exception();
+      t->stage = task_state::created;  // it has left the line
       end_unstarted(*t);
     }
   }
@@ -3832,6 +3882,7 @@ inline void scheduler::look_around(bool may_sleep) {
   const bool timed = may_sleep && !timers_.empty();
   if (may_sleep && !timed && !outside) {
     deadlocked_ = true;
+    if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
     return make_ready(main_, task_block::cause::interrupted);
   }
@@ -3859,6 +3910,19 @@ inline void scheduler::look_around(bool may_sleep) {
     if (now_ - before > 100000 && turns_ > 1) turns_ /= 2;
   }
   turns_left_ = turns_;
+}
+
+inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
+  poller_.prepare(fds);
+  if (ready_ != nullptr || thread_.released.load() != nullptr)
+    return clock::duration{0};
+  if (timers_.empty()) return never;
+  return clock::time_point(clock::duration(timers_.first()->due()));
+}
+
+inline void scheduler::run_ready() {
+  turns_left_ = 0;  // look around first
+  yield();
 }
 
 inline descriptor_watch*& scheduler::watch_of(int fd) {
@@ -4069,15 +4133,51 @@ inline void scheduler::end(task_block& t) {
 }
 
 inline void scheduler::end_unstarted(task_block& t) {
-  if (t.stage == task_state::ready) {  // it may stand in the line
-    task_block** link = &ready_;
-    while (*link != nullptr && *link != &t) link = &(*link)->next_ready;
-    if (*link != nullptr && (*link = t.next_ready) == nullptr)
-      ready_end_ = link;
-  }
+  // The one that stands in line for its first turn stays there until pick()
+  // meets it: to search the line would be slow.
+  if (t.stage == task_state::ready) ++t.references;
   t.cancel();
   t.unwind();
   end(t);
+}
+
+// The others do not exist in the child: their threads of control have not come
+// along, and what they own is the parent's to destroy. So they are dropped as
+// they stand, and count as killed.
+inline void scheduler::start_over() {
+  ready_ = nullptr;
+  ready_end_ = &ready_;
+  const auto drop = [](task_block& t) {
+    t.cancel();
+    t.leave();
+    t.stage = task_state::done;
+    t.ended_by_kill = true;
+  };
+  task_block* const me = running_;
+  for (task_block* t = tasks_.first(); t != nullptr;) {
+    task_block& one = *t;
+    t = tasks_.after(one);
+    if (&one != me) drop(one);
+  }
+  if (&main_ != me) drop(main_);
+  for (descriptor_watch*& w : watches_) {
+    if (w == nullptr) continue;
+    while (!w->waiters.empty()) w->waiters.front().leave();
+    if (!w->owned) w = nullptr;
+  }
+  descriptor_waits = jobs = 0;
+  releasing_ = false;
+  poller_.~poller();  // closes our duplicates; the parent's are its own
+  new (&poller_) bao::poller;
+}
+
+// The task that forked has ended, and nobody else is here: so the child does,
+// as a process does when its last thread has.
+inline void scheduler::leave_child() {
+  if (!tasks_.empty())
+    die("deadlock in a child process: nothing can wake any of these tasks\n" +
+        describe(tasks_, now_));
+  std::exit(0);
 }
 
 inline scheduler::~scheduler() {
@@ -4101,6 +4201,8 @@ inline scheduler::~scheduler() {
       else
         park(never, {"waiting for the tasks that are left"});
     }
+    while (ready_ != nullptr)  // killed before their turn
+      std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);
   thread_.tasks = nullptr;
@@ -4765,6 +4867,17 @@ struct mailbox {
     return true;
   }
 
+  // In a child process: what was left here is for the parent, and so are the
+  // remotes. A thread that has not come along may have held the mutex.
+  static void start_over(scheduler& s) {
+    mailbox* const box = std::exchange(s.mail, nullptr);
+    if (box == nullptr) return;
+    new (&box->mutex) thread_mutex;
+    box->home = nullptr;
+    s.take_mail = nullptr;
+    s.remotes = 0;
+  }
+
   // On the home thread.
   static void take(scheduler& s, bool last_time) {
     mailbox& box = *s.mail;
@@ -4893,6 +5006,12 @@ class helper_threads {
                                 "pthread_create");
       }
     }
+  }
+
+  // In a child process: there are no helpers, and none was at work for it.
+  void start_over() {
+    while (!jobs_.empty()) jobs_.front().leave();
+    new (this) helper_threads;
   }
 
  private:
@@ -5048,8 +5167,6 @@ auto offload(F f, Args... args) {
 //
 // Any number of tasks may wait for one descriptor. Each direction is served in
 // the order of arrival; closing it wakes them all with EBADF.
-
-#include <poll.h>
 
 #include <algorithm>
 
@@ -6239,6 +6356,14 @@ struct received_signals {
   seat seats[most_waiting];
 
   static void handle(int signal);
+
+  // In a child process: those who wait are in the parent, and so are its bells.
+  void start_over() {
+    for (seat& s : seats) {
+      s.taken = false;
+      delete s.bell.exchange(nullptr);
+    }
+  }
 };
 
 [[gnu::visibility("default")]] inline received_signals signals;
@@ -6292,6 +6417,49 @@ inline int wait_signal(std::initializer_list<int> which,
     bell.answer();
   }
 }
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
+// bao/fork.hpp - what a child process begins with
+//
+// fork() copies the process, and one thread of it: the one that calls. Within
+// that thread bao does the same. The child has the task that called fork() and
+// no other; the rest stay with the parent, and so do their sockets, their
+// timers and the objects on their stacks: no destructor of theirs runs in the
+// child. To the child their handles show tasks that were killed.
+//
+//     parent    main   task 1   task 2 --- fork() --->   main   task 1   task 2
+//                                            |
+//     child                                  '------------------------> task 2
+//
+// The child gets a poller, doorbells and helper threads of its own, since
+// what it has copied is the parent's: to touch that would steal its events.
+// For the same reason remotes made before lead nowhere in the child. When its
+// task ends and no other is there, the child exits with status 0;
+// most children call exec() or _exit() long before.
+//
+// It costs nothing until somebody forks, and then some system calls.
+
+namespace bao {
+inline namespace BAO_ABI {
+
+// Called in the child, by the thread that has forked.
+inline void start_over_in_child() {
+  helpers().start_over();
+  signals.start_over();
+  if (current_thread == nullptr || current_thread->tasks == nullptr) return;
+  scheduler& s = *current_thread->tasks;
+  mailbox::start_over(s);
+  s.start_over();
+}
+
+// In every program, when it starts.
+inline const bool ready_to_fork = [] {
+  ::pthread_atfork(nullptr, nullptr, start_over_in_child);
+  return true;
+}();
 
 }  // namespace BAO_ABI
 }  // namespace bao

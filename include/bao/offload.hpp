@@ -54,6 +54,12 @@ class helper_threads {
     }
   }
 
+  // In a child process: there are no helpers, and none was at work for it.
+  void start_over() {
+    while (!jobs_.empty()) jobs_.front().leave();
+    new (this) helper_threads;
+  }
+
  private:
   static constexpr int most = 10;
   static constexpr time_t patience = 5;  // seconds

@@ -72,6 +72,17 @@ struct mailbox {
     return true;
   }
 
+  // In a child process: what was left here is for the parent, and so are the
+  // remotes. A thread that has not come along may have held the mutex.
+  static void start_over(scheduler& s) {
+    mailbox* const box = std::exchange(s.mail, nullptr);
+    if (box == nullptr) return;
+    new (&box->mutex) thread_mutex;
+    box->home = nullptr;
+    s.take_mail = nullptr;
+    s.remotes = 0;
+  }
+
   // On the home thread.
   static void take(scheduler& s, bool last_time) {
     mailbox& box = *s.mail;

@@ -19,6 +19,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <poll.h>
+
 #include <cstddef>
 #include <cstdio>
 #include <exception>
@@ -105,8 +107,27 @@ class scheduler {
   void wake_first(descriptor_watch& w, readiness directions);
   void wake_all(descriptor_watch& w);
 
+  // For a loop of somebody else's, which has the thread and lets us run:
+  //
+  //     for (;;) {
+  //       std::vector<pollfd> fds;               // and those of the loop
+  //       bao::deadline until = s.prepare(fds);
+  //       poll(fds.data(), fds.size(), milliseconds(until));
+  //       s.run_ready();
+  //     }
+  //
+  // Adds what we wait for to `fds`, and says until when we can wait: not at all
+  // when it has passed. Never suspends.
+  deadline prepare(std::vector<pollfd>& fds);
+  // Takes in what has happened, and suspends until every task that is ready
+  // then has run once. Throws what interrupts us.
+  void run_ready();
+
   // A way for other threads to reach this one, to be made here: see remote.hpp.
   class remote remote();
+
+  // In a child process: the running task alone is left. See fork.hpp.
+  void start_over();
 
   // While something may wake us from outside, to wait for it is no deadlock.
   // Counted by those who wait, and by those who may be waited for.
@@ -143,6 +164,7 @@ class scheduler {
   void look_around(bool may_sleep);
   void report_ready(int fd, readiness ready);
   void declare_deadlock();
+  [[noreturn]] void leave_child();
 
   // The path that an uncaught exception would take.
   static fiber* up(fiber* f) {
@@ -287,13 +309,18 @@ inline task_block* scheduler::pick() {
       ready_end_ = &ready_;
     else
       __builtin_prefetch(ready_);  // its turn comes next
-    if (t->flow->life != flow_state::created) return t;
+    if (t->flow->life == flow_state::running) return t;
+    if (t->stage == task_state::done) {  // killed before it had its turn
+      t->release();
+      continue;
+    }
     try {
       t->start(thread_, t->stack_size);
       t->parked_in = t;
       return t;
     } catch (...) {  // no stack: the task ends with that error
       t->error = std::current_exception();
+      t->stage = task_state::created;  // it has left the line
       end_unstarted(*t);
     }
   }
@@ -315,6 +342,7 @@ inline void scheduler::look_around(bool may_sleep) {
   const bool timed = may_sleep && !timers_.empty();
   if (may_sleep && !timed && !outside) {
     deadlocked_ = true;
+    if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
     return make_ready(main_, task_block::cause::interrupted);
   }
@@ -342,6 +370,19 @@ inline void scheduler::look_around(bool may_sleep) {
     if (now_ - before > 100000 && turns_ > 1) turns_ /= 2;
   }
   turns_left_ = turns_;
+}
+
+inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
+  poller_.prepare(fds);
+  if (ready_ != nullptr || thread_.released.load() != nullptr)
+    return clock::duration{0};
+  if (timers_.empty()) return never;
+  return clock::time_point(clock::duration(timers_.first()->due()));
+}
+
+inline void scheduler::run_ready() {
+  turns_left_ = 0;  // look around first
+  yield();
 }
 
 inline descriptor_watch*& scheduler::watch_of(int fd) {
@@ -552,15 +593,51 @@ inline void scheduler::end(task_block& t) {
 }
 
 inline void scheduler::end_unstarted(task_block& t) {
-  if (t.stage == task_state::ready) {  // it may stand in the line
-    task_block** link = &ready_;
-    while (*link != nullptr && *link != &t) link = &(*link)->next_ready;
-    if (*link != nullptr && (*link = t.next_ready) == nullptr)
-      ready_end_ = link;
-  }
+  // The one that stands in line for its first turn stays there until pick()
+  // meets it: to search the line would be slow.
+  if (t.stage == task_state::ready) ++t.references;
   t.cancel();
   t.unwind();
   end(t);
+}
+
+// The others do not exist in the child: their threads of control have not come
+// along, and what they own is the parent's to destroy. So they are dropped as
+// they stand, and count as killed.
+inline void scheduler::start_over() {
+  ready_ = nullptr;
+  ready_end_ = &ready_;
+  const auto drop = [](task_block& t) {
+    t.cancel();
+    t.leave();
+    t.stage = task_state::done;
+    t.ended_by_kill = true;
+  };
+  task_block* const me = running_;
+  for (task_block* t = tasks_.first(); t != nullptr;) {
+    task_block& one = *t;
+    t = tasks_.after(one);
+    if (&one != me) drop(one);
+  }
+  if (&main_ != me) drop(main_);
+  for (descriptor_watch*& w : watches_) {
+    if (w == nullptr) continue;
+    while (!w->waiters.empty()) w->waiters.front().leave();
+    if (!w->owned) w = nullptr;
+  }
+  descriptor_waits = jobs = 0;
+  releasing_ = false;
+  poller_.~poller();  // closes our duplicates; the parent's are its own
+  new (&poller_) bao::poller;
+}
+
+// The task that forked has ended, and nobody else is here: so the child does,
+// as a process does when its last thread has.
+inline void scheduler::leave_child() {
+  if (!tasks_.empty())
+    die("deadlock in a child process: nothing can wake any of these tasks\n" +
+        describe(tasks_, now_));
+  std::exit(0);
 }
 
 inline scheduler::~scheduler() {
@@ -584,6 +661,8 @@ inline scheduler::~scheduler() {
       else
         park(never, {"waiting for the tasks that are left"});
     }
+    while (ready_ != nullptr)  // killed before their turn
+      std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);
   thread_.tasks = nullptr;

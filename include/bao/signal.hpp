@@ -38,6 +38,14 @@ struct received_signals {
   seat seats[most_waiting];
 
   static void handle(int signal);
+
+  // In a child process: those who wait are in the parent, and so are its bells.
+  void start_over() {
+    for (seat& s : seats) {
+      s.taken = false;
+      delete s.bell.exchange(nullptr);
+    }
+  }
 };
 
 [[gnu::visibility("default")]] inline received_signals signals;

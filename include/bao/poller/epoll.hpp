@@ -16,6 +16,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -97,6 +98,11 @@ class epoll_poller {
       }
     }
   }
+
+  void prepare(std::vector<pollfd>& fds) const {
+    fds.push_back({epoll_, POLLIN, 0});
+  }
+  int fd() const { return epoll_; }  // readable when wait() has work to do
 
   void wake() const noexcept { bell_.ring(); }
 

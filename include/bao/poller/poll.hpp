@@ -77,6 +77,10 @@ class poll_poller {
     next_ = at;
   }
 
+  void prepare(std::vector<pollfd>& fds) const {
+    fds.insert(fds.end(), entries_.begin(), entries_.end());
+  }
+
   void wake() const noexcept { bell_.ring(); }
 
  private:

@@ -19,6 +19,9 @@
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
 //       interrupting signal ends that too. More may be reported than was asked
 //       for, never less: an error or a hang-up counts as both directions.
+//   prepare(fds)
+//       Adds what is watched to an array for poll(2): when any of it is ready,
+//       wait() has something to report, or was called by wake().
 //   wake()
 //       Ends a wait(), now or the next. From any thread, and from signal
 //       handlers.

@@ -8,12 +8,14 @@
 #pragma once
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/select.h>
 #include <time.h>
 
 #include <cerrno>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "bao/poller/readiness.hpp"
 
@@ -78,6 +80,14 @@ class select_poller {
       fd = fd + 1 < n ? fd + 1 : 0;
     }
     next_ = fd;
+  }
+
+  void prepare(std::vector<pollfd>& fds) const {
+    for (int fd = 0; fd < end_; ++fd) {
+      const int in = FD_ISSET(fd, &reading_) ? POLLIN : 0;
+      const int out = FD_ISSET(fd, &writing_) ? POLLOUT : 0;
+      if (in | out) fds.push_back({fd, static_cast<short>(in | out), 0});
+    }
   }
 
   void wake() const noexcept { bell_.ring(); }

@@ -1,0 +1,191 @@
+// What a child process has of the tasks of its parent, and what it has not.
+#include "bao/fork.hpp"
+
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <functional>
+#include <string>
+
+#include "bao/socket.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+
+// What becomes of a child that calls body() where we are: its exit status, and
+// what it wrote to `out`. It is killed after ten seconds.
+struct outcome {
+  int status;
+  std::string text;
+};
+
+outcome in_child(const std::function<void(bao::stream& out)>& body) {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  const pid_t child = ::fork();
+  REQUIRE(child != -1);
+  if (child == 0) {
+    ::alarm(10);
+    ::close(ends[0]);
+    bao::stream out(ends[1]);
+    body(out);
+    ::_exit(0);
+  }
+  ::close(ends[1]);
+  bao::stream in(ends[0]);
+  outcome o{0, in.read_all()};
+  REQUIRE(::waitpid(child, &o.status, 0) == child);
+  return o;
+}
+
+}  // namespace
+
+TEST_CASE("X19, V33: the child has the task that forked, and no other") {
+  bool ran_in_child = false;
+  auto other = bao::spawn([&] {
+    bao::sleep(10ms);
+    ran_in_child = true;
+  });
+  auto fresh = bao::spawn([&] { ran_in_child = true; });
+  bao::yield();
+  const outcome o = in_child([&](bao::stream& out) {
+    ran_in_child = false;
+    bao::sleep(30ms);
+    bao::join_all();  // nobody is left
+    out.write_all(ran_in_child ? "ran " : "gone ");
+    out.write_all(other.done() && other.killed() ? "killed " : "alive ");
+    try {
+      other.get();
+    } catch (const bao::task_killed&) {
+      out.write_all("told");
+    }
+  });
+  CHECK(o.text == "gone killed told");
+  CHECK(o.status == 0);
+  CHECK(other.join(10s));
+  CHECK(fresh.done());
+}
+
+TEST_CASE("X19: destructors of the other tasks do not run in the child") {
+  struct noisy {
+    std::string& where;
+    ~noisy() { where += "destroyed"; }
+  };
+  std::string where;
+  auto other = bao::spawn([&] {
+    noisy here{where};
+    bao::sleep(bao::never);
+  });
+  bao::yield();
+  const outcome o = in_child([&](bao::stream& out) {
+    bao::yield();
+    out.write_all("[" + where + "]");
+  });
+  CHECK(o.text == "[]");
+  other.kill();
+  CHECK(where == "destroyed");
+}
+
+TEST_CASE("X19: parent and child both go on with I/O, timers and helpers") {
+  auto [left, right] = bao::socket_pair();
+  auto echo = bao::spawn([&] {
+    while (auto line = right.read_line()) right.write_all(*line + "!\n");
+  });
+  left.write_all("one\n");
+  CHECK(left.read_line() == "one!");  // registered with the poller by now
+  const outcome o = in_child([&](bao::stream& out) {
+    auto [mine, theirs] = bao::socket_pair();
+    auto pong =
+        bao::spawn([&] { theirs.write_all(*theirs.read_line() + "?"); });
+    mine.write_all("ping\n");
+    out.write_all(mine.read_exactly(5));
+    bao::sleep(5ms);
+    out.write_all(bao::offload([] { return std::string(" offloaded"); }));
+    bool posted = false;
+    bao::this_scheduler().remote().post([&] { posted = true; });
+    while (!posted) bao::yield();
+    out.write_all(" posted");
+  });
+  CHECK(o.text == "ping? offloaded posted");
+  left.write_all("two\n");
+  CHECK(left.read_line(10s) == "two!");
+  CHECK(bao::offload([] { return 7; }) == 7);
+  left.close();
+  CHECK(echo.join(10s));
+}
+
+TEST_CASE("X19: events of the parent's sockets are not taken by the child") {
+  auto [left, right] = bao::socket_pair();
+  auto reader = bao::spawn([&] { return right.read_line(10s); });
+  bao::yield();
+  const outcome o = in_child([&](bao::stream& out) {
+    right.close();  // the child's copy: the parent goes on reading
+    out.write_all("closed");
+  });
+  CHECK(o.text == "closed");
+  left.write_all("still here\n");
+  CHECK(reader.get() == "still here");
+}
+
+TEST_CASE("X19: a socket that the parent has waited for works in the child") {
+  auto [left, right] = bao::socket_pair();
+  bao::spawn([&left = left] { left.write_all("a\n"); });
+  CHECK(right.read_line() == "a");
+  const outcome o = in_child([&](bao::stream& out) {
+    bao::spawn([&] {
+      bao::sleep(10ms);
+      left.write_all("b\n");
+    });
+    out.write_all(*right.read_line(5s));
+  });
+  CHECK(o.text == "b");
+}
+
+TEST_CASE("X19: a task that forks is alone, and the child ends with it") {
+  int status = -1;
+  bool main_ran_in_child = false;
+  pid_t child = 0;
+  auto forks = bao::spawn([&] {
+    child = ::fork();
+    if (child == 0) {
+      ::alarm(10);
+      std::atexit([] { ::_exit(7); });  // exit() was called
+      bao::sleep(10ms);
+    }
+  });
+  forks.join();
+  if (child == 0) {  // the main task, which does not exist there
+    main_ran_in_child = true;
+    ::_exit(9);
+  }
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 7);
+  CHECK(!main_ran_in_child);
+}
+
+TEST_CASE("X19: a child whose last task waits for nothing ends with a report") {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  pid_t child = 0;
+  auto forks = bao::spawn([&] {
+    child = ::fork();
+    if (child != 0) return;
+    ::alarm(10);
+    ::dup2(ends[1], 2);
+    std::set_terminate([] { ::_exit(3); });
+    bao::self().set_name("orphan");
+    bao::sleep(bao::never);
+  });
+  forks.join();
+  ::close(ends[1]);
+  bao::stream in(ends[0]);
+  const std::string said = in.read_all();
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WEXITSTATUS(status) == 3);
+  CHECK(said.find("deadlock in a child process") != std::string::npos);
+  CHECK(said.find("\"orphan\"") != std::string::npos);
+}
