@@ -43,6 +43,7 @@
 
 // VI. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time
+#include "bao/debug.hpp"         // ask gdb who waits, and where
 
 // Nothing private survives.
 #undef BAO_ABI

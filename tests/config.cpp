@@ -3,6 +3,10 @@
 
 #include "bao.hpp"
 
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <string>
 
 TEST_CASE("the version is three numbers, known to the preprocessor") {
@@ -23,4 +27,35 @@ TEST_CASE("the same configuration is agreed on from however many files") {
   const bao::configuration twin{name.c_str(), first.stack_size};
   bao::agree_on(first);
   bao::agree_on(twin);  // would end the program
+}
+
+TEST_CASE("V35: a program that mixes two configurations ends, naming both") {
+  const bao::configuration& ours = bao::this_configuration<BAO_STACK_SIZE>;
+  const bao::configuration others[] = {{"9.8.7 other", ours.stack_size},
+                                       {ours.name, 12345}};
+  for (const bao::configuration& other : others) {
+    int ends[2];
+    REQUIRE(::pipe(ends) == 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::signal(SIGABRT, SIG_DFL);
+      ::dup2(ends[1], 2);
+      bao::agree_on(other);
+      ::_exit(0);
+    }
+    ::close(ends[1]);
+    std::string said;
+    char part[512];
+    for (ssize_t n; (n = ::read(ends[0], part, sizeof part)) > 0;)
+      said.append(part, static_cast<std::size_t>(n));
+    ::close(ends[0]);
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CAPTURE(said);
+    CHECK(WIFSIGNALED(status));
+    CHECK(WTERMSIG(status) == SIGABRT);
+    for (const bao::configuration* each : {&ours, &other})
+      CHECK(said.find(each->name + std::string(" with stacks of ") +
+                      std::to_string(each->stack_size)) != std::string::npos);
+  }
 }

@@ -1,8 +1,12 @@
 // context.cpp - tests of switching, with nothing around it
 #include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "bao.hpp"
@@ -103,6 +107,37 @@ TEST_CASE("a flow may be left in a function other than the one it began with") {
   CHECK(sum == 55);
 }
 
+// Clang reaches the local variables of such a function through a register that
+// no other function uses for that.
+static bao::context aligned[2];
+
+[[gnu::noinline]] static int sum(const char* numbers, int count) {
+  int all = 0;
+  for (int i = 0; i < count; ++i) all += numbers[i];
+  return all;
+}
+
+static int sums_that_survive(int mine) {
+  alignas(64) char fixed[64];
+  static volatile std::size_t size = 100;
+  const std::size_t n = size;
+  auto variable = static_cast<char*>(__builtin_alloca(n));
+  std::memset(fixed, mine, sizeof fixed);
+  std::memset(variable, mine, n);
+  bao::switch_context(aligned[mine - 1], aligned[2 - mine], nullptr);
+  return sum(fixed, sizeof fixed) + sum(variable, static_cast<int>(n));
+}
+
+TEST_CASE("aligned variables and arrays of variable size survive a switch") {
+  static char memory[64 * 1024];
+  static int second;
+  aligned[1] = bao::make_context(memory, memory + sizeof memory, [] {
+    for (;;) second = sums_that_survive(2);
+  });
+  for (int i = 0; i < 3; ++i) CHECK(sums_that_survive(1) == 164);
+  CHECK(second == 328);
+}
+
 // GCC's -fipa-reference takes the function below for one that leaves `counter`
 // alone, for it cannot see who runs meanwhile. Its address is never taken.
 static int counter;
@@ -148,3 +183,30 @@ TEST_CASE("many flows take turns, each with its own stack and its own count") {
       bao::switch_context(here, flows[now], nullptr);
   for (int count : counts) CHECK(count == 5);
 }
+
+#if !defined(BAO_USE_UCONTEXT)
+TEST_CASE("a program with a shadow stack is told what to do before it faults") {
+  static char memory[64 * 1024];
+  CHECK(!bao::shadow_stack_in_use());
+  int fds[2];
+  REQUIRE(::pipe(fds) == 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(fds[1], 2);
+    bao::has_shadow_stack = [] { return true; };
+    std::signal(SIGABRT, SIG_DFL);
+    bao::make_context(memory, memory + sizeof memory, [] {});
+    ::_exit(0);
+  }
+  ::close(fds[1]);
+  std::string said;
+  char buffer[512];
+  for (ssize_t n; (n = ::read(fds[0], buffer, sizeof buffer)) > 0;)
+    said.append(buffer, static_cast<std::size_t>(n));
+  ::close(fds[0]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFSIGNALED(status));
+  CHECK(said.find("BAO_USE_UCONTEXT") != std::string::npos);
+}
+#endif

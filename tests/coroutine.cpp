@@ -259,6 +259,30 @@ TEST_CASE("S9: an exception comes out of the parent's pending switch") {
   CHECK(child.dead());
 }
 
+TEST_CASE(
+    "S9: it comes out of the parent's, whoever has switched to the child") {
+  std::string caught;
+  bao::coroutine<> child, helper;
+  bao::coroutine<> parent([&] {
+    child = bao::coroutine<>([] { throw std::runtime_error("child"); });
+    helper = bao::coroutine<>(
+        [&] {
+          child.switch_to();
+          caught += "helper ";
+        },
+        bao::main_coroutine());
+    try {
+      helper.switch_to();
+    } catch (const std::runtime_error& e) {
+      caught += e.what();
+    }
+  });
+  parent.switch_to();
+  CHECK(caught == "child");
+  CHECK(parent.dead());
+  CHECK(!helper.dead());
+}
+
 TEST_CASE("S9: it is the very exception that was thrown") {
   const std::exception* thrown = nullptr;
   const std::exception* caught = nullptr;
@@ -281,7 +305,16 @@ TEST_CASE("S9: it is the very exception that was thrown") {
 
 // --- throwing in, and killing ------------------------------------------------
 
-TEST_CASE("S10: a killed coroutine gives a default value to its parent") {
+TEST_CASE("S10: one that kills itself gives a default value to its parent") {
+  bao::coroutine<int> c([](int) {
+    bao::this_coroutine<int>().kill();
+    return 9;
+  });
+  CHECK(c.switch_to(1) == 0);
+  CHECK(c.dead());
+}
+
+TEST_CASE("S10: whoever has killed goes on, without a value") {
   int got = -1;
   bao::coroutine<int> c;
   bao::coroutine<int> killer;
@@ -289,7 +322,7 @@ TEST_CASE("S10: a killed coroutine gives a default value to its parent") {
     killer.switch_to();
     return 9;
   });
-  // The killer's kill ends c; the value goes to whoever killed.
+  // The kill ends c, whose parent we are: yet it is the killer who goes on.
   killer = bao::coroutine<int>([&] {
     c.kill();
     got = c.dead() ? 0 : 1;
@@ -591,6 +624,25 @@ TEST_CASE("S15: who kills a coroutine is its parent for that time") {
   CHECK(victim.parent().id() == bao::main_coroutine().id());
 }
 
+TEST_CASE("S15: who destroys a coroutine is its parent for that time, too") {
+  std::string order;
+  struct says {
+    std::string& order;
+    ~says() { order += "unwound "; }
+  };
+  bao::coroutine<> victim([&] {
+    says local{order};
+    bao::main_coroutine().switch_to();
+  });
+  victim.switch_to();
+  bao::coroutine<> owner([&] {
+    victim = bao::coroutine<>();
+    order += "and we go on";
+  });
+  owner.switch_to();
+  CHECK(order == "unwound and we go on");
+}
+
 TEST_CASE("S15: a tree may grow while its root is being killed by a leaf") {
   const pid_t child = ::fork();  // so that a hang is seen as one
   if (child == 0) {
@@ -820,7 +872,24 @@ TEST_CASE("S23: assigning to a suspended coroutine unwinds it") {
   CHECK(c.state() == bao::flow_state::created);
 }
 
-TEST_CASE("X14: what escapes from a destroyed coroutine goes to on_unhandled") {
+TEST_CASE("S24: one that holds its own owner stays until a kill ends it") {
+  struct owner {
+    bao::coroutine<> flow;
+  };
+  auto one = std::make_shared<owner>();
+  std::weak_ptr<owner> seen = one;
+  one->flow = bao::coroutine<>([one] { bao::main_coroutine().switch_to(); });
+  one->flow.switch_to();
+  one.reset();
+  one = seen.lock();
+  REQUIRE(static_cast<bool>(one));  // nobody else collects such a ring
+  CHECK(one->flow.state() == bao::flow_state::suspended);
+  one->flow.kill();
+  one.reset();
+  CHECK(seen.expired());
+}
+
+TEST_CASE("S23, X14: what escapes from a destroyed one goes to on_unhandled") {
   static std::string told;
   told.clear();
   const auto before =
@@ -991,4 +1060,25 @@ TEST_CASE("thousands of coroutines pass a value along") {
     });
   CHECK(line[0].switch_to(0) == length);
   CHECK(line[0].switch_to(1) == length + 1);
+}
+
+TEST_CASE(
+    "S13: a kill of one that has ended, or not begun, comes back as a value") {
+  bao::coroutine<int> ended([](int n) { return n; });
+  ended.switch_to(1);
+  bao::coroutine<int> fresh([](int n) { return n; });
+  for (auto* each : {&ended, &fresh}) {
+    const auto kill = std::make_exception_ptr(bao::killed(each->id()));
+    CHECK(each->throw_in(kill) == 0);
+    CHECK(each->dead());
+  }
+}
+
+TEST_CASE("S11: no exception is not thrown in, but refused") {
+  bao::coroutine<std::string> c([](std::string s) {
+    return bao::main_coroutine<std::string>().switch_to(s);
+  });
+  c.switch_to("a");
+  CHECK_THROWS_AS(c.throw_in(std::exception_ptr()), std::invalid_argument);
+  CHECK(c.switch_to("b") == "b");
 }

@@ -25,12 +25,17 @@
 TEST_CASE(
     "Y1: a generator runs nothing and takes no stack before its first use") {
   bool ran = false;
+  bao::stack_pool& stacks = bao::this_thread_state().stacks;
+  bao::stack* const next = stacks.take(bao::default_stack_size);
+  stacks.give(next);
   {
     bao::generator<int> g([&](auto& yield) {
       ran = true;
       yield(1);
     });
     CHECK(g.state() == bao::flow_state::created);
+    CHECK(stacks.take(bao::default_stack_size) == next);  // it is free still
+    stacks.give(next);
   }
   CHECK(!ran);
 }
@@ -126,6 +131,9 @@ TEST_CASE("Y3: there is no result when the body was closed or has thrown") {
   closed.next();
   closed.close();
   CHECK_THROWS_AS(closed.result(), std::logic_error);
+  bao::generator<int, void, int> thrown([](auto&) -> int { throw 1; });
+  CHECK_THROWS_AS(thrown.next(), int);
+  CHECK_THROWS_AS(thrown.result(), std::logic_error);
   bao::generator<int, void, int> empty;
   CHECK_THROWS_AS(empty.result(), std::logic_error);
 }
@@ -772,6 +780,31 @@ TEST_CASE("Y14: a tree is walked by yield.from, 100 levels deep") {
   CHECK(left.state() == bao::flow_state::finished);
 }
 
+// Else a value would cost a switch for each level that it comes up.
+TEST_CASE("Y14: the innermost one and the consumer switch to each other") {
+  std::vector<bao::fiber*> bodies;
+  struct walk {
+    static void down(bao::yielder<int, void>& yield, int depth,
+                     std::vector<bao::fiber*>* bodies) {
+      bodies->push_back(bao::flows.current);
+      if (depth > 0)
+        return yield.from(bao::generator<int>(down, depth - 1, bodies));
+      yield(1);
+      yield(2);
+    }
+  };
+  bao::generator<int> g(walk::down, 50, &bodies);
+  CHECK(g.next() == 1);
+  REQUIRE(bodies.size() == 51);
+  bao::fiber* const outermost = bodies.front();
+  auto* const innermost =
+      static_cast<bao::generator_core<int, void>*>(bodies.back());
+  CHECK(outermost->leaf == innermost);      // is whom next() continues, ...
+  CHECK(innermost->consumed == outermost);  // ... who returns to our next()
+  CHECK(g.next() == 2);
+  CHECK(!g.next());
+}
+
 TEST_CASE("Y15: a generator returns to whoever has resumed it last") {
   std::string order;
   bao::generator<int> g([&](auto& yield) {
@@ -887,7 +920,7 @@ TEST_CASE("Y16: a generator may be closed inside its handler") {
   CHECK(std::uncaught_exceptions() == 0);
 }
 
-TEST_CASE("Y17: a yield in a handler of the close is refused, cleanup is not") {
+TEST_CASE("Y17: the handler of a close may resume other generators") {
   std::string order;
   bao::generator<int> g([&](auto& yield) {
     try {
@@ -902,6 +935,26 @@ TEST_CASE("Y17: a yield in a handler of the close is refused, cleanup is not") {
   g.next();
   CHECK_NOTHROW(g.close());
   CHECK(order == "5");
+}
+
+TEST_CASE("Y17: a yield in the handler of a close waits there for the next") {
+  bool went_on = false;
+  bao::generator<int> g([&](auto& yield) {
+    try {
+      yield(1);
+    } catch (const bao::killed&) {
+      yield(2);
+      went_on = true;
+      throw;
+    }
+  });
+  g.next();
+  CHECK_THROWS_AS(g.close(), bao::close_ignored);
+  CHECK(g.state() == bao::flow_state::suspended);
+  CHECK(!went_on);
+  CHECK(!g.next());  // the handler ends, and lets the kill pass
+  CHECK(went_on);
+  CHECK(g.state() == bao::flow_state::finished);
 }
 
 TEST_CASE("Y17: a yield in a destructor that unwinds is an error of close") {
@@ -1392,4 +1445,11 @@ TEST_CASE("X17: a generator that has not begun belongs to no thread yet") {
     mine.close();
   }).join();
   CHECK(got == 1);
+}
+
+TEST_CASE("Y7: no exception is not thrown in, but refused") {
+  bao::generator<int> g([](auto& yield) { yield(1); });
+  g.next();
+  CHECK_THROWS_AS(g.throw_in(std::exception_ptr()), std::invalid_argument);
+  CHECK(!g.next());
 }

@@ -15,7 +15,7 @@
 
 using namespace std::literals;
 
-TEST_CASE("the result of a job comes back from another thread") {
+TEST_CASE("V64: the result of a job comes back from another thread") {
   const std::thread::id here = std::this_thread::get_id();
   std::thread::id there = here;
   const int sum = bao::offload(
@@ -44,14 +44,14 @@ TEST_CASE("a job may use our variables, by reference too") {
   CHECK(text == "here and there");
 }
 
-TEST_CASE("the error of a job is thrown here") {
+TEST_CASE("V64: the error of a job is thrown here") {
   CHECK_THROWS_WITH(
       bao::offload([]() -> int { throw std::runtime_error("failed there"); }),
       "failed there");
   CHECK_THROWS_AS(bao::offload([] { throw 1; }), int);
 }
 
-TEST_CASE("other tasks run while a job does") {
+TEST_CASE("V64: other tasks run while a job does") {
   std::atomic<bool> go{false};
   auto waiter = bao::spawn([&] {
     bao::offload([&] {
@@ -69,7 +69,7 @@ TEST_CASE("V42: waiting for a helper thread is no deadlock") {
   bao::offload([] { ::usleep(20000); });
 }
 
-TEST_CASE("more jobs than helpers: all are done, ten at most at a time") {
+TEST_CASE("V64: more jobs than helpers: all are done, ten at most at a time") {
   std::atomic<int> busy{0}, most{0}, done{0};
   std::vector<bao::task<>> all;
   for (int i = 0; i < 40; ++i)
@@ -180,4 +180,19 @@ TEST_CASE("a generator's body may offload") {
   CHECK(g.next() == 1);
   CHECK(g.next() == 4);
   CHECK(!g.next());
+}
+
+TEST_CASE("V64: jobs may offload in their turn, however many they are") {
+  std::vector<bao::task<int>> all;
+  for (int i = 0; i < 20; ++i)
+    all.push_back(bao::spawn([i] {
+      return bao::offload([i] {
+        ::usleep(5000);  // until all helpers are busy
+        return bao::offload([i] { return i; }) +
+               static_cast<int>(bao::resolve("localhost", "80").size());
+      });
+    }));
+  REQUIRE(bao::join_all(all, 10s));
+  for (int i = 0; i < 20; ++i)
+    CHECK(all[static_cast<std::size_t>(i)].get() > i);
 }

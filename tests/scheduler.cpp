@@ -226,6 +226,31 @@ TEST_CASE("a park says that its deadline has passed, and is not early") {
   CHECK(bao::now() - start == 1s);
 }
 
+TEST_CASE("V44: who is woken by the wrong party goes on waiting") {
+  bao::virtual_time clock;
+  bao::scheduler& s = bao::this_scheduler();
+  const auto start = bao::now();
+  auto sleeper = bao::spawn([] {
+    bao::sleep(3s);
+    return bao::now();
+  });
+  const std::vector<bao::task<>> all{sleeper};
+  auto joins = bao::spawn([&] { return sleeper.join(), bao::now(); });
+  auto joins_any = bao::spawn([&] { return bao::join_any(all), bao::now(); });
+  auto reads = bao::spawn([&] {
+    for (auto& t : bao::as_completed(all)) t.join();
+    return bao::now();
+  });
+  bao::sleep(1s);
+  for (auto* each : {&sleeper, &joins, &joins_any, &reads}) {
+    CHECK(s.wake(each->checked("test")));
+    bao::yield();
+    CHECK(!each->done());
+  }
+  for (auto* each : {&sleeper, &joins, &joins_any, &reads})
+    CHECK(each->get() - start == 3s);
+}
+
 TEST_CASE("X12: a park whose deadline has passed suspends nobody") {
   bool other_ran = false;
   auto other = bao::spawn([&] { other_ran = true; });
@@ -338,6 +363,8 @@ TEST_CASE("X15: a task cannot switch to another task's coroutine") {
     CHECK_THROWS_AS(mine.switch_to(1), bao::wrong_task);
     CHECK_THROWS_AS(started.switch_to(1), bao::wrong_task);
     CHECK_THROWS_AS(started.kill(), bao::wrong_task);
+    CHECK_THROWS_AS(started.throw_in(1), bao::wrong_task);
+    CHECK_THROWS_AS(mine.set_parent(bao::this_coroutine()), bao::wrong_task);
     bao::coroutine<int> own([](int v) { return v + 1; });
     CHECK(own.switch_to(1) == 2);
   });
@@ -482,6 +509,39 @@ TEST_CASE("V42: a deadlock while main unwinds ends the program, and says why") {
   CHECK(says(how.text, "waiting for ever"));
 }
 
+// --- errors that nobody has asked for ----------------------------------------
+
+TEST_CASE(
+    "X9: a line to stderr names the task, and the error's type and text") {
+  const ending how = in_a_child([] {
+    bao::spawn(bao::task_options().name("loser"),
+               [] { throw std::out_of_range("too far"); });
+    auto known = bao::spawn([] { throw std::out_of_range("not this one"); });
+    known.join();
+    if (!known.ok()) bao::yield();
+  });
+  INFO(how.text);
+  CHECK(how.good);
+  CHECK(says(how.text, "\"loser\""));
+  CHECK(says(how.text, "std::out_of_range: too far"));
+  CHECK(times(how.text, "\n") == 1);
+}
+
+TEST_CASE("X9: the same error again and again is printed ever more rarely") {
+  const ending how = in_a_child([] {
+    for (int i = 0; i < 100; ++i)
+      bao::spawn([] { throw std::runtime_error("the same"); });
+    bao::yield();
+    bao::spawn([] { throw std::runtime_error("another"); });
+    bao::yield();
+  });
+  INFO(how.text);
+  CHECK(how.good);
+  CHECK(times(how.text, "the same") == 7);  // when it came 1, 2, 4 ... 64 times
+  CHECK(says(how.text, "(64 times)"));
+  CHECK(times(how.text, "another") == 1);
+}
+
 // --- kills that are not heeded -----------------------------------------------
 
 TEST_CASE("X3: a swallowed kill comes again, and stderr names the task once") {
@@ -528,7 +588,8 @@ TEST_CASE("X3: a loop that swallows kills does not keep the thread") {
   CHECK(says(how.text, "it lives, and so do we\nended"));
 }
 
-TEST_CASE("X3: who refuses 16 times when its thread ends, ends the program") {
+TEST_CASE(
+    "V38, X3: who refuses 16 times when its thread ends, ends the program") {
   const ending how = in_a_child([] {
     std::thread([] {
       bao::spawn(bao::task_options().name("stubborn"), [] {
@@ -644,7 +705,7 @@ TEST_CASE("X16: what is left may wait while it is unwound") {
   CHECK(log == "clean clean clean ");
 }
 
-TEST_CASE("X16: what is left is killed in the order it was spawned") {
+TEST_CASE("V38, X16: what is left is killed in the order it was spawned") {
   std::string log;
   std::thread([&] {
     for (char name : {'a', 'b', 'c'})
@@ -736,8 +797,10 @@ TEST_CASE("X16: a handle may outlive its thread, and go elsewhere") {
 TEST_CASE("X23: exit() in a task does not unwind it, and does no harm") {
   const ending how = in_a_child([] {
     static on_the_stack at_exit("static");
+    static thread_local on_the_stack at_thread_end("thread-local");
+    CHECK(at_thread_end.word != nullptr);
     bao::spawn([] {
-      on_the_stack here("task");
+      on_the_stack here("waiter");
       bao::sleep(1h);
     });
     bao::spawn([] {
@@ -749,7 +812,9 @@ TEST_CASE("X23: exit() in a task does not unwind it, and does no harm") {
   INFO(how.text);
   CHECK(how.good);
   CHECK(says(how.text, "static gone"));
+  CHECK(says(how.text, "thread-local gone"));
   CHECK(!says(how.text, "caller gone"));
+  CHECK(!says(how.text, "waiter gone"));
 }
 
 TEST_CASE("X23: exit() in a generator's body in a task does no harm") {

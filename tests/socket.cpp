@@ -6,6 +6,7 @@
 // guard is a timeout: at a deadline it would look again, and find it after all.
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -119,6 +120,20 @@ TEST_CASE("V68: a name is looked up while other tasks run") {
     CAPTURE(a.to_string());
     CHECK((a.to_string() == "127.0.0.1:80" || a.to_string() == "[::1]:80"));
   }
+}
+
+TEST_CASE("V69: a name has the addresses that the system gives, in its order") {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  REQUIRE(::getaddrinfo("localhost", "80", &hints, &found) == 0);
+  std::string expected, got;
+  for (const addrinfo* a = found; a != nullptr; a = a->ai_next)
+    expected += bao::address(a->ai_addr, a->ai_addrlen).to_string() + ' ';
+  ::freeaddrinfo(found);
+  for (const bao::address& a : bao::resolve("localhost", "80", 30s))
+    got += a.to_string() + ' ';
+  CHECK(got == expected);
 }
 
 TEST_CASE("V68: what cannot be resolved is named in the error") {
@@ -687,6 +702,28 @@ TEST_CASE("V65: datagrams that came with one event are all received") {
   for (int i = 0; i < 20; ++i)
     CHECK(there.receive_from(100).data == std::to_string(i));
   CHECK(error_of([&] { there.receive_from(100, 0s); }) == std::errc::timed_out);
+}
+
+TEST_CASE("V83: a task for each datagram answers whoever has sent it") {
+  bao::udp_socket door("127.0.0.1:0");
+  auto server = bao::spawn([&] {
+    for (;;)
+      bao::spawn(
+          [&door](const bao::udp_socket::datagram& question) {
+            bao::yield();  // the others' answers come in between
+            door.send_to(question.data + '!', question.from, 5s);
+          },
+          door.receive_from(100));
+  });
+  std::vector<bao::task<>> clients;
+  for (int i = 0; i < 20; ++i)
+    clients.push_back(bao::spawn([&door, text = std::to_string(i)] {
+      bao::udp_socket me("127.0.0.1:0");
+      me.send_to(text, door.local_address(), 5s);
+      CHECK(me.receive_from(100, 5s).data == text + '!');
+    }));
+  for (auto& client : clients) client.get();
+  CHECK(server.kill(5s));
 }
 
 TEST_CASE("X20: closing a datagram socket wakes its receivers with EBADF") {

@@ -900,7 +900,23 @@ TEST_CASE("V15: who links too late is told at once") {
   CHECK(told);
 }
 
-TEST_CASE("V15: a link that throws does not stop the others, nor the task") {
+TEST_CASE("V16: a link asks the task how it has ended") {
+  std::string log;
+  const auto note = [&](const bao::task<>& ended) {
+    log += ended.ok() ? "ok " : ended.killed() ? "killed " : "failed ";
+    if (ended.error() != nullptr) log += bao::describe(ended.error()) + ' ';
+  };
+  auto good = bao::spawn([] { return 7; });
+  auto bad = bao::spawn([] { throw 1; });
+  auto dead = bao::spawn(wait_for_ever);
+  for (const auto& t : {bao::task<>(good), bad, dead}) t.on_done(note);
+  bao::yield();
+  dead.kill();
+  CHECK(log == "ok failed int killed ");
+}
+
+TEST_CASE(
+    "V15, V16: a link that throws stops neither the others nor the task") {
   unhandled_errors told;
   std::string log;
   auto t = bao::spawn([] { return 7; });
@@ -1071,7 +1087,7 @@ TEST_CASE("V28: join_all without arguments may be called by a task, too") {
 
 // --- threads -----------------------------------------------------------------
 
-TEST_CASE("X17: a task belongs to its thread, and says so elsewhere") {
+TEST_CASE("V46, X17: a task belongs to its thread, and says so elsewhere") {
   auto t = bao::spawn([] { return 7; });
   std::thread([&] {
     CHECK_THROWS_AS(t.join(), bao::wrong_thread);
@@ -1090,17 +1106,43 @@ TEST_CASE("X17: a task belongs to its thread, and says so elsewhere") {
 TEST_CASE("X17: wrong_thread names both threads") {
   auto t = bao::spawn([] {});
   std::string text;
+  const unsigned our_number = bao::this_thread_state().number;
+  unsigned their_number = 0;
   std::thread([&] {
+    their_number = bao::this_thread_state().number;
     try {
       t.join();
     } catch (const bao::wrong_thread& e) {
       text = e.what();
     }
   }).join();
-  CHECK(text.find("join") == 0);
-  CHECK(text.find("belongs to thread") != std::string::npos);
-  CHECK(text.find("we are thread") != std::string::npos);
+  CHECK(text == "join: this task belongs to thread " +
+                    std::to_string(our_number) + "; we are thread " +
+                    std::to_string(their_number));
   t.join();
+}
+
+TEST_CASE("V46: a thread whose tasks have ended takes no others") {
+  for (bool keeps : {false, true}) {
+    static std::string text;
+    text.clear();
+    std::thread([keeps] {
+      struct last_words {
+        bao::task<> kept;
+        ~last_words() {
+          try {
+            bao::yield();
+          } catch (const std::logic_error& e) {
+            text = e.what();
+          }
+        }
+      };
+      static thread_local last_words here;
+      if (keeps) here.kept = bao::spawn([] {});
+      bao::yield();
+    }).join();
+    CHECK(text.find("this thread has ended") != std::string::npos);
+  }
 }
 
 TEST_CASE("X17: a handle may be moved to another thread and released there") {

@@ -1,5 +1,6 @@
 // stack.cpp - tests of the memory that flows run on
 #include <doctest/doctest.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -126,6 +127,9 @@ TEST_CASE("when the address space is used up, the error says so") {
     rlimit little{};
     little.rlim_cur = little.rlim_max = rlim_t{4} << 30;
     ::setrlimit(RLIMIT_AS, &little);
+    if (::mmap(nullptr, std::size_t{5} << 30, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+      ::_exit(3);
     bao::stack_pool pool;
     try {
       for (int i = 0; i < 10; ++i) pool.take(1024 * 1024 * 1024);
@@ -141,6 +145,10 @@ TEST_CASE("when the address space is used up, the error says so") {
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
   CHECK(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 3) {
+    MESSAGE("skipped: there is no limit on address space here");
+    return;
+  }
   CHECK(WEXITSTATUS(status) == 0);
 }
 #endif

@@ -58,11 +58,14 @@
 #define BAO_ABI_POLLER epoll
 #endif
 
-// musl has no makecontext, and the other processors have no assembly here.
+// musl has no makecontext. The assembly is for x86-64, AArch64 and 64-bit
+// RISC-V, with pointers of 64 bits.
 #if defined(__linux__) && !defined(__GLIBC__) && !defined(BAO_NO_MAKECONTEXT)
 #define BAO_NO_MAKECONTEXT 1
 #endif
-#if !defined(__x86_64__) && !defined(__aarch64__) && !defined(BAO_USE_UCONTEXT)
+#if !defined(BAO_USE_UCONTEXT) && \
+    !(defined(__LP64__) &&        \
+      (defined(__x86_64__) || defined(__aarch64__) || defined(__riscv)))
 #define BAO_USE_UCONTEXT 1
 #endif
 

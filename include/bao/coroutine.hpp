@@ -118,8 +118,10 @@ class coroutine_ref {
   // that for one that has ended, goes to the nearest living ancestor.
   T throw_in(std::exception_ptr error) {
     expect_usable("throw_in");
+    if (error == nullptr) throw std::invalid_argument("throw_in: no exception");
     fiber* to = flow_;
     if (to->leaf == nullptr && to != flow_of(flows.current)) {
+      if (is_own_kill(error)) return kill(), no_value();
       if (to->life == flow_state::created) to->unwind();
       to = heir_of(to);
     }
@@ -206,6 +208,26 @@ class coroutine_ref {
       throw wrong_task(std::string(call) +
                        ": the coroutine belongs to another task");
     return t;
+  }
+
+  // Whether the error is a kill of this very flow, which ends with it.
+  bool is_own_kill(const std::exception_ptr& error) const {
+    try {
+      std::rethrow_exception(error);
+    } catch (const killed& k) {
+      return k.is_for(flow_);
+    } catch (...) {
+      return false;
+    }
+  }
+
+  // What one that was killed gives.
+  static T no_value() {
+    if constexpr (std::is_void_v<T> || std::is_default_constructible_v<T>)
+      return T();
+    else
+      throw dead_coroutine(
+          "throw_in: the coroutine was killed, and its type has no default");
   }
 
   // The flow to switch to, ready for it; null when that is the one that asks.

@@ -43,6 +43,13 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
+#if defined(_LIBCPP_VERSION)
+namespace __cxxabiv1 {  // has this, and most often does not declare it
+struct __cxa_eh_globals;
+extern "C" __cxa_eh_globals* __cxa_get_globals();
+}  // namespace __cxxabiv1
+#endif
+
 namespace bao {
 inline namespace BAO_ABI {
 
@@ -71,6 +78,7 @@ class fiber : public context {  // which is where it stands while suspended
   // For messages: what it is, and what it is called, if anything.
   virtual const char* kind() const noexcept { return "main flow"; }
   virtual const char* title() const noexcept { return ""; }
+  virtual unsigned long number() const noexcept { return 0; }
 
   thread_state* home = nullptr;   // its thread, for good once it has started
   stack* memory = nullptr;        // the thread's own flow has none
@@ -268,6 +276,16 @@ inline void reach_flow(void*) {}
 // pool, and waits there for the next one. A fiber that is to go on and has been
 // given this very stack is run without a switch.
 inline void fiber::runner() {
+  // Nobody has called it, so there is nothing below for a backtrace to show.
+#if defined(__GCC_HAVE_DWARF2_CFI_ASM)
+#if defined(__x86_64__)
+  __asm__ volatile(".cfi_undefined rip");
+#elif defined(__aarch64__)
+  __asm__ volatile(".cfi_undefined x30");
+#elif defined(__riscv)
+  __asm__ volatile(".cfi_undefined ra");
+#endif
+#endif
   stack* const mine = flows.current->memory;
   reach_flow(nullptr);
   for (;;) {
@@ -286,6 +304,7 @@ inline void fiber::start(thread_state& t, std::size_t size) {
   if (memory->idle.empty())
     memory->idle = make_context(memory->low, memory->high(), runner);
   static_cast<context&>(*this) = memory->idle;
+  memory->stands = this;
   life = flow_state::running;
   if (home != nullptr) return;
   home = &t;
@@ -364,17 +383,20 @@ inline struct sigaction segv_before {};
 inline void report_overflow(int signal, siginfo_t* info, void*) {
   if (flows.current != nullptr && flows.current->memory != nullptr &&
       flows.current->memory->guards(info->si_addr)) {
-    char line[256];
-    const bool inner = flows.current != flows.root;
+    const fiber& root = *flows.root;
+    const bool inner = flows.current != &root;
+    char whose[80] = "";
+    if (root.number() != 0)
+      std::snprintf(whose, sizeof whose, " (number %lu%s%s)", root.number(),
+                    *root.title() != '\0' ? ", " : "", root.title());
+    char line[320];
     int n = std::snprintf(
         line, sizeof line,
-        "bao: stack overflow in a %s%s%s%s%s: its %zu KiB are used up. Give it "
+        "bao: stack overflow in a %s%s%s%s: its %zu KiB are used up. Give it "
         "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
         "local variables\n",
-        flows.current->kind(), inner ? " of " : "",
-        inner ? flows.root->kind() : "",
-        *flows.root->title() != '\0' ? " " : "", flows.root->title(),
-        flows.current->memory->size / 1024);
+        flows.current->kind(), inner ? " of a " : "", inner ? root.kind() : "",
+        whose, flows.current->memory->size / 1024);
     if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
   }
   ::sigaction(signal, &segv_before, nullptr);

@@ -466,6 +466,7 @@ class generator {
   // One that has not started ends without running; that, and one that has
   // ended, throws `error` here.
   step throw_in(std::exception_ptr error) {
+    if (error == nullptr) throw std::invalid_argument("throw_in: no exception");
     if (core_ == nullptr) std::rethrow_exception(error);
     return taken(core_->throw_in(std::move(error)));
   }

@@ -33,6 +33,10 @@ struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
+// Whether this is one. A job that offloads in its turn does so itself: were it
+// to wait for another helper, ten of them could wait for each other.
+inline thread_local bool on_helper_thread = false;
+
 class helper_threads {
  public:
   // Throws std::system_error when there is no helper and none can be made.
@@ -77,6 +81,7 @@ class helper_threads {
 
   static void* serve(void* pool) {
     auto& me = *static_cast<helper_threads*>(pool);
+    on_helper_thread = true;
     while (job* j = me.next()) j->run(*j);
     return nullptr;
   }
@@ -129,6 +134,11 @@ class offloaded : public job, public message {
   void submit() {
     scheduler& s = this_scheduler();
     waits = &s.running();
+    if (on_helper_thread) {
+      work();
+      done = true;
+      return;
+    }
     home_.emplace(s);
     run = [](job& j) {
       auto& me = static_cast<offloaded&>(j);

@@ -51,6 +51,12 @@ struct descriptor_watch {
   unsigned references = 0;
 };
 
+// Something to be done on the stack of a task that stands still: see visit().
+struct visitor {
+  void (*look)(visitor&) = nullptr;  // must neither throw nor switch
+  fiber* from = nullptr;
+};
+
 // Of its members only park(), yield() and the destructor suspend.
 class scheduler {
  public:
@@ -96,9 +102,14 @@ class scheduler {
   void limit_passed(scope& limit);
   void limit_gone() { --due_limits_; }
 
+  // Has v.look(v) called on the stack of a task, where it waits; at once if it
+  // runs, not at all if it has no stack. Never suspends.
+  void visit(task_block& t, visitor& v);
+
   timer_heap& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
-  list<task_block>& tasks() { return tasks_; }
+  task_block& main_task() { return main_; }
+  list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
@@ -145,6 +156,7 @@ class scheduler {
   task_block* pick();
   fiber* enter(task_block& next);
   void switch_to(task_block& next);
+  static void* receive(void* message);
   void make_ready(task_block& t, task_block::cause why);
   static void ring_task(alarm& a, scheduler& s);
   fiber* finish(task_block& t);
@@ -181,7 +193,9 @@ class scheduler {
   int turns_ = 64;
   int busy_calls_ = 0;  // that did not have to wait, since the last switch
   int due_limits_ = 0;
-  nanoseconds now_ = 0;  // when the outside world was last looked at
+  nanoseconds now_ = 0;    // when the outside world was last looked at
+  nanoseconds swept_ = 0;  // when stacks last gave memory back
+  static constexpr nanoseconds sweep_pause = 50000000;
   timer_heap timers_;
   list<task_block> tasks_;
   bao::poller poller_;
@@ -205,17 +219,25 @@ class scheduler {
   task_block& main_;  // on its own, as handles may outlive us
 };
 
-// Never suspends. This thread's, made when there is none. Throws
-// std::logic_error when the thread has ended, std::system_error when there is
-// no poller.
-inline scheduler& this_scheduler() {
+// Whether this thread's tasks have ended. It has no destructor, so whatever is
+// destroyed after all tasks may ask.
+inline thread_local bool tasks_have_ended = false;
+
+[[gnu::noinline]] inline scheduler& make_scheduler() {
   thread_state& t = this_thread_state();
-  if (t.tasks != nullptr) return *t.tasks;
-  if (t.ended)
+  if (t.ended || tasks_have_ended)
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
   static thread_local std::optional<scheduler> made;
   made.emplace(t);
   return *made;
+}
+
+// Never suspends. This thread's, made when there is none. Throws
+// std::logic_error when the thread has ended, std::system_error when there is
+// no poller.
+inline scheduler& this_scheduler() {
+  thread_state* const t = current_thread;
+  return t != nullptr && t->tasks != nullptr ? *t->tasks : make_scheduler();
 }
 
 inline scheduler::scheduler(thread_state& t)
@@ -242,7 +264,22 @@ inline scheduler::scheduler(thread_state& t)
 
 [[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
   running_->parked_in = flows.current;
-  switch_fiber(*flows.current, *enter(next));
+  void* message = switch_fiber(*flows.current, *enter(next)).message;
+  // Whoever makes us run sends nothing along: it is a visitor.
+  while (__builtin_expect(message != nullptr, 0)) message = receive(message);
+}
+
+[[gnu::cold, gnu::noinline]] inline void* scheduler::receive(void* message) {
+  auto& v = *static_cast<bao::visitor*>(message);
+  v.look(v);
+  return switch_fiber(*flows.current, *v.from).message;
+}
+
+inline void scheduler::visit(task_block& t, visitor& v) {
+  if (&t == running_) return v.look(v);
+  if (t.parked_in == nullptr) return;
+  v.from = flows.current;
+  switch_fiber(*flows.current, *t.parked_in, &v);
 }
 
 inline bool scheduler::park(deadline until, wait_reason why) {
@@ -349,6 +386,10 @@ inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds until = timed ? timers_.first()->due() : 0;
   nanoseconds sleep = may_sleep ? -1 : 0;
   if (timed) sleep = sys->may_sleep(until, jobs != 0);
+  if (sleep != 0 && now_ - swept_ > sweep_pause) {
+    swept_ = now_;
+    thread_.stacks.sweep();
+  }
   bool anything = false;
   if (may_sleep || outside) {
     poller_.wait(sleep, [&](int fd, readiness ready) {
@@ -381,7 +422,7 @@ inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
 }
 
 inline void scheduler::run_ready() {
-  turns_left_ = 0;  // look around first
+  look_around(false);
   yield();
 }
 
@@ -627,8 +668,9 @@ inline void scheduler::start_over() {
   }
   descriptor_waits = jobs = 0;
   releasing_ = false;
-  poller_.~poller();  // closes our duplicates; the parent's are its own
-  new (&poller_) bao::poller;
+  using type = bao::poller;
+  poller_.~type();  // closes our duplicates; the parent's are its own
+  new (&poller_) type;
 }
 
 // The task that forked has ended, and nobody else is here: so the child does,
@@ -666,7 +708,7 @@ inline scheduler::~scheduler() {
   }
   if (take_mail != nullptr) take_mail(*this, true);
   thread_.tasks = nullptr;
-  thread_.ended = true;
+  thread_.ended = tasks_have_ended = true;
   thread_.main.owner = nullptr;
   main_.release();
 }

@@ -390,10 +390,7 @@ inline task<> self() { return task<>(&this_scheduler().running()); }
 
 // Suspends until all other ready tasks have run; returns at once when there are
 // none. Throws what interrupts us.
-[[gnu::always_inline]] inline void yield() {
-  thread_state* const t = current_thread;
-  (t != nullptr && t->tasks != nullptr ? *t->tasks : this_scheduler()).yield();
-}
+[[gnu::always_inline]] inline void yield() { this_scheduler().yield(); }
 
 // Suspends until `until`: a duration from now, or a time. Never early; when it
 // has passed, just yields. Throws what interrupts us.

@@ -12,8 +12,10 @@
 // slabs and used again, last in first out, while they are still in the cache.
 //
 // What ends is never torn down: a flow that has finished leaves its stack with
-// a small loop parked on it that waits for the next flow to run (fiber.hpp). So
-// what stacks have touched stays in memory until their thread ends.
+// a small loop parked on it that waits for the next flow to run (fiber.hpp).
+// What a stack has touched stays in memory, for the flow that goes as deep next
+// time. When the thread has nothing to do, it gives back what lies below the
+// place where a flow stands, some stacks at a time.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -28,6 +30,7 @@
 #include <cstring>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "bao/context.hpp"
 #include "bao/error.hpp"
@@ -48,7 +51,9 @@ struct stack {
   char* low;         // the end that the stack grows to, right above the guard
   std::size_t size;  // bytes from there up to and including this record
   context idle;      // where its loop is parked while no flow uses it
+  context* stands;   // who is on it: idle, or a fiber
   stack* next;       // in the pool
+  stack* older;      // in the list of all
   struct slab* from;
   unsigned long valgrind_id;
   void* fake_stack;  // AddressSanitizer's, of the parked loop
@@ -127,14 +132,19 @@ class stack_pool {
   // Takes back what take() gave. Its loop is parked in s->idle.
   void give(stack* s) noexcept;
 
+  // Gives memory back that flows have used and left, of the next few stacks in
+  // turn: all have had theirs after 256 calls. 0.3 us for each that has none.
+  void sweep() noexcept;
+
   // Gives the slabs that no flow uses back to the system.
   void release() noexcept;
 
   // Which stacks serve a size: 16 KiB, 32 KiB ... A signal handler must fit.
   static std::size_t size_class(std::size_t size) {
-    std::size_t n = 0;
-    while (n < classes - 1 && (smallest << n) < size) ++n;
-    return n;
+    if (size <= smallest) return 0;
+    const unsigned long long more = (size - 1) / smallest;
+    const auto n = static_cast<std::size_t>(64 - __builtin_clzll(more));
+    return n < classes ? n : classes - 1;
   }
 
  private:
@@ -149,6 +159,8 @@ class stack_pool {
   char* fresh_end_[classes] = {};
   slab* fresh_slab_[classes] = {};
   slab* slabs_ = nullptr;
+  stack* all_ = nullptr;
+  stack* to_sweep_ = nullptr;  // from here on
   std::size_t carved_ = 0;
 };
 
@@ -166,6 +178,7 @@ inline stack* stack_pool::take(std::size_t size) {
 
 inline void stack_pool::give(stack* s) noexcept {
   std::size_t n = size_class(s->size);
+  s->stands = &s->idle;
   s->next = idle_[n];
   idle_[n] = s;
   --s->from->in_use;
@@ -190,6 +203,8 @@ inline stack* stack_pool::carve(std::size_t n) {
   s->low = low;
   s->size = size;
   s->from = fresh_slab_[n];
+  s->stands = &s->idle;
+  s->older = std::exchange(all_, s);
   s->valgrind_id = valgrind_request(0x1501, low, at);
 #if defined(BAO_ASAN)
   __lsan_register_root_region(low, s->size);  // what it points to is no leak
@@ -229,7 +244,26 @@ inline void stack_pool::add_slab(std::size_t n) {
   fresh_end_[n] = made->memory + made->bytes;
 }
 
+inline void stack_pool::sweep() noexcept {
+  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto here = static_cast<const char*>(__builtin_frame_address(0));
+  for (std::size_t i = 0; i < 32 + carved_ / 256; ++i) {
+    stack* const s = to_sweep_ != nullptr ? to_sweep_ : all_;
+    if (s == nullptr) return;
+    to_sweep_ = s->older;
+    if (here >= s->low && here < s->high()) continue;  // our own
+    if (s->stands->empty()) continue;                  // nobody's yet
+    const char* const used = s->stands->lowest_used();
+    if (used == nullptr) continue;
+    const auto end = reinterpret_cast<std::uintptr_t>(used) / page * page;
+    const auto low = reinterpret_cast<std::uintptr_t>(s->low);
+    if (end > low) ::madvise(s->low, end - low, MADV_DONTNEED);
+    if (to_sweep_ == nullptr) return;  // all have been seen
+  }
+}
+
 inline void stack_pool::release() noexcept {
+  all_ = to_sweep_ = nullptr;
   for (std::size_t n = 0; n < classes; ++n) {
     for (stack** link = &idle_[n]; *link != nullptr;) {
       stack* s = *link;

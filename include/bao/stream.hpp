@@ -13,6 +13,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,9 +35,8 @@
 namespace bao {
 inline namespace BAO_ABI {
 
-// A socket, a pipe, a terminal or a file, which it owns. Move-only. Writing
-// raises SIGPIPE only on a pipe that nobody reads: the kernel cannot turn that
-// off.
+// A socket, a pipe, a terminal or a file, which it owns. Move-only. What nobody
+// reads is EPIPE to whoever writes, never a SIGPIPE.
 //
 // All that take an `until` suspend while they have to wait, until then at the
 // latest; nothing else suspends. They throw std::system_error whose text names
@@ -293,6 +293,27 @@ inline std::string stream::read_all(std::size_t limit, deadline until) {
   return take_ahead(ahead());
 }
 
+// Writes to a pipe. One that nobody reads raises SIGPIPE, and no flag turns
+// that off: so the signal is held back meanwhile, and taken away if it has
+// come, at the price of two system calls.
+inline ssize_t write_quietly(int fd, const void* p, std::size_t n) {
+  sigset_t pipe, before, pending;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  ::pthread_sigmask(SIG_BLOCK, &pipe, &before);
+  const ssize_t put = sys->write(fd, p, n);
+  const int error = errno;
+  // Who holds it back himself may want to see it.
+  if (put == -1 && error == EPIPE && !sigismember(&before, SIGPIPE)) {
+    int taken;
+    ::sigpending(&pending);
+    if (sigismember(&pending, SIGPIPE)) ::sigwait(&pipe, &taken);
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = error;
+  return put;
+}
+
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
@@ -301,10 +322,10 @@ inline std::size_t stream::send(io_call& writing, const void* p,
   return static_cast<std::size_t>(writing.retry([&] {
     if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (kind_ == kind::non_blocking) return sys->write(fd(), p, n);
+    if (kind_ == kind::non_blocking) return write_quietly(fd(), p, n);
     // A pipe that is writable takes this much without blocking.
     if (poll_now(fd(), writable))
-      return sys->write(fd(), p, std::min(n, std::size_t{PIPE_BUF}));
+      return write_quietly(fd(), p, std::min(n, std::size_t{PIPE_BUF}));
     errno = EAGAIN;
     return ssize_t{-1};
   }));

@@ -86,6 +86,7 @@ class task_block : public fiber, public list_node, public alarm {
 
   const char* kind() const noexcept override { return "task"; }
   const char* title() const noexcept override { return name.c_str(); }
+  unsigned long number() const noexcept override { return id; }
 
   fiber* const flow;  // its first: this, but for the thread's main task
   fiber* parked_in = nullptr;  // the flow in it that waits

@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "bao/poller/readiness.hpp"
+#include "bao/stack.hpp"
 
 namespace bao {
 inline namespace BAO_ABI {
@@ -154,7 +155,8 @@ class epoll_poller {
 
   doorbell bell_;
   int epoll_;
-  bool has_pwait2_ = true;
+  // Of a system call that it does not know, valgrind warns each time.
+  bool has_pwait2_ = valgrind_request(0x1001, nullptr, nullptr) == 0;
   std::vector<entry> entries_;
 };
 
