@@ -89,14 +89,16 @@ TEST_CASE("X19: destructors of the other tasks do not run in the child") {
 }
 
 TEST_CASE("X19: parent and child both go on with I/O, timers and helpers") {
-  auto [left, right] = bao::socket_pair();
+  auto ends = bao::socket_pair();
+  bao::unix_stream &left = ends.first, &right = ends.second;
   auto echo = bao::spawn([&] {
     while (auto line = right.read_line()) right.write_all(*line + "!\n");
   });
   left.write_all("one\n");
   CHECK(left.read_line() == "one!");  // registered with the poller by now
   const outcome o = in_child([&](bao::stream& out) {
-    auto [mine, theirs] = bao::socket_pair();
+    auto own = bao::socket_pair();
+    bao::unix_stream &mine = own.first, &theirs = own.second;
     auto pong =
         bao::spawn([&] { theirs.write_all(*theirs.read_line() + "?"); });
     mine.write_all("ping\n");
@@ -117,7 +119,8 @@ TEST_CASE("X19: parent and child both go on with I/O, timers and helpers") {
 }
 
 TEST_CASE("X19: events of the parent's sockets are not taken by the child") {
-  auto [left, right] = bao::socket_pair();
+  auto ends = bao::socket_pair();
+  bao::unix_stream &left = ends.first, &right = ends.second;
   auto reader = bao::spawn([&] { return right.read_line(10s); });
   bao::yield();
   const outcome o = in_child([&](bao::stream& out) {
@@ -130,8 +133,9 @@ TEST_CASE("X19: events of the parent's sockets are not taken by the child") {
 }
 
 TEST_CASE("X19: a socket that the parent has waited for works in the child") {
-  auto [left, right] = bao::socket_pair();
-  bao::spawn([&left = left] { left.write_all("a\n"); });
+  auto ends = bao::socket_pair();
+  bao::unix_stream &left = ends.first, &right = ends.second;
+  bao::spawn([&] { left.write_all("a\n"); });
   CHECK(right.read_line() == "a");
   const outcome o = in_child([&](bao::stream& out) {
     bao::spawn([&] {
