@@ -137,7 +137,9 @@ inline void agree_on(const configuration& mine) {
   std::terminate();
 }
 
-inline namespace BAO_ABI {
+// Visible, also out of a shared object that is compiled to hide all it has: so
+// those of a program share one runtime, and catch each other's errors.
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 inline constexpr std::size_t default_stack_size = BAO_STACK_SIZE;
 
@@ -179,7 +181,7 @@ inline constexpr configuration this_configuration{
 #include <utility>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Thrown in a flow that is to end: at the place where it waits, or at the next
 // one. Let it pass, or rethrow it; a flow that swallows it meets it again.
@@ -322,7 +324,7 @@ inline unhandled_handler on_unhandled(unhandled_handler handler) {
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 #if defined(BAO_USE_UCONTEXT)
 
@@ -650,7 +652,7 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Below every stack. Wider than a page, since a function with large local
 // arrays may step over a narrow one; AArch64 compilers probe every 64 KiB.
@@ -946,7 +948,7 @@ extern "C" __cxa_eh_globals* __cxa_get_globals();
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A thread's exceptions in flight, as both C++ runtimes lay them out: Itanium
 // C++ ABI, Exception Handling, 2.2.2.
@@ -1061,7 +1063,12 @@ struct thread_state {
   // Counts the fibers that have started here and still exist. Most go on their
   // own thread, where a plain counter does; only the others pay for an atomic
   // one, which starts high so that it cannot reach zero before the thread ends.
-  void add() { ++fibers_; }
+  void add() {
+    if (ended)  // in the destructor of an object at namespace scope
+      others_.fetch_add(1);
+    else
+      ++fibers_;
+  }
   void drop() noexcept;
 
   // Does what other threads have left for this one to do: see fiber::release.
@@ -1083,7 +1090,7 @@ struct thread_flows {
   exceptions_in_flight* exceptions = nullptr;
 };
 #if defined(__ELF__)
-#define BAO_HOT [[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
+#define BAO_HOT [[gnu::tls_model("initial-exec")]]
 #else
 #define BAO_HOT
 #endif
@@ -1377,6 +1384,17 @@ inline void thread_state::end() {
   std::terminate();
 }
 
+// What has ended a body, in the handler that has caught it. The unwinding that
+// pthread_exit() and pthread_cancel() begin is no exception that could be kept,
+// and to go on with it would leave the thread's own stack as it is.
+[[gnu::cold]] inline std::exception_ptr what_ended(const char* flow) {
+  std::exception_ptr error = std::current_exception();
+  if (error == nullptr)
+    die(std::string("pthread_exit() or pthread_cancel() in a ") + flow +
+        ": only the main flow of a thread can end it");
+  return error;
+}
+
 }  // namespace BAO_ABI
 }  // namespace bao
 
@@ -1407,13 +1425,13 @@ inline void thread_state::end() {
 #include <type_traits>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 struct nothing {};  // what a coroutine<void> sends
 
 // Its address stands for the type T, in this program.
 template <class T>
-[[gnu::visibility("default")]] inline char type_tag = 0;
+inline char type_tag = 0;
 
 // The flow that runs inside f: a generator lends itself to whoever resumed it.
 inline fiber* flow_of(fiber* f) {
@@ -1423,7 +1441,7 @@ inline fiber* flow_of(fiber* f) {
 
 using switch_trace = void (*)(const char* event, const void* from,
                               const void* to);
-[[gnu::visibility("default")]] inline switch_trace trace_switch = nullptr;
+inline switch_trace trace_switch = nullptr;
 
 // Never suspends. From now on trace("switch" or "throw", from, to) is called
 // before each switch between coroutines, with the values of their id(). It must
@@ -1753,7 +1771,7 @@ class coroutine_frame final : public coroutine_core {
     } catch (const killed& k) {
       if (!k.is_for(this)) error = std::current_exception();
     } catch (...) {
-      error = std::current_exception();
+      error = what_ended("coroutine");
     }
     cleaning = true;
     drop_body();
@@ -1879,7 +1897,7 @@ coroutine_ref<T> main_coroutine() {
 #include <tuple>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 template <class Yield, class Send = void, class Return = void>
 class generator;
@@ -2123,7 +2141,7 @@ fiber* generator_core<Y, S>::run() noexcept {
   } catch (const killed& k) {
     if (!k.is_for(this)) error = std::current_exception();
   } catch (...) {
-    error = std::current_exception();
+    error = what_ended("generator");
   }
   cleaning = true;
   drop_body();
@@ -2436,7 +2454,7 @@ R yielder<Yield, Send>::from(generator<Yield, Send, R>& other) {
 #include <vector>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A stage knows how to connect itself to the generator on its left.
 template <class Connect>
@@ -2658,7 +2676,7 @@ auto from(Range&& range) {
 // the length. The price is two pointers in each member, which cannot be moved.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class list_node {
  public:
@@ -2733,7 +2751,7 @@ class list {
 #include <time.h>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 using nanoseconds = std::int64_t;
 
@@ -2818,7 +2836,7 @@ inline thread_local system_calls* sys = &the_system;
 #include <limits>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // The clock that all waiting goes by: steady, in nanoseconds.
 struct clock {
@@ -2892,7 +2910,7 @@ inline constexpr deadline never{clock::time_point::max()};
 //      8     5            `-`: siblings; only the first child is linked down
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class timer_heap;
 
@@ -3052,7 +3070,7 @@ inline void timer::cancel() {
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A set of: readable, writable, uncertain. False when empty.
 struct readiness {
@@ -3153,7 +3171,7 @@ inline timespec to_timespec(nanoseconds ns) {
 #include <vector>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class select_poller {
  public:
@@ -3250,7 +3268,7 @@ class select_poller {
 // =============================================================================
 // bao/poller.hpp, continued
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 using poller = select_poller;
 }
 }  // namespace bao
@@ -3271,7 +3289,7 @@ using poller = select_poller;
 #include <vector>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class poll_poller {
  public:
@@ -3372,7 +3390,7 @@ class poll_poller {
 // =============================================================================
 // bao/poller.hpp, continued
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 using poller = poll_poller;
 }
 }  // namespace bao
@@ -3409,7 +3427,7 @@ using poller = poll_poller;
 #include <vector>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class epoll_poller {
  public:
@@ -3541,7 +3559,7 @@ class epoll_poller {
 // =============================================================================
 // bao/poller.hpp, continued
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 using poller = epoll_poller;
 }
 }  // namespace bao
@@ -3569,7 +3587,7 @@ using poller = epoll_poller;
 // block.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 enum class task_state { created, ready, parked, running, done };
 
@@ -3685,7 +3703,7 @@ inline scope::~scope() {
 // from when the scheduler last took one.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 inline std::string describe(const task_block& t, nanoseconds now) {
   std::string text = "task " + std::to_string(t.id);
@@ -3746,7 +3764,7 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) {
 #include <poll.h>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Who waits for a descriptor, and in which direction.
 struct descriptor_waiter : list_node {
@@ -4440,7 +4458,7 @@ inline scheduler::~scheduler() {
 // killed. To spawn and join one takes about 60 ns on a warm stack.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // The task that runs a callable on a stack of its own.
 class spawned_task : public task_block {
@@ -4467,7 +4485,7 @@ class spawned_task : public task_block {
       ended_by_kill = k.is_for(flow);
       if (!ended_by_kill) error = std::current_exception();
     } catch (...) {
-      error = std::current_exception();
+      error = what_ended("task");
     }
     cleaning = true;
     drop_body();
@@ -4682,7 +4700,7 @@ class task {
       try {
         mine->call(task(&ended));
       } catch (...) {
-        tell_unhandled("on_done", std::current_exception());
+        tell_unhandled("on_done", what_ended("callback of on_done"));
       }
     };
     if (b.stage == task_state::done) {
@@ -4933,7 +4951,7 @@ bool kill_all(const Range& tasks, deadline until = never) {
 // computes and never waits is not stopped.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // None of its members suspends. Throws bao::timed_out where the flow waits,
 // once, when `limit` has passed: at its next wait if it does not wait then. It
@@ -5024,7 +5042,7 @@ class shield : public scope {
 #include <pthread.h>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A lock between threads; <mutex> would double what it takes to parse this
 // file. The holder must not suspend.
@@ -5192,7 +5210,7 @@ inline class remote scheduler::remote() { return bao::remote(*this); }
 // signals.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
@@ -5349,7 +5367,7 @@ auto offload(F f, Args... args) {
         else
           result.emplace(std::apply(function, arguments));
       } catch (...) {
-        error = std::current_exception();
+        error = what_ended("job of offload");
       }
     }
     F& function;
@@ -5392,7 +5410,7 @@ auto offload(F f, Args... args) {
 #include <algorithm>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Never suspends. Readiness right now, by asking the kernel. Throws
 // std::system_error for a descriptor that is not open.
@@ -5729,7 +5747,7 @@ class io_call {
 #include <string_view>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A socket, a pipe, a terminal or a file, which it owns. Move-only. What nobody
 // reads is EPIPE to whoever writes, never a SIGPIPE.
@@ -6076,7 +6094,7 @@ inline void stream::writev(const std::vector<std::string_view>& pieces,
 #include <sys/un.h>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Where a socket is: an IPv4 or IPv6 address and a port, or a unix path. None
 // of its members suspends.
@@ -6579,7 +6597,7 @@ class udp_socket {
 #include <initializer_list>
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // What the process has received and nobody has taken yet, and whom to tell.
 struct received_signals {
@@ -6607,7 +6625,7 @@ struct received_signals {
   }
 };
 
-[[gnu::visibility("default")]] inline received_signals signals;
+inline received_signals signals;
 
 inline void received_signals::handle(int signal) {
   signals.count[signal].fetch_add(1);
@@ -6684,7 +6702,7 @@ inline int wait_signal(std::initializer_list<int> which,
 // It costs nothing until somebody forks, and then some system calls.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Called in the child, by the thread that has forked.
 inline void start_over_in_child() {
@@ -6719,7 +6737,7 @@ inline const bool ready_to_fork = [] {
 // waited for while a timer is set: a peer in another process is always late.
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // None of its members suspends.
 class virtual_time final : public system_calls {
@@ -6779,7 +6797,7 @@ class virtual_time final : public system_calls {
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Where a task stands: a visitor that looks at the stack it is on.
 struct trace : visitor {

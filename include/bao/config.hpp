@@ -121,7 +121,9 @@ inline void agree_on(const configuration& mine) {
   std::terminate();
 }
 
-inline namespace BAO_ABI {
+// Visible, also out of a shared object that is compiled to hide all it has: so
+// those of a program share one runtime, and catch each other's errors.
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 inline constexpr std::size_t default_stack_size = BAO_STACK_SIZE;
 

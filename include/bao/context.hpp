@@ -31,7 +31,7 @@
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 #if defined(BAO_USE_UCONTEXT)
 

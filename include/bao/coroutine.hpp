@@ -33,13 +33,13 @@
 #include "bao/fiber.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 struct nothing {};  // what a coroutine<void> sends
 
 // Its address stands for the type T, in this program.
 template <class T>
-[[gnu::visibility("default")]] inline char type_tag = 0;
+inline char type_tag = 0;
 
 // The flow that runs inside f: a generator lends itself to whoever resumed it.
 inline fiber* flow_of(fiber* f) {
@@ -49,7 +49,7 @@ inline fiber* flow_of(fiber* f) {
 
 using switch_trace = void (*)(const char* event, const void* from,
                               const void* to);
-[[gnu::visibility("default")]] inline switch_trace trace_switch = nullptr;
+inline switch_trace trace_switch = nullptr;
 
 // Never suspends. From now on trace("switch" or "throw", from, to) is called
 // before each switch between coroutines, with the values of their id(). It must
@@ -379,7 +379,7 @@ class coroutine_frame final : public coroutine_core {
     } catch (const killed& k) {
       if (!k.is_for(this)) error = std::current_exception();
     } catch (...) {
-      error = std::current_exception();
+      error = what_ended("coroutine");
     }
     cleaning = true;
     drop_body();

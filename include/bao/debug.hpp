@@ -36,7 +36,7 @@
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Where a task stands: a visitor that looks at the stack it is on.
 struct trace : visitor {

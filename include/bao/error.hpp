@@ -31,7 +31,7 @@
 #include "bao/config.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Thrown in a flow that is to end: at the place where it waits, or at the next
 // one. Let it pass, or rethrow it; a flow that swallows it meets it again.

@@ -51,7 +51,7 @@ extern "C" __cxa_eh_globals* __cxa_get_globals();
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A thread's exceptions in flight, as both C++ runtimes lay them out: Itanium
 // C++ ABI, Exception Handling, 2.2.2.
@@ -166,7 +166,12 @@ struct thread_state {
   // Counts the fibers that have started here and still exist. Most go on their
   // own thread, where a plain counter does; only the others pay for an atomic
   // one, which starts high so that it cannot reach zero before the thread ends.
-  void add() { ++fibers_; }
+  void add() {
+    if (ended)  // in the destructor of an object at namespace scope
+      others_.fetch_add(1);
+    else
+      ++fibers_;
+  }
   void drop() noexcept;
 
   // Does what other threads have left for this one to do: see fiber::release.
@@ -188,7 +193,7 @@ struct thread_flows {
   exceptions_in_flight* exceptions = nullptr;
 };
 #if defined(__ELF__)
-#define BAO_HOT [[gnu::tls_model("initial-exec"), gnu::visibility("default")]]
+#define BAO_HOT [[gnu::tls_model("initial-exec")]]
 #else
 #define BAO_HOT
 #endif
@@ -480,6 +485,17 @@ inline void thread_state::end() {
 [[noreturn, gnu::cold]] inline void die(const std::string& why) {
   std::fprintf(stderr, "bao: %s\n", why.c_str());
   std::terminate();
+}
+
+// What has ended a body, in the handler that has caught it. The unwinding that
+// pthread_exit() and pthread_cancel() begin is no exception that could be kept,
+// and to go on with it would leave the thread's own stack as it is.
+[[gnu::cold]] inline std::exception_ptr what_ended(const char* flow) {
+  std::exception_ptr error = std::current_exception();
+  if (error == nullptr)
+    die(std::string("pthread_exit() or pthread_cancel() in a ") + flow +
+        ": only the main flow of a thread can end it");
+  return error;
 }
 
 }  // namespace BAO_ABI

@@ -27,7 +27,7 @@
 #include "bao/signal.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Called in the child, by the thread that has forked.
 inline void start_over_in_child() {

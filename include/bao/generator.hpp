@@ -37,7 +37,7 @@
 #include "bao/coroutine.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 template <class Yield, class Send = void, class Return = void>
 class generator;
@@ -281,7 +281,7 @@ fiber* generator_core<Y, S>::run() noexcept {
   } catch (const killed& k) {
     if (!k.is_for(this)) error = std::current_exception();
   } catch (...) {
-    error = std::current_exception();
+    error = what_ended("generator");
   }
   cleaning = true;
   drop_body();

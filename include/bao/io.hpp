@@ -33,7 +33,7 @@
 #include "bao/offload.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Never suspends. Readiness right now, by asking the kernel. Throws
 // std::system_error for a descriptor that is not open.

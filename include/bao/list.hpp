@@ -12,7 +12,7 @@
 #include "bao/config.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class list_node {
  public:

@@ -27,7 +27,7 @@
 #include "bao/timeout.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
@@ -184,7 +184,7 @@ auto offload(F f, Args... args) {
         else
           result.emplace(std::apply(function, arguments));
       } catch (...) {
-        error = std::current_exception();
+        error = what_ended("job of offload");
       }
     }
     F& function;

@@ -29,7 +29,7 @@
 #include "bao/generator.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A stage knows how to connect itself to the generator on its left.
 template <class Connect>

@@ -17,21 +17,21 @@
 #if defined(BAO_USE_SELECT)
 #include "bao/poller/select.hpp"
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 using poller = select_poller;
 }
 }  // namespace bao
 #elif defined(BAO_USE_POLL) || !defined(__linux__)
 #include "bao/poller/poll.hpp"
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 using poller = poll_poller;
 }
 }  // namespace bao
 #else
 #include "bao/poller/epoll.hpp"
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 using poller = epoll_poller;
 }
 }  // namespace bao

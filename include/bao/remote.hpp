@@ -18,7 +18,7 @@
 #include "bao/spawn.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A lock between threads; <mutex> would double what it takes to parse this
 // file. The holder must not suspend.

@@ -17,7 +17,7 @@
 #include "bao/task.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 inline std::string describe(const task_block& t, nanoseconds now) {
   std::string text = "task " + std::to_string(t.id);

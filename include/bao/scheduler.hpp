@@ -34,7 +34,7 @@
 #include "bao/report.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Who waits for a descriptor, and in which direction.
 struct descriptor_waiter : list_node {

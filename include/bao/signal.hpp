@@ -20,7 +20,7 @@
 #include "bao/io.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // What the process has received and nobody has taken yet, and whom to tell.
 struct received_signals {
@@ -48,7 +48,7 @@ struct received_signals {
   }
 };
 
-[[gnu::visibility("default")]] inline received_signals signals;
+inline received_signals signals;
 
 inline void received_signals::handle(int signal) {
   signals.count[signal].fetch_add(1);

@@ -42,7 +42,7 @@
 #include "bao/stream.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Where a socket is: an IPv4 or IPv6 address and a port, or a unix path. None
 // of its members suspends.

@@ -27,7 +27,7 @@
 #include "bao/scheduler.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // The task that runs a callable on a stack of its own.
 class spawned_task : public task_block {
@@ -54,7 +54,7 @@ class spawned_task : public task_block {
       ended_by_kill = k.is_for(flow);
       if (!ended_by_kill) error = std::current_exception();
     } catch (...) {
-      error = std::current_exception();
+      error = what_ended("task");
     }
     cleaning = true;
     drop_body();
@@ -269,7 +269,7 @@ class task {
       try {
         mine->call(task(&ended));
       } catch (...) {
-        tell_unhandled("on_done", std::current_exception());
+        tell_unhandled("on_done", what_ended("callback of on_done"));
       }
     };
     if (b.stage == task_state::done) {

@@ -40,7 +40,7 @@
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Below every stack. Wider than a page, since a function with large local
 // arrays may step over a narrow one; AArch64 compilers probe every 64 KiB.

@@ -33,7 +33,7 @@
 #include "bao/io.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A socket, a pipe, a terminal or a file, which it owns. Move-only. What nobody
 // reads is EPIPE to whoever writes, never a SIGPIPE.

@@ -19,7 +19,7 @@
 #include "bao/config.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 using nanoseconds = std::int64_t;
 

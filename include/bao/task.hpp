@@ -28,7 +28,7 @@
 #include "bao/timers.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 enum class task_state { created, ready, parked, running, done };
 

@@ -20,7 +20,7 @@
 #include "bao/system.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // The clock that all waiting goes by: steady, in nanoseconds.
 struct clock {

@@ -22,7 +22,7 @@
 #include "bao/spawn.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // None of its members suspends. Throws bao::timed_out where the flow waits,
 // once, when `limit` has passed: at its next wait if it does not wait then. It

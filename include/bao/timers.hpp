@@ -22,7 +22,7 @@
 #include "bao/time.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class timer_heap;
 

@@ -17,7 +17,7 @@
 #include "bao/spawn.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // None of its members suspends.
 class virtual_time final : public system_calls {

@@ -34,7 +34,7 @@
 #include "bao/stack.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class epoll_poller {
  public:

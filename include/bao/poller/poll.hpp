@@ -17,7 +17,7 @@
 #include "bao/poller/readiness.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class poll_poller {
  public:

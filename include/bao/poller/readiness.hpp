@@ -46,7 +46,7 @@
 #endif
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A set of: readable, writable, uncertain. False when empty.
 struct readiness {

@@ -20,7 +20,7 @@
 #include "bao/poller/readiness.hpp"
 
 namespace bao {
-inline namespace BAO_ABI {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 class select_poller {
  public:
