@@ -933,6 +933,8 @@ inline void stack_pool::release() noexcept {
 
 #include <signal.h>
 
+#include <memory>
+
 #if defined(BAO_ASAN)
 #include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
@@ -1089,8 +1091,8 @@ struct thread_flows {
   fiber* root = nullptr;     // the first flow of the tree that runs
   exceptions_in_flight* exceptions = nullptr;
 };
-#if defined(__ELF__)
-#define BAO_HOT [[gnu::tls_model("initial-exec")]]
+#if defined(__ELF__) && defined(__PIC__) && !defined(__PIE__)
+#define BAO_HOT [[gnu::tls_model("initial-exec")]]  // as a program has it
 #else
 #define BAO_HOT
 #endif
@@ -1098,15 +1100,15 @@ BAO_HOT inline thread_local thread_flows flows;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
+// Not ended by a thread_local object: others, destroyed later, may run fibers,
+// and what these make would stay. The last argument is for dlclose(): it lies
+// in the shared object that has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
-  struct at_thread_end {
-    ~at_thread_end() { current_thread->end(); }
-    char touched = 0;
-  };
-  static thread_local at_thread_end guard;
-  current_thread = new thread_state;
-  guard.touched = 1;
-  return *current_thread;
+  void (*const end)(void*) = [](void*) { current_thread->end(); };
+  auto made = std::make_unique<thread_state>();
+  if (abi::__cxa_thread_atexit(end, nullptr, reinterpret_cast<void*>(end)) != 0)
+    throw std::bad_alloc();
+  return *(current_thread = made.release());
 }
 
 // This thread's, made when there is none. Never suspends.
@@ -1893,7 +1895,6 @@ coroutine_ref<T> main_coroutine() {
 // optional instead of StopIteration.
 
 #include <iterator>
-#include <memory>
 #include <tuple>
 
 namespace bao {
@@ -3954,9 +3955,9 @@ class scheduler {
 inline thread_local bool tasks_have_ended = false;
 
 [[gnu::noinline]] inline scheduler& make_scheduler() {
-  thread_state& t = this_thread_state();
-  if (t.ended || tasks_have_ended)
+  if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
+  thread_state& t = this_thread_state();
   static thread_local std::optional<scheduler> made;
   made.emplace(t);
   return *made;

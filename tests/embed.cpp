@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "bao/socket.hpp"
-#include "bao/virtual_time.hpp"
+#include "bao.hpp"
 
 namespace {
 

@@ -1,6 +1,4 @@
 // What a child process has of the tasks of its parent, and what it has not.
-#include "bao/fork.hpp"
-
 #include <doctest/doctest.h>
 #include <sys/wait.h>
 
@@ -8,7 +6,7 @@
 #include <functional>
 #include <string>
 
-#include "bao/socket.hpp"
+#include "bao.hpp"
 
 namespace {
 

@@ -22,7 +22,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cxxabi.h>  // the list of exceptions
+#include <cxxabi.h>  // the list of exceptions, the end of a thread
 #include <signal.h>
 #include <unistd.h>  // write
 
@@ -31,6 +31,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <memory>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -192,8 +194,8 @@ struct thread_flows {
   fiber* root = nullptr;     // the first flow of the tree that runs
   exceptions_in_flight* exceptions = nullptr;
 };
-#if defined(__ELF__)
-#define BAO_HOT [[gnu::tls_model("initial-exec")]]
+#if defined(__ELF__) && defined(__PIC__) && !defined(__PIE__)
+#define BAO_HOT [[gnu::tls_model("initial-exec")]]  // as a program has it
 #else
 #define BAO_HOT
 #endif
@@ -201,15 +203,15 @@ BAO_HOT inline thread_local thread_flows flows;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
+// Not ended by a thread_local object: others, destroyed later, may run fibers,
+// and what these make would stay. The last argument is for dlclose(): it lies
+// in the shared object that has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
-  struct at_thread_end {
-    ~at_thread_end() { current_thread->end(); }
-    char touched = 0;
-  };
-  static thread_local at_thread_end guard;
-  current_thread = new thread_state;
-  guard.touched = 1;
-  return *current_thread;
+  void (*const end)(void*) = [](void*) { current_thread->end(); };
+  auto made = std::make_unique<thread_state>();
+  if (abi::__cxa_thread_atexit(end, nullptr, reinterpret_cast<void*>(end)) != 0)
+    throw std::bad_alloc();
+  return *(current_thread = made.release());
 }
 
 // This thread's, made when there is none. Never suspends.

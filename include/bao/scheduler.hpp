@@ -224,9 +224,9 @@ class scheduler {
 inline thread_local bool tasks_have_ended = false;
 
 [[gnu::noinline]] inline scheduler& make_scheduler() {
-  thread_state& t = this_thread_state();
-  if (t.ended || tasks_have_ended)
+  if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
+  thread_state& t = this_thread_state();
   static thread_local std::optional<scheduler> made;
   made.emplace(t);
   return *made;
