@@ -31,9 +31,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <new>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "bao/stack.hpp"
@@ -499,6 +501,49 @@ inline void thread_state::end() {
         ": only the main flow of a thread can end it");
   return error;
 }
+
+// --- what a fiber runs -------------------------------------------------------
+
+// A callable and what it is to be called with: once, as all of it is moved from.
+template <class F, class... Args>
+struct bound_call {
+  template <class... First>
+  decltype(auto) operator()(First&... first) {
+    return std::apply(
+        [&first...](F& f, Args&... args) -> decltype(auto) {
+          return std::invoke(std::move(f), first..., std::move(args)...);
+        },
+        kept);
+  }
+  std::tuple<F, Args...> kept;
+};
+template <class F>  // most have no arguments, which saves compilers much work
+struct bound_call<F> {
+  template <class... First>
+  decltype(auto) operator()(First&... first) {
+    return std::invoke(std::move(kept), first...);
+  }
+  F kept;
+};
+
+// A Frame, which is a fiber, with its body. drop_body() destroys that, once and
+// early: when the fiber has ended, or knows that it will not begin.
+template <class Frame, class F, class... Args>
+class frame_with_body : public Frame {
+ public:
+  template <class... A>
+  explicit frame_with_body(A&&... a) : body{{std::forward<A>(a)...}} {}
+
+ protected:
+  ~frame_with_body() override {
+    if (this->life == flow_state::created) drop_body();
+  }
+  void drop_body() noexcept override { std::destroy_at(&body); }
+
+  union {
+    bound_call<F, Args...> body;
+  };
+};
 
 }  // namespace BAO_ABI
 }  // namespace bao

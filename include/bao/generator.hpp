@@ -373,25 +373,19 @@ class generator_frame : public generator_core<Y, S> {
 };
 
 template <class Y, class S, class R, class F, class... Args>
-class generator_call final : public generator_frame<Y, S, R> {
+class generator_call final
+    : public frame_with_body<generator_frame<Y, S, R>, F, Args...> {
  public:
-  template <class G, class... A>
-  explicit generator_call(G&& f, A&&... args)
-      : body_(std::in_place, std::forward<G>(f), std::forward<A>(args)...) {}
+  using frame_with_body<generator_frame<Y, S, R>, F, Args...>::frame_with_body;
 
  private:
   void call_body() override {
-    const auto call = [this](F& f, Args&... args) -> R {
-      return f(static_cast<yielder<Y, S>&>(*this), std::move(args)...);
-    };
+    yielder<Y, S>& yield = *this;
     if constexpr (std::is_void_v<R>)
-      std::apply(call, *body_);
+      this->body(yield);
     else
-      this->result.emplace(std::apply(call, *body_));
+      this->result.emplace(this->body(yield));
   }
-  void drop_body() noexcept override { body_.reset(); }
-
-  std::optional<std::tuple<F, Args...>> body_;
 };
 
 // A body with a stack of its own that yields values of type Yield, takes values

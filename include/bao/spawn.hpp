@@ -41,6 +41,7 @@ class spawned_task : public task_block {
   }
 
  protected:
+  [[gnu::noinline]] ~spawned_task() override = default;
   virtual void call_body() = 0;
   virtual void drop_body() noexcept = 0;
 
@@ -82,28 +83,19 @@ class task_frame : public spawned_task {
 };
 
 template <class R, class F, class... Args>
-class task_call final : public task_frame<R> {
+class task_call final : public frame_with_body<task_frame<R>, F, Args...> {
  public:
-  template <class G, class... A>
-  explicit task_call(G&& f, A&&... args)
-      : body_(std::in_place, std::forward<G>(f), std::forward<A>(args)...) {}
+  using frame_with_body<task_frame<R>, F, Args...>::frame_with_body;
 
  private:
   void call_body() override {
-    const auto call = [](F& f, Args&... args) -> R {
-      return std::apply(std::move(f),
-                        std::forward_as_tuple(std::move(args)...));
-    };
     if constexpr (std::is_void_v<R>)
-      std::apply(call, *body_), this->result.emplace();
+      this->body(), this->result.emplace();
     else if constexpr (std::is_reference_v<R>)
-      this->result = std::addressof(std::apply(call, *body_));
+      this->result = std::addressof(this->body());
     else
-      this->result.emplace(std::apply(call, *body_));
+      this->result.emplace(this->body());
   }
-  void drop_body() noexcept override { body_.reset(); }
-
-  std::optional<std::tuple<F, Args...>> body_;
 };
 
 // Where a task was spawned: filled in by the compiler at the call.
