@@ -933,7 +933,9 @@ inline void stack_pool::release() noexcept {
 
 #include <signal.h>
 
+#include <functional>
 #include <memory>
+#include <tuple>
 
 #if defined(BAO_ASAN)
 #include <pthread.h>
@@ -1396,6 +1398,49 @@ inline void thread_state::end() {
         ": only the main flow of a thread can end it");
   return error;
 }
+
+// --- what a fiber runs -------------------------------------------------------
+
+// A callable and what it is called with: once, as all of it is moved from.
+template <class F, class... Args>
+struct bound_call {
+  template <class... First>
+  decltype(auto) operator()(First&... first) {
+    return std::apply(
+        [&first...](F& f, Args&... args) -> decltype(auto) {
+          return std::invoke(std::move(f), first..., std::move(args)...);
+        },
+        kept);
+  }
+  std::tuple<F, Args...> kept;
+};
+template <class F>  // most have no arguments, which saves compilers much work
+struct bound_call<F> {
+  template <class... First>
+  decltype(auto) operator()(First&... first) {
+    return std::invoke(std::move(kept), first...);
+  }
+  F kept;
+};
+
+// A Frame, which is a fiber, with its body. drop_body() destroys that, once and
+// early: when the fiber has ended, or knows that it will not begin.
+template <class Frame, class F, class... Args>
+class frame_with_body : public Frame {
+ public:
+  template <class... A>
+  explicit frame_with_body(A&&... a) : body{{std::forward<A>(a)...}} {}
+
+ protected:
+  ~frame_with_body() override {
+    if (this->life == flow_state::created) drop_body();
+  }
+  void drop_body() noexcept override { std::destroy_at(&body); }
+
+  union {
+    bound_call<F, Args...> body;
+  };
+};
 
 }  // namespace BAO_ABI
 }  // namespace bao
@@ -1895,7 +1940,6 @@ coroutine_ref<T> main_coroutine() {
 // optional instead of StopIteration.
 
 #include <iterator>
-#include <tuple>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -2234,25 +2278,19 @@ class generator_frame : public generator_core<Y, S> {
 };
 
 template <class Y, class S, class R, class F, class... Args>
-class generator_call final : public generator_frame<Y, S, R> {
+class generator_call final
+    : public frame_with_body<generator_frame<Y, S, R>, F, Args...> {
  public:
-  template <class G, class... A>
-  explicit generator_call(G&& f, A&&... args)
-      : body_(std::in_place, std::forward<G>(f), std::forward<A>(args)...) {}
+  using frame_with_body<generator_frame<Y, S, R>, F, Args...>::frame_with_body;
 
  private:
   void call_body() override {
-    const auto call = [this](F& f, Args&... args) -> R {
-      return f(static_cast<yielder<Y, S>&>(*this), std::move(args)...);
-    };
+    yielder<Y, S>& yield = *this;
     if constexpr (std::is_void_v<R>)
-      std::apply(call, *body_);
+      this->body(yield);
     else
-      this->result.emplace(std::apply(call, *body_));
+      this->result.emplace(this->body(yield));
   }
-  void drop_body() noexcept override { body_.reset(); }
-
-  std::optional<std::tuple<F, Args...>> body_;
 };
 
 // A body with a stack of its own that yields values of type Yield, takes values
@@ -4473,6 +4511,7 @@ class spawned_task : public task_block {
   }
 
  protected:
+  [[gnu::noinline]] ~spawned_task() override = default;
   virtual void call_body() = 0;
   virtual void drop_body() noexcept = 0;
 
@@ -4514,28 +4553,19 @@ class task_frame : public spawned_task {
 };
 
 template <class R, class F, class... Args>
-class task_call final : public task_frame<R> {
+class task_call final : public frame_with_body<task_frame<R>, F, Args...> {
  public:
-  template <class G, class... A>
-  explicit task_call(G&& f, A&&... args)
-      : body_(std::in_place, std::forward<G>(f), std::forward<A>(args)...) {}
+  using frame_with_body<task_frame<R>, F, Args...>::frame_with_body;
 
  private:
   void call_body() override {
-    const auto call = [](F& f, Args&... args) -> R {
-      return std::apply(std::move(f),
-                        std::forward_as_tuple(std::move(args)...));
-    };
     if constexpr (std::is_void_v<R>)
-      std::apply(call, *body_), this->result.emplace();
+      this->body(), this->result.emplace();
     else if constexpr (std::is_reference_v<R>)
-      this->result = std::addressof(std::apply(call, *body_));
+      this->result = std::addressof(this->body());
     else
-      this->result.emplace(std::apply(call, *body_));
+      this->result.emplace(this->body());
   }
-  void drop_body() noexcept override { body_.reset(); }
-
-  std::optional<std::tuple<F, Args...>> body_;
 };
 
 // Where a task was spawned: filled in by the compiler at the call.

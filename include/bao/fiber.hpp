@@ -504,7 +504,7 @@ inline void thread_state::end() {
 
 // --- what a fiber runs -------------------------------------------------------
 
-// A callable and what it is to be called with: once, as all of it is moved from.
+// A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
 struct bound_call {
   template <class... First>
