@@ -41,7 +41,7 @@ class spawned_task : public task_block {
   }
 
  protected:
-  [[gnu::noinline]] ~spawned_task() override = default;
+  [[gnu::noinline]] ~spawned_task() override {}
   virtual void call_body() = 0;
   virtual void drop_body() noexcept = 0;
 
