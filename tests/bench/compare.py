@@ -22,6 +22,7 @@ The exit status is 1 when a target was missed or could not be measured.
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import pathlib
@@ -107,7 +108,7 @@ ECHO_SERVERS = {
     "epoll": ["echo_epoll", "0", "short"],
 }
 ECHO_CONNECTIONS = [64, 1000]
-ECHO_BYTES = 64
+ECHO_BYTES = [64, 4096]
 ECHO_MOST_CPU = 1.05
 ECHO_CALLS_APART = 0.1
 
@@ -236,11 +237,10 @@ class Server:
         self.output.close()
 
 
-def load(programs, server, connections, seconds):
+def load(programs, server, connections, size, seconds):
     """The command that loads the server."""
     return pinned(1, [programs / "loadgen", "127.0.0.1", server.port,
-                      str(connections), str(ECHO_BYTES), str(seconds),
-                      server.pid])
+                      str(connections), str(size), str(seconds), server.pid])
 
 
 def result_of(done):
@@ -250,15 +250,16 @@ def result_of(done):
     return json.loads(line)
 
 
-def echo_once(programs, name, connections, seconds):
+def echo_once(programs, name, connections, size, seconds):
     """CPU time of the server for a request, in microseconds."""
     with Server(programs, name) as server:
-        done = subprocess.run(load(programs, server, connections, seconds),
-                              stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            load(programs, server, connections, size, seconds),
+            stdout=subprocess.PIPE, text=True)
     return result_of(done)["server_cpu_us"]
 
 
-def count_calls(programs, name, connections, seconds):
+def count_calls(programs, name, connections, size, seconds):
     """System calls of the server for a request; None where perf cannot."""
     if not shutil.which("perf"):
         print("system calls: cannot be counted here, there is no perf")
@@ -269,7 +270,7 @@ def count_calls(programs, name, connections, seconds):
         done = subprocess.run(
             ["perf", "stat", "-x", ",", "-o", counted.name,
              "-e", "raw_syscalls:sys_enter", "-p", server.pid, "--"] +
-            load(programs, server, connections, seconds),
+            load(programs, server, connections, size, seconds),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         lines = [line.split(",") for line in counted.read().splitlines()
                  if "raw_syscalls:sys_enter" in line and line[0] != "#"]
@@ -290,18 +291,18 @@ def compare_echo(programs, rounds, seconds):
     if len(CORES) < 2 or not shutil.which("taskset"):
         print("server and load are not pinned to a core each: expect noise")
     all_met = True
-    for connections in ECHO_CONNECTIONS:
+    for size, connections in itertools.product(ECHO_BYTES, ECHO_CONNECTIONS):
         cpu = {"bao": [], "epoll": []}
         for i in range(rounds):
             order = ["bao", "epoll"] if i % 2 == 0 else ["epoll", "bao"]
             for name in order:
                 cpu[name].append(
-                    echo_once(programs, name, connections, seconds))
+                    echo_once(programs, name, connections, size, seconds))
         ratios = [a / b for a, b in zip(cpu["bao"], cpu["epoll"])]
         ratio = statistics.median(ratios)
         met = ratio <= ECHO_MOST_CPU
         print("%d connections, messages of %d bytes, %d pairs" % (
-            connections, ECHO_BYTES, rounds))
+            connections, size, rounds))
         for name, values in cpu.items():
             print("  %-6s server CPU a request, us: median %.3f, "
                   "least %.3f, most %.3f" % (
@@ -312,7 +313,7 @@ def compare_echo(programs, rounds, seconds):
                                         ECHO_MOST_CPU, verdict(met)))
         all_met = all_met and met
 
-        calls = {name: count_calls(programs, name, connections, seconds)
+        calls = {name: count_calls(programs, name, connections, size, seconds)
                  for name in cpu}
         if None in calls.values():
             all_met = False
