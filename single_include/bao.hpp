@@ -3056,7 +3056,8 @@ inline void timer::cancel() {
 //       Calls report(fd, readiness) for what is ready, at most 32 at a time.
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
 //       interrupting signal ends that too. More may be reported than was asked
-//       for, never less: an error or a hang-up counts as both directions.
+//       for, never less: an error or a hang-up counts as both directions (but
+//       for select's hang-ups, see there).
 //   prepare(fds)
 //       Adds what is watched to an array for poll(2): when any of it is ready,
 //       wait() has something to report, or was called by wake().
@@ -3160,6 +3161,10 @@ inline timespec to_timespec(nanoseconds ns) {
 // Two sets of FD_SETSIZE bits, 1024 nearly everywhere, are copied into the
 // kernel and out again at every wait. A descriptor that has no bit is refused:
 // setting it would write past the end of the set.
+//
+// Of a hang-up it tells readers only, and writers of room or an error. So one
+// who writes to a full unix socket waits on when its other end shuts both ways
+// and stays open; the other two pollers tell him.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -5476,10 +5481,7 @@ class place_in_line {
   }
   // Until there may be news.
   bool wait(deadline until, const char* what) {
-    poller& p = scheduler_.poller();
-    const bool watched =
-        watch_.owned ? p.watch_owned(fd_, self_.want) : p.watch(fd_, wanted());
-    if (!watched) return true;  // always ready
+    if (!watch()) return true;  // always ready
     struct counted {
       int& waits;
       explicit counted(int& n) : waits(n) { ++waits; }
@@ -5497,6 +5499,14 @@ class place_in_line {
   }
 
  private:
+  bool watch() try {
+    poller& p = scheduler_.poller();
+    return watch_.owned ? p.watch_owned(fd_, self_.want)
+                        : p.watch(fd_, wanted());
+  } catch (...) {
+    watch_.ready = watch_.ready | self_.want;  // nobody will report it: try
+    throw;
+  }
   readiness wanted() {
     readiness all;
     for (auto* w = watch_.waiters.first(); w != nullptr;
@@ -5520,6 +5530,8 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   scheduler& s = this_scheduler();
   descriptor_watch*& known = s.watch_of(fd);
   if (known == nullptr) known = new descriptor_watch;
+  // Its owner may have closed it on another thread, unheard here.
+  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
   place_in_line here(s, fd, *known, want);
   do {
     if (!here.wait(until, "waiting for descriptor")) return {};
@@ -5830,7 +5842,14 @@ class stream {
   }
 
  protected:
-  enum class kind { tcp_socket, other_socket, pollable, non_blocking, file };
+  enum class kind {
+    tcp_socket,
+    other_socket,
+    pollable,
+    terminal,
+    non_blocking,
+    file
+  };
   stream(int fd, kind k) : descriptor_(fd), kind_(k) {}
 
   descriptor descriptor_;
@@ -5873,8 +5892,8 @@ inline stream::kind stream::kind_of(int fd) {
     const bool tcp = type == SOCK_STREAM && at.ss_family != AF_UNIX;
     return tcp ? kind::tcp_socket : kind::other_socket;
   }
-  return ::fcntl(fd, F_GETFL) & O_NONBLOCK ? kind::non_blocking
-                                           : kind::pollable;
+  if (::fcntl(fd, F_GETFL) & O_NONBLOCK) return kind::non_blocking;
+  return ::isatty(fd) ? kind::terminal : kind::pollable;
 }
 
 // Reads from the kernel.
@@ -6029,6 +6048,15 @@ inline ssize_t write_quietly(int fd, const void* p, std::size_t n) {
   return put;
 }
 
+// So much is taken without blocking by a terminal that is writable: a few plain
+// bytes, or one that it may turn into several, as the end of a line.
+inline std::size_t taken_by_terminal(const void* p, std::size_t n) {
+  const auto* const bytes = static_cast<const unsigned char*>(p);
+  std::size_t plain = 0;
+  while (plain < std::min(n, std::size_t{128}) && bytes[plain] >= ' ') ++plain;
+  return std::max(plain, std::size_t{1});
+}
+
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
@@ -6039,8 +6067,10 @@ inline std::size_t stream::send(io_call& writing, const void* p,
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (kind_ == kind::non_blocking) return write_quietly(fd(), p, n);
     // A pipe that is writable takes this much without blocking.
-    if (poll_now(fd(), writable))
-      return write_quietly(fd(), p, std::min(n, std::size_t{PIPE_BUF}));
+    const std::size_t most = kind_ == kind::terminal
+                                 ? taken_by_terminal(p, n)
+                                 : std::min(n, std::size_t{PIPE_BUF});
+    if (poll_now(fd(), writable)) return write_quietly(fd(), p, most);
     errno = EAGAIN;
     return ssize_t{-1};
   }));
@@ -6544,9 +6574,19 @@ class udp_socket {
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
     io_call writing(descriptor_, writable, until, "writing descriptor");
-    writing.retry([&] {
-      return sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-    });
+    // A unix receiver whose queue is full cannot be waited for: try again.
+    clock::duration pause = std::chrono::milliseconds(1);
+    constexpr ssize_t full = -2;
+    while (writing.retry([&] {
+      const ssize_t put =
+          sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+      return put == -1 && errno == EAGAIN && to.family() == AF_UNIX ? full
+                                                                    : put;
+    }) == full) {
+      writing.pause(pause);
+      pause =
+          std::min<clock::duration>(pause * 2, std::chrono::milliseconds(50));
+    }
   }
 
   struct datagram {

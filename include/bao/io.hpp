@@ -98,10 +98,7 @@ class place_in_line {
   }
   // Until there may be news.
   bool wait(deadline until, const char* what) {
-    poller& p = scheduler_.poller();
-    const bool watched =
-        watch_.owned ? p.watch_owned(fd_, self_.want) : p.watch(fd_, wanted());
-    if (!watched) return true;  // always ready
+    if (!watch()) return true;  // always ready
     struct counted {
       int& waits;
       explicit counted(int& n) : waits(n) { ++waits; }
@@ -119,6 +116,14 @@ class place_in_line {
   }
 
  private:
+  bool watch() try {
+    poller& p = scheduler_.poller();
+    return watch_.owned ? p.watch_owned(fd_, self_.want)
+                        : p.watch(fd_, wanted());
+  } catch (...) {
+    watch_.ready = watch_.ready | self_.want;  // nobody will report it: try
+    throw;
+  }
   readiness wanted() {
     readiness all;
     for (auto* w = watch_.waiters.first(); w != nullptr;
@@ -142,6 +147,8 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   scheduler& s = this_scheduler();
   descriptor_watch*& known = s.watch_of(fd);
   if (known == nullptr) known = new descriptor_watch;
+  // Its owner may have closed it on another thread, unheard here.
+  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
   place_in_line here(s, fd, *known, want);
   do {
     if (!here.wait(until, "waiting for descriptor")) return {};
