@@ -147,7 +147,7 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   scheduler& s = this_scheduler();
   descriptor_watch*& known = s.watch_of(fd);
   if (known == nullptr) known = new descriptor_watch;
-  // Its owner may have closed it on another thread, unheard here.
+  // Its owner may have closed it behind our back: the kernel is told anew.
   if (known->owned && known->waiters.empty()) s.poller().forget(fd);
   place_in_line here(s, fd, *known, want);
   do {
@@ -223,6 +223,7 @@ class descriptor {
       descriptor_watch*& known = s.watch_of(fd_);
       if (known != nullptr && known->owned) {  // closed behind our back
         abandon(s, *known, fd_);
+        if (known->parted && --known->references == 0) delete known;
         known = nullptr;
       }
       if (known == nullptr)
@@ -248,7 +249,11 @@ class descriptor {
 
   void stop_watching(int fd) noexcept {
     descriptor_watch* const w = std::exchange(watch_, nullptr);
-    if (w == nullptr || home_ != here_number()) return;
+    if (w == nullptr) return;
+    if (home_ != here_number()) {
+      if (w->parted.exchange(true)) delete w;
+      return;
+    }
     scheduler& s = *here();
     if (s.watch_of(fd) == w) {
       abandon(s, *w, fd);
