@@ -193,7 +193,7 @@ TEST_CASE("V65: whatever a signal interrupts is called again") {
       return -1;
     }
   } system;
-  bao::timeout guard(20s);
+  bao::timeout guard(60s);
   for (const int flags : {0, O_NONBLOCK}) {
     bao::stream in, out;
     std::tie(in, out) = make_pipe(flags);
@@ -231,8 +231,8 @@ TEST_CASE(
     }
   } system;
   auto ends = bao::socket_pair();
-  auto first = bao::spawn([&] { ends.first.read_exactly(3, 5s); });
-  auto second = bao::spawn([&] { return ends.first.read_exactly(3, 5s); });
+  auto first = bao::spawn([&] { ends.first.read_exactly(3, 30s); });
+  auto second = bao::spawn([&] { return ends.first.read_exactly(3, 30s); });
   bao::sleep(1ms);
   system.error = ENOBUFS;
   std::string text;
@@ -255,7 +255,7 @@ TEST_CASE("V65: whoever waits sleeps on through a storm of signals") {
   static volatile sig_atomic_t signals;
   signals = 0;
   on_signal count(SIGALRM, [](int) { signals = signals + 1; });
-  bao::timeout guard(30s);
+  bao::timeout guard(60s);
   bao::stream empty, feed, drain, full;
   std::tie(empty, feed) = make_pipe();
   std::tie(drain, full) = make_pipe();
@@ -327,15 +327,15 @@ TEST_CASE("V73: writing to a pipe that nobody reads is EPIPE, and no SIGPIPE") {
     bao::stream in, out;
     std::tie(in, out) = make_pipe(flags);
     auto waits =
-        bao::spawn([&] { out.write_all(std::string(1'000'000, 'x'), 5s); });
+        bao::spawn([&] { out.write_all(std::string(1'000'000, 'x'), 30s); });
     bao::sleep(1ms);
     CHECK(!waits.done());
     in.close();
     CHECK(error_of([&] { waits.get(); }) == std::errc::broken_pipe);
-    CHECK(error_of([&] { out.write_some("x", 1, 5s); }) ==
+    CHECK(error_of([&] { out.write_some("x", 1, 30s); }) ==
           std::errc::broken_pipe);
     CHECK(error_of([&] {
-            out.writev({"x", "y"}, 5s);
+            out.writev({"x", "y"}, 30s);
           }) == std::errc::broken_pipe);
   }
   CHECK(signals == 0);
@@ -358,7 +358,7 @@ TEST_CASE(
   bao::stream in, out;
   std::tie(in, out) = make_pipe();
   in.close();
-  CHECK(error_of([&] { out.write_all("x", 5s); }) == std::errc::broken_pipe);
+  CHECK(error_of([&] { out.write_all("x", 30s); }) == std::errc::broken_pipe);
   sigset_t pending;
   ::sigpending(&pending);
   CHECK(sigismember(&pending, SIGPIPE) == 1);
@@ -370,7 +370,7 @@ TEST_CASE(
 // --- FIFOs, terminals, the standard descriptors ------------------------------
 
 TEST_CASE("V73: a FIFO ends with its writers, and goes on with the next one") {
-  bao::timeout guard(10s);
+  bao::timeout guard(60s);
   const std::string path = "/tmp/bao_hard_" + std::to_string(::getpid());
   REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
   bao::stream in(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
@@ -391,7 +391,7 @@ TEST_CASE("V73: a FIFO ends with its writers, and goes on with the next one") {
 }
 
 TEST_CASE("V73: a terminal gives its lines when they are complete, and ends") {
-  bao::timeout guard(10s);
+  bao::timeout guard(60s);
   bao::stream keys, program;
   std::tie(keys, program) = make_terminal();
   if (!keys) return;
@@ -466,17 +466,17 @@ TEST_CASE("V73: standard input, output and error are streams like others") {
   const auto child_does = []() noexcept {
     bao::stream from(0), to(1), errors(2);
     auto waiter = bao::spawn([] { return bao::wait_fd(0, bao::readable); });
-    while (auto line = from.read_line(20s)) {
-      to.write_all("out " + *line + '\n', 20s);
-      errors.write_all("err " + *line + '\n', 20s);
+    while (auto line = from.read_line(30s)) {
+      to.write_all("out " + *line + '\n', 30s);
+      errors.write_all("err " + *line + '\n', 30s);
     }
     bool works = waiter.get() == bao::readable;
     from.close();
     auto ends = bao::socket_pair();  // 0 is a number like others
     works = works && ends.first.fd() == 0;
-    auto reader = bao::spawn([&] { return ends.first.read_some(10, 20s); });
+    auto reader = bao::spawn([&] { return ends.first.read_some(10, 30s); });
     bao::yield();
-    ends.second.write_all("x", 20s);
+    ends.second.write_all("x", 30s);
     return reader.get() == "x" && works;
   };
   const pid_t child = ::fork();
@@ -492,13 +492,13 @@ TEST_CASE("V73: standard input, output and error are streams like others") {
   for (const int fd : {in[0], out[1], err[1]}) ::close(fd);
   bao::stream to(in[1]), from(out[0]), errors(err[0]);
   for (const std::string text : {"one", "two"}) {
-    to.write_all(text + '\n', 20s);
-    CHECK(from.read_line(20s) == "out " + text);
-    CHECK(errors.read_line(20s) == "err " + text);
+    to.write_all(text + '\n', 30s);
+    CHECK(from.read_line(30s) == "out " + text);
+    CHECK(errors.read_line(30s) == "err " + text);
   }
   to.close();
-  CHECK(from.read_all(SIZE_MAX, 20s) == "");
-  CHECK(errors.read_all(SIZE_MAX, 20s) == "");
+  CHECK(from.read_all(SIZE_MAX, 30s) == "");
+  CHECK(errors.read_all(SIZE_MAX, 30s) == "");
   int status = -1;
   CHECK(::waitpid(child, &status, 0) == child);
   CHECK(status == 0);
@@ -510,7 +510,7 @@ TEST_CASE("V73: a file that finds no number for its helper is read later on") {
   char path[] = "/tmp/bao_hard_XXXXXX";
   bao::stream file(::mkstemp(path));
   ::unlink(path);
-  file.write_all("some text", 20s);
+  file.write_all("some text", 30s);
   ::lseek(file.fd(), 0, SEEK_SET);
   CHECK(bao::wait_fd(file.fd(), bao::readable | bao::writable, 0s) ==
         (bao::readable | bao::writable));
@@ -521,10 +521,10 @@ TEST_CASE("V73: a file that finds no number for its helper is read later on") {
   ::close(free_one);
   none.rlim_cur = static_cast<rlim_t>(free_one);
   ::setrlimit(RLIMIT_NOFILE, &none);
-  const auto why = error_of([&] { file.read_some(4, 20s); });
+  const auto why = error_of([&] { file.read_some(4, 30s); });
   ::setrlimit(RLIMIT_NOFILE, &before);
   CHECK(why == std::errc::too_many_files_open);
-  CHECK(file.read_all(100, 20s) == "some text");
+  CHECK(file.read_all(100, 30s) == "some text");
 }
 
 // --- limits met exactly ------------------------------------------------------
@@ -533,18 +533,18 @@ TEST_CASE("V65: a line of exactly the limit passes; one byte more loses none") {
   auto ends = bao::socket_pair();
   const std::string exact(64 * 1024, 'x');
   auto writer = bao::spawn([&] {
-    ends.second.write_all(exact + '\n', 20s);
-    ends.second.write_all(exact + "y\n", 20s);
-    ends.second.write_all(exact, 20s);
+    ends.second.write_all(exact + '\n', 30s);
+    ends.second.write_all(exact + "y\n", 30s);
+    ends.second.write_all(exact, 30s);
     ends.second.close();
   });
-  CHECK((ends.first.read_line(20s) == exact));
-  CHECK_THROWS_AS(ends.first.read_line(20s), bao::line_too_long);
-  CHECK_THROWS_AS(ends.first.read_line(20s), bao::line_too_long);
-  CHECK((ends.first.read_line(64 * 1024 + 1, 20s) == exact + 'y'));
-  CHECK_THROWS_AS(ends.first.read_line(64 * 1024 - 1, 20s), bao::line_too_long);
-  CHECK((ends.first.read_line(20s) == exact));  // the last one, without its end
-  CHECK(!ends.first.read_line(20s));
+  CHECK((ends.first.read_line(30s) == exact));
+  CHECK_THROWS_AS(ends.first.read_line(30s), bao::line_too_long);
+  CHECK_THROWS_AS(ends.first.read_line(30s), bao::line_too_long);
+  CHECK((ends.first.read_line(64 * 1024 + 1, 30s) == exact + 'y'));
+  CHECK_THROWS_AS(ends.first.read_line(64 * 1024 - 1, 30s), bao::line_too_long);
+  CHECK((ends.first.read_line(30s) == exact));  // the last one, without its end
+  CHECK(!ends.first.read_line(30s));
 }
 
 TEST_CASE("V65: a delimiter may lie across any border of what is read ahead") {
@@ -553,16 +553,16 @@ TEST_CASE("V65: a delimiter may lie across any border of what is read ahead") {
     auto ends = bao::socket_pair();
     const std::string text(before, '-');  // as the delimiter begins
     auto writer = bao::spawn([&] {
-      ends.second.write_all(text + "--->" + text + "--->rest", 20s);
+      ends.second.write_all(text + "--->" + text + "--->rest", 30s);
       ends.second.close();
     });
-    CHECK_THROWS_AS(ends.first.read_until("--->", before - 1, 20s),
+    CHECK_THROWS_AS(ends.first.read_until("--->", before - 1, 30s),
                     bao::line_too_long);
-    CHECK((ends.first.read_until("--->", before, 20s) == text));
-    CHECK((ends.first.read_until("--->", before, 20s) == text));
-    CHECK_THROWS_AS(ends.first.read_until("--->", 3, 20s), bao::end_of_stream);
-    CHECK_THROWS_AS(ends.first.read_exactly(5, 20s), bao::end_of_stream);
-    CHECK(ends.first.read_all(4, 20s) == "rest");
+    CHECK((ends.first.read_until("--->", before, 30s) == text));
+    CHECK((ends.first.read_until("--->", before, 30s) == text));
+    CHECK_THROWS_AS(ends.first.read_until("--->", 3, 30s), bao::end_of_stream);
+    CHECK_THROWS_AS(ends.first.read_exactly(5, 30s), bao::end_of_stream);
+    CHECK(ends.first.read_all(4, 30s) == "rest");
   }
 }
 
@@ -617,7 +617,7 @@ TEST_CASE("X12: what follows a late write continues where that one stopped") {
   bao::stream in, out;
   SUBCASE("of a socket") { std::tie(in, out) = make_socket_pair(); }
   SUBCASE("of a pipe") { std::tie(in, out) = make_pipe(); }
-  const std::string sent = numbers(1'000'000);
+  const std::string sent = numbers(200'000);
   CHECK(error_of([&] { out.write_all(sent, 1h); }) == std::errc::timed_out);
   auto waits = bao::spawn([&] { out.write_all("the next", 2h); });
   CHECK(error_of([&] { out.write_some("x", 1, 1h); }) == std::errc::timed_out);

@@ -95,7 +95,7 @@ constexpr bool has_bits_only = false;
 // --- closing, and numbers that come again ------------------------------------
 
 TEST_CASE("X20: a number works anew before those who waited for it have run") {
-  bao::timeout guard(20s);
+  bao::timeout guard(60s);
   const std::string much(10'000'000, 'x');
   for (const bool pipes : {false, true})
     for (const bool reading : {false, true})
@@ -183,7 +183,7 @@ TEST_CASE(
 }
 
 TEST_CASE("V67: who waits for a foreign number waits on when it is reused") {
-  bao::timeout guard(10s);
+  bao::timeout guard(60s);
   auto ends = bao::socket_pair();
   auto others = bao::socket_pair();
   const int number = ::dup(ends.first.fd());
@@ -218,15 +218,15 @@ TEST_CASE(
   ::close(number);
   bao::sleep(1ms);
   others.second.write_all("x");
-  const bool told = reader.join(5s);
+  const bool told = reader.join(30s);
   CHECK(told);
-  CHECK(reader.kill(5s));
+  CHECK(reader.kill(30s));
   const auto why = error_of([&] { robbed.get(); });  // not told by epoll
   CHECK((!why || why == std::errc::bad_file_descriptor));
 }
 
 TEST_CASE("V67: an owned number closed behind our back is waited for anew") {
-  bao::timeout guard(10s);
+  bao::timeout guard(60s);
   auto ends = bao::socket_pair();
   CHECK(error_of([&] { ends.first.read_some(10, 1ms); }) ==
         std::errc::timed_out);
@@ -263,7 +263,7 @@ TEST_CASE("X17: a descriptor may outlive the thread that has waited for it") {
 }
 
 TEST_CASE("V45: two numbers of one file are both told; one of them gets it") {
-  bao::timeout guard(10s);
+  bao::timeout guard(60s);
   bao::stream in, out;
   SUBCASE("of a socket") { std::tie(in, out) = make_socket_pair(); }
   SUBCASE("of a pipe") { std::tie(in, out) = make_pipe(); }
@@ -300,7 +300,7 @@ TEST_CASE("V45: two numbers of one file are both told; one of them gets it") {
 }
 
 TEST_CASE("X20: who has been told and has not run yet gets EBADF, no more") {
-  bao::timeout guard(10s);
+  bao::timeout guard(60s);
   bao::unix_stream ends[2], peers[2];
   for (int i : {0, 1}) std::tie(ends[i], peers[i]) = bao::socket_pair();
   auto others = bao::socket_pair();
@@ -331,7 +331,7 @@ TEST_CASE("X20: who has been told and has not run yet gets EBADF, no more") {
 }
 
 TEST_CASE("X20: a listener's number and a receiver's work anew at once") {
-  bao::timeout guard(10s);
+  bao::timeout guard(60s);
   bao::unix_listener door(unix_name("old"));
   auto accepts = bao::spawn([&] { door.accept(); });
   auto next = bao::spawn([&] { door.accept(); });
@@ -370,7 +370,7 @@ TEST_CASE("X20: a listener's number and a receiver's work anew at once") {
 TEST_CASE("V65: numbers from FD_SETSIZE on work, or are refused by name") {
   const descriptor_limit enough(FD_SETSIZE + 200);
   if (!enough) return;
-  bao::timeout guard(20s);
+  bao::timeout guard(60s);
   auto low = bao::socket_pair();
   CHECK(error_of([&] { low.first.read_some(1, 1ms); }) == std::errc::timed_out);
   const int before = open_descriptors();
