@@ -3785,6 +3785,9 @@ struct descriptor_watch {
   bool owned = false;
   bool closed = false;
   unsigned references = 0;
+  // Its descriptor has gone on another thread, or its thread has ended: of
+  // those two, the second deletes it.
+  std::atomic<bool> parted{false};
 };
 
 // Something to be done on the stack of a task that stands still: see visit().
@@ -4443,6 +4446,8 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);
+  for (descriptor_watch* w : watches_)
+    if (w != nullptr && w->parted.exchange(true)) delete w;
   thread_.tasks = nullptr;
   thread_.ended = tasks_have_ended = true;
   thread_.main.owner = nullptr;
@@ -5530,7 +5535,7 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   scheduler& s = this_scheduler();
   descriptor_watch*& known = s.watch_of(fd);
   if (known == nullptr) known = new descriptor_watch;
-  // Its owner may have closed it on another thread, unheard here.
+  // Its owner may have closed it behind our back: the kernel is told anew.
   if (known->owned && known->waiters.empty()) s.poller().forget(fd);
   place_in_line here(s, fd, *known, want);
   do {
@@ -5606,6 +5611,7 @@ class descriptor {
       descriptor_watch*& known = s.watch_of(fd_);
       if (known != nullptr && known->owned) {  // closed behind our back
         abandon(s, *known, fd_);
+        if (known->parted && --known->references == 0) delete known;
         known = nullptr;
       }
       if (known == nullptr)
@@ -5631,7 +5637,11 @@ class descriptor {
 
   void stop_watching(int fd) noexcept {
     descriptor_watch* const w = std::exchange(watch_, nullptr);
-    if (w == nullptr || home_ != here_number()) return;
+    if (w == nullptr) return;
+    if (home_ != here_number()) {
+      if (w->parted.exchange(true)) delete w;
+      return;
+    }
     scheduler& s = *here();
     if (s.watch_of(fd) == w) {
       abandon(s, *w, fd);
@@ -6580,8 +6590,8 @@ class udp_socket {
     while (writing.retry([&] {
       const ssize_t put =
           sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-      return put == -1 && errno == EAGAIN && to.family() == AF_UNIX ? full
-                                                                    : put;
+      const bool again = put == -1 && errno == EAGAIN;
+      return again && to.family() == AF_UNIX ? full : put;
     }) == full) {
       writing.pause(pause);
       pause =

@@ -497,8 +497,8 @@ class udp_socket {
     while (writing.retry([&] {
       const ssize_t put =
           sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-      return put == -1 && errno == EAGAIN && to.family() == AF_UNIX ? full
-                                                                    : put;
+      const bool again = put == -1 && errno == EAGAIN;
+      return again && to.family() == AF_UNIX ? full : put;
     }) == full) {
       writing.pause(pause);
       pause =
