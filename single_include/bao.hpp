@@ -3094,7 +3094,8 @@ inline void timer::cancel() {
 //       Calls report(fd, readiness) for what is ready, at most 32 at a time.
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
 //       interrupting signal ends that too. More may be reported than was asked
-//       for, never less: an error or a hang-up counts as both directions.
+//       for, never less: an error or a hang-up counts as both directions (but
+//       for select's hang-ups, see there).
 //   prepare(fds)
 //       Adds what is watched to an array for poll(2): when any of it is ready,
 //       wait() has something to report, or was called by wake().
@@ -3198,6 +3199,10 @@ inline timespec to_timespec(nanoseconds ns) {
 // Two sets of FD_SETSIZE bits, 1024 nearly everywhere, are copied into the
 // kernel and out again at every wait. A descriptor that has no bit is refused:
 // setting it would write past the end of the set.
+//
+// Of a hang-up it tells readers only, and writers of room or an error. So one
+// who writes to a full unix socket waits on when its other end shuts both ways
+// and stays open; the other two pollers tell him.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -3818,6 +3823,9 @@ struct descriptor_watch {
   bool owned = false;
   bool closed = false;
   unsigned references = 0;
+  // Its descriptor has gone on another thread, or its thread has ended: of
+  // those two, the second deletes it.
+  std::atomic<bool> parted{false};
 };
 
 // Something to be done on the stack of a task that stands still: see visit().
@@ -4476,6 +4484,8 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);
+  for (descriptor_watch* w : watches_)
+    if (w != nullptr && w->parted.exchange(true)) delete w;
   thread_.tasks = nullptr;
   thread_.ended = tasks_have_ended = true;
   thread_.main.owner = nullptr;
@@ -5506,10 +5516,7 @@ class place_in_line {
   }
   // Until there may be news.
   bool wait(deadline until, const char* what) {
-    poller& p = scheduler_.poller();
-    const bool watched =
-        watch_.owned ? p.watch_owned(fd_, self_.want) : p.watch(fd_, wanted());
-    if (!watched) return true;  // always ready
+    if (!watch()) return true;  // always ready
     struct counted {
       int& waits;
       explicit counted(int& n) : waits(n) { ++waits; }
@@ -5527,6 +5534,14 @@ class place_in_line {
   }
 
  private:
+  bool watch() try {
+    poller& p = scheduler_.poller();
+    return watch_.owned ? p.watch_owned(fd_, self_.want)
+                        : p.watch(fd_, wanted());
+  } catch (...) {
+    watch_.ready = watch_.ready | self_.want;  // nobody will report it: try
+    throw;
+  }
   readiness wanted() {
     readiness all;
     for (auto* w = watch_.waiters.first(); w != nullptr;
@@ -5550,6 +5565,8 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   scheduler& s = this_scheduler();
   descriptor_watch*& known = s.watch_of(fd);
   if (known == nullptr) known = new descriptor_watch;
+  // Its owner may have closed it behind our back: the kernel is told anew.
+  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
   place_in_line here(s, fd, *known, want);
   do {
     if (!here.wait(until, "waiting for descriptor")) return {};
@@ -5624,6 +5641,7 @@ class descriptor {
       descriptor_watch*& known = s.watch_of(fd_);
       if (known != nullptr && known->owned) {  // closed behind our back
         abandon(s, *known, fd_);
+        if (known->parted && --known->references == 0) delete known;
         known = nullptr;
       }
       if (known == nullptr)
@@ -5649,7 +5667,11 @@ class descriptor {
 
   void stop_watching(int fd) noexcept {
     descriptor_watch* const w = std::exchange(watch_, nullptr);
-    if (w == nullptr || home_ != here_number()) return;
+    if (w == nullptr) return;
+    if (home_ != here_number()) {
+      if (w->parted.exchange(true)) delete w;
+      return;
+    }
     scheduler& s = *here();
     if (s.watch_of(fd) == w) {
       abandon(s, *w, fd);
@@ -5860,7 +5882,14 @@ class stream {
   }
 
  protected:
-  enum class kind { tcp_socket, other_socket, pollable, non_blocking, file };
+  enum class kind {
+    tcp_socket,
+    other_socket,
+    pollable,
+    terminal,
+    non_blocking,
+    file
+  };
   stream(int fd, kind k) : descriptor_(fd), kind_(k) {}
 
   descriptor descriptor_;
@@ -5903,8 +5932,8 @@ inline stream::kind stream::kind_of(int fd) {
     const bool tcp = type == SOCK_STREAM && at.ss_family != AF_UNIX;
     return tcp ? kind::tcp_socket : kind::other_socket;
   }
-  return ::fcntl(fd, F_GETFL) & O_NONBLOCK ? kind::non_blocking
-                                           : kind::pollable;
+  if (::fcntl(fd, F_GETFL) & O_NONBLOCK) return kind::non_blocking;
+  return ::isatty(fd) ? kind::terminal : kind::pollable;
 }
 
 // Reads from the kernel.
@@ -6059,6 +6088,15 @@ inline ssize_t write_quietly(int fd, const void* p, std::size_t n) {
   return put;
 }
 
+// So much is taken without blocking by a terminal that is writable: a few plain
+// bytes, or one that it may turn into several, as the end of a line.
+inline std::size_t taken_by_terminal(const void* p, std::size_t n) {
+  const auto* const bytes = static_cast<const unsigned char*>(p);
+  std::size_t plain = 0;
+  while (plain < std::min(n, std::size_t{128}) && bytes[plain] >= ' ') ++plain;
+  return std::max(plain, std::size_t{1});
+}
+
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
@@ -6069,8 +6107,10 @@ inline std::size_t stream::send(io_call& writing, const void* p,
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (kind_ == kind::non_blocking) return write_quietly(fd(), p, n);
     // A pipe that is writable takes this much without blocking.
-    if (poll_now(fd(), writable))
-      return write_quietly(fd(), p, std::min(n, std::size_t{PIPE_BUF}));
+    const std::size_t most = kind_ == kind::terminal
+                                 ? taken_by_terminal(p, n)
+                                 : std::min(n, std::size_t{PIPE_BUF});
+    if (poll_now(fd(), writable)) return write_quietly(fd(), p, most);
     errno = EAGAIN;
     return ssize_t{-1};
   }));
@@ -6574,9 +6614,19 @@ class udp_socket {
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
     io_call writing(descriptor_, writable, until, "writing descriptor");
-    writing.retry([&] {
-      return sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-    });
+    // A unix receiver whose queue is full cannot be waited for: try again.
+    clock::duration pause = std::chrono::milliseconds(1);
+    constexpr ssize_t full = -2;
+    while (writing.retry([&] {
+      const ssize_t put =
+          sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+      const bool again = put == -1 && errno == EAGAIN;
+      return again && to.family() == AF_UNIX ? full : put;
+    }) == full) {
+      writing.pause(pause);
+      pause =
+          std::min<clock::duration>(pause * 2, std::chrono::milliseconds(50));
+    }
   }
 
   struct datagram {

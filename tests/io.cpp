@@ -8,7 +8,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -135,61 +134,6 @@ TEST_CASE("V65: one task reads while another one writes the same descriptor") {
   writer.get();
   echo.get();
   CHECK(reader.get() == much.size());
-}
-
-TEST_CASE("V65: calls that a signal interrupts are made again") {
-  struct interrupted_system final : bao::system_calls {
-    int interruptions = 0;
-    bool interrupts() { return ++interruptions % 3 != 0 && (errno = EINTR); }
-    ssize_t recv(int fd, void* p, std::size_t n, int flags) override {
-      return interrupts() ? -1 : ::recv(fd, p, n, flags);
-    }
-    ssize_t send(int fd, const void* p, std::size_t n, int flags) override {
-      return interrupts() ? -1 : ::send(fd, p, n, flags);
-    }
-  } system;
-  auto ends = bao::socket_pair();
-  bao::sys = &system;
-  auto writer = bao::spawn([&] {
-    for (int i = 0; i < 10; ++i) {
-      ends.second.write_all("x", 5s);
-      bao::yield();
-    }
-  });
-  const bao::deadline guard = 5s;
-  const std::string got = ends.first.read_exactly(10, guard);
-  bao::sys = &bao::the_system;
-  CHECK(!guard.passed());
-  writer.get();
-  CHECK(got == "xxxxxxxxxx");
-  CHECK(system.interruptions >= 20);
-}
-
-TEST_CASE("V65: a reader sleeps on through a storm of signals") {
-  static volatile sig_atomic_t signals;
-  signals = 0;
-  struct sigaction count {
-  }, before;
-  count.sa_handler = [](int) { signals = signals + 1; };  // no SA_RESTART
-  ::sigaction(SIGALRM, &count, &before);
-  const itimerval storm{{0, 200}, {0, 200}}, calm{};
-  ::setitimer(ITIMER_REAL, &storm, nullptr);
-  auto ends = bao::socket_pair();
-  auto reader = bao::spawn([&] {
-    char byte;
-    int n = 0;
-    while (ends.first.read_some(&byte, 1, 30s) == 1) ++n;
-    return n;
-  });
-  int sent = 0;
-  for (; sent < 20 || signals < 20; ++sent) {
-    bao::sleep(1ms);
-    ends.second.write_all("x", 5s);
-  }
-  ends.second.close();
-  CHECK(reader.get() == sent);
-  ::setitimer(ITIMER_REAL, &calm, nullptr);
-  ::sigaction(SIGALRM, &before, nullptr);
 }
 
 // --- the end of a connection -------------------------------------------------

@@ -98,10 +98,7 @@ class place_in_line {
   }
   // Until there may be news.
   bool wait(deadline until, const char* what) {
-    poller& p = scheduler_.poller();
-    const bool watched =
-        watch_.owned ? p.watch_owned(fd_, self_.want) : p.watch(fd_, wanted());
-    if (!watched) return true;  // always ready
+    if (!watch()) return true;  // always ready
     struct counted {
       int& waits;
       explicit counted(int& n) : waits(n) { ++waits; }
@@ -119,6 +116,14 @@ class place_in_line {
   }
 
  private:
+  bool watch() try {
+    poller& p = scheduler_.poller();
+    return watch_.owned ? p.watch_owned(fd_, self_.want)
+                        : p.watch(fd_, wanted());
+  } catch (...) {
+    watch_.ready = watch_.ready | self_.want;  // nobody will report it: try
+    throw;
+  }
   readiness wanted() {
     readiness all;
     for (auto* w = watch_.waiters.first(); w != nullptr;
@@ -142,6 +147,8 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   scheduler& s = this_scheduler();
   descriptor_watch*& known = s.watch_of(fd);
   if (known == nullptr) known = new descriptor_watch;
+  // Its owner may have closed it behind our back: the kernel is told anew.
+  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
   place_in_line here(s, fd, *known, want);
   do {
     if (!here.wait(until, "waiting for descriptor")) return {};
@@ -216,6 +223,7 @@ class descriptor {
       descriptor_watch*& known = s.watch_of(fd_);
       if (known != nullptr && known->owned) {  // closed behind our back
         abandon(s, *known, fd_);
+        if (known->parted && --known->references == 0) delete known;
         known = nullptr;
       }
       if (known == nullptr)
@@ -241,7 +249,11 @@ class descriptor {
 
   void stop_watching(int fd) noexcept {
     descriptor_watch* const w = std::exchange(watch_, nullptr);
-    if (w == nullptr || home_ != here_number()) return;
+    if (w == nullptr) return;
+    if (home_ != here_number()) {
+      if (w->parted.exchange(true)) delete w;
+      return;
+    }
     scheduler& s = *here();
     if (s.watch_of(fd) == w) {
       abandon(s, *w, fd);

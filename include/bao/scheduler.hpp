@@ -21,6 +21,7 @@
 
 #include <poll.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdio>
 #include <exception>
@@ -49,6 +50,9 @@ struct descriptor_watch {
   bool owned = false;
   bool closed = false;
   unsigned references = 0;
+  // Its descriptor has gone on another thread, or its thread has ended: of
+  // those two, the second deletes it.
+  std::atomic<bool> parted{false};
 };
 
 // Something to be done on the stack of a task that stands still: see visit().
@@ -707,6 +711,8 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);
+  for (descriptor_watch* w : watches_)
+    if (w != nullptr && w->parted.exchange(true)) delete w;
   thread_.tasks = nullptr;
   thread_.ended = tasks_have_ended = true;
   thread_.main.owner = nullptr;

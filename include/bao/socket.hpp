@@ -491,9 +491,19 @@ class udp_socket {
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
     io_call writing(descriptor_, writable, until, "writing descriptor");
-    writing.retry([&] {
-      return sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-    });
+    // A unix receiver whose queue is full cannot be waited for: try again.
+    clock::duration pause = std::chrono::milliseconds(1);
+    constexpr ssize_t full = -2;
+    while (writing.retry([&] {
+      const ssize_t put =
+          sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+      const bool again = put == -1 && errno == EAGAIN;
+      return again && to.family() == AF_UNIX ? full : put;
+    }) == full) {
+      writing.pause(pause);
+      pause =
+          std::min<clock::duration>(pause * 2, std::chrono::milliseconds(50));
+    }
   }
 
   struct datagram {

@@ -115,7 +115,14 @@ class stream {
   }
 
  protected:
-  enum class kind { tcp_socket, other_socket, pollable, non_blocking, file };
+  enum class kind {
+    tcp_socket,
+    other_socket,
+    pollable,
+    terminal,
+    non_blocking,
+    file
+  };
   stream(int fd, kind k) : descriptor_(fd), kind_(k) {}
 
   descriptor descriptor_;
@@ -158,8 +165,8 @@ inline stream::kind stream::kind_of(int fd) {
     const bool tcp = type == SOCK_STREAM && at.ss_family != AF_UNIX;
     return tcp ? kind::tcp_socket : kind::other_socket;
   }
-  return ::fcntl(fd, F_GETFL) & O_NONBLOCK ? kind::non_blocking
-                                           : kind::pollable;
+  if (::fcntl(fd, F_GETFL) & O_NONBLOCK) return kind::non_blocking;
+  return ::isatty(fd) ? kind::terminal : kind::pollable;
 }
 
 // Reads from the kernel.
@@ -314,6 +321,15 @@ inline ssize_t write_quietly(int fd, const void* p, std::size_t n) {
   return put;
 }
 
+// So much is taken without blocking by a terminal that is writable: a few plain
+// bytes, or one that it may turn into several, as the end of a line.
+inline std::size_t taken_by_terminal(const void* p, std::size_t n) {
+  const auto* const bytes = static_cast<const unsigned char*>(p);
+  std::size_t plain = 0;
+  while (plain < std::min(n, std::size_t{128}) && bytes[plain] >= ' ') ++plain;
+  return std::max(plain, std::size_t{1});
+}
+
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
@@ -324,8 +340,10 @@ inline std::size_t stream::send(io_call& writing, const void* p,
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (kind_ == kind::non_blocking) return write_quietly(fd(), p, n);
     // A pipe that is writable takes this much without blocking.
-    if (poll_now(fd(), writable))
-      return write_quietly(fd(), p, std::min(n, std::size_t{PIPE_BUF}));
+    const std::size_t most = kind_ == kind::terminal
+                                 ? taken_by_terminal(p, n)
+                                 : std::min(n, std::size_t{PIPE_BUF});
+    if (poll_now(fd(), writable)) return write_quietly(fd(), p, most);
     errno = EAGAIN;
     return ssize_t{-1};
   }));

@@ -18,7 +18,8 @@
 //       Calls report(fd, readiness) for what is ready, at most 32 at a time.
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
 //       interrupting signal ends that too. More may be reported than was asked
-//       for, never less: an error or a hang-up counts as both directions.
+//       for, never less: an error or a hang-up counts as both directions (but
+//       for select's hang-ups, see there).
 //   prepare(fds)
 //       Adds what is watched to an array for poll(2): when any of it is ready,
 //       wait() has something to report, or was called by wake().

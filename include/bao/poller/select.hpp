@@ -4,6 +4,10 @@
 // kernel and out again at every wait. A descriptor that has no bit is refused:
 // setting it would write past the end of the set.
 //
+// Of a hang-up it tells readers only, and writers of room or an error. So one
+// who writes to a full unix socket waits on when its other end shuts both ways
+// and stays open; the other two pollers tell him.
+//
 // SPDX-License-Identifier: MIT
 #pragma once
 
