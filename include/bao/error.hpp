@@ -22,6 +22,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -123,7 +124,11 @@ inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
   static thread_local std::size_t last;  // no string: it must outlive exit()
   static thread_local unsigned long times;
-  const std::string text = describe(error);
+  std::string text = "an error";
+  try {
+    text = describe(error);
+  } catch (const std::bad_alloc&) {  // nor will there be any to say more
+  }
   const std::size_t hash = std::hash<std::string>()(text);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;

@@ -24,6 +24,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -162,6 +163,8 @@ class scheduler {
   fiber* finish(task_block& t);
   void end(task_block& t);
   void end_unstarted(task_block& t);
+  void end_without_stack(task_block& t);
+  bool begin_releasing();
 
   // What is to be thrown in a task at its park, or would be if it ran.
   struct interruption {
@@ -203,18 +206,17 @@ class scheduler {
   unsigned long ids_ = 0;
   bool deadlocked_ = false;
   bool ending_ = false;
-  bool releasing_ = false;
 
-  // Unwinds what other threads have let go of: in a task of its own, as that
-  // may have to wait.
+  // Unwinds what was let go of where that could not be done, by other threads
+  // above all: in a task of its own, as it may have to wait.
   struct releasing_task final : task_block {
     fiber* run() noexcept override {
       stage = task_state::running;
       home->take_back();
-      home->tasks->releasing_ = false;
       return home->tasks->finish(*this);
     }
   };
+  completion released_;  // in a list while there is one
 
   task_block& main_;  // on its own, as handles may outlive us
 };
@@ -250,6 +252,7 @@ inline scheduler::scheduler(thread_state& t)
   main_.stage = task_state::running;
   main_.name = "main";
   main_.ring = ring_task;
+  released_.ended = [](completion&, task_block&) {};
   now_ = sys->now();
 }
 
@@ -355,11 +358,10 @@ inline task_block* scheduler::pick() {
       t->start(thread_, t->stack_size);
       t->parked_in = t;
       return t;
-    } catch (...) {  // no stack: the task ends with that error
+    } catch (...) {
       t->error = std::current_exception();
-      t->stage = task_state::created;  // it has left the line
-      end_unstarted(*t);
     }
+    end_without_stack(*t);
   }
 }
 
@@ -370,11 +372,8 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
-  if (thread_.released.load() != nullptr && !releasing_) {
-    releasing_ = true;
-    add(*new releasing_task, deadline(clock::time_point{}));
+  if (thread_.released.load() != nullptr && begin_releasing())
     may_sleep = false;
-  }
   const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
   if (may_sleep && !timed && !outside) {
@@ -392,10 +391,14 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   bool anything = false;
   if (may_sleep || outside) {
-    poller_.wait(sleep, [&](int fd, readiness ready) {
-      anything = true;
-      report_ready(fd, ready);
-    });
+    try {
+      poller_.wait(sleep, [&](int fd, readiness ready) {
+        anything = true;
+        report_ready(fd, ready);
+      });
+    } catch (const std::exception& e) {  // nobody's fault, and no way to go on
+      die(e.what());
+    }
     if (take_mail != nullptr) take_mail(*this, false);
   }
   if (timed && sleep >= 0 && !anything && ready_ == nullptr)
@@ -562,7 +565,7 @@ inline void scheduler::limit_passed(scope& limit) {
       std::fprintf(stderr, "bao: %s swallowed bao::killed, and gets it again\n",
                    describe(t, now_).c_str());
     if (ending_ && t.kill_refusals > 16)
-      die(describe(t, now_) + " does not end, though its thread does");
+      die(describe(t, now_).c_str(), " does not end, though its thread does");
     let_others_run();
   }
   t.kill_thrown = std::make_exception_ptr(killed(t.flow));
@@ -576,17 +579,21 @@ inline void scheduler::limit_passed(scope& limit) {
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
-  std::string text = "deadlock: nothing can wake any of these tasks\n";
-  text += "  " + describe(main_, now_) + '\n' + describe(tasks_, now_);
+  std::string text = "deadlock";
+  try {
+    text += ": nothing can wake any of these tasks\n  " +
+            describe(main_, now_) + '\n' + describe(tasks_, now_);
+  } catch (const std::bad_alloc&) {
+  }
+  main_.stage = task_state::running;
   for (fiber* f = flows.current; f != nullptr; f = up(f)) {
     const bool held = f == flows.current ? flows.exceptions->uncaught != 0
                                          : f->handling.uncaught != 0;
     bool shielded = held;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
-    if (shielded || ending_) die(text);
+    if (shielded || ending_) die(text.c_str());
   }
-  main_.stage = task_state::running;
   throw deadlock(text);
 }
 
@@ -614,8 +621,9 @@ inline void scheduler::ring_task(alarm& a, scheduler& s) {
 
 // Called on the stack of a task whose body has ended. Returns who goes on.
 inline fiber* scheduler::finish(task_block& t) {
-  t.life = flow_state::finished;
   end(t);
+  t.life = flow_state::finished;
+  t.release();
   flows.current = &thread_.main;  // the task may be gone
   return enter(*pick());
 }
@@ -630,7 +638,6 @@ inline void scheduler::end(task_block& t) {
     c.ended(c, t);
   }
   if (ending_ && tasks_.empty()) wake(main_);
-  t.release();
 }
 
 inline void scheduler::end_unstarted(task_block& t) {
@@ -640,6 +647,36 @@ inline void scheduler::end_unstarted(task_block& t) {
   t.cancel();
   t.unwind();
   end(t);
+  t.release();
+}
+
+// Called by whoever looks for the next task, on a stack whose own flow may be
+// gone: no place to unwind what this one was given, a generator, say, that waits
+// where it ends. So that is left for later. Those who are told that it has ended
+// find themselves in it, as always.
+[[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
+  const thread_flows before = flows;
+  flows.current = flows.root = &t;
+  t.life = flow_state::running;
+  end(t);
+  t.life = flow_state::created;
+  flows = before;
+  t.orphan = true;
+  t.release_later();
+}
+
+// Without memory or stack for it, all stays where it is until the next time.
+[[gnu::cold]] inline bool scheduler::begin_releasing() {
+  if (released_.in_list()) return false;
+  try {
+    auto made = std::make_unique<releasing_task>();
+    thread_.stacks.give(thread_.stacks.take(made->stack_size));
+    made->watchers.push_back(released_);
+    add(*made.release(), deadline(clock::time_point{}));
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
 }
 
 // The others do not exist in the child: their threads of control have not come
@@ -667,7 +704,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = jobs = 0;
-  releasing_ = false;
+  released_.leave();
   using type = bao::poller;
   poller_.~type();  // closes our duplicates; the parent's are its own
   new (&poller_) type;
@@ -677,8 +714,8 @@ inline void scheduler::start_over() {
 // as a process does when its last thread has.
 inline void scheduler::leave_child() {
   if (!tasks_.empty())
-    die("deadlock in a child process: nothing can wake any of these tasks\n" +
-        describe(tasks_, now_));
+    die("deadlock in a child process: nothing can wake any of these tasks\n",
+        describe(tasks_, now_).c_str());
   std::exit(0);
 }
 
@@ -695,7 +732,8 @@ inline scheduler::~scheduler() {
       tasks_.push_back(t);
       kill(t);
     }
-    while (!tasks_.empty()) {  // then those that they spawn while they end
+    // Then those that they spawn while they end.
+    while (thread_.take_back(), !tasks_.empty()) {
       task_block* t = tasks_.first();
       while (t != nullptr && t->kill_wanted) t = tasks_.after(*t);
       if (t != nullptr)

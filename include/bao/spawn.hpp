@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdio>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -63,9 +64,11 @@ class spawned_task : public task_block {
 
   void dispose() noexcept override {
     if (error != nullptr && !asked) {
-      std::string whose = "task " + std::to_string(id);
-      if (!name.empty()) whose += " \"" + name + '"';
-      tell_unhandled(whose.c_str(), error);
+      char whose[160];  // a string might find no memory
+      std::snprintf(whose, sizeof whose, "task %lu%s%.120s%s", id,
+                    name.empty() ? "" : " \"", name.c_str(),
+                    name.empty() ? "" : "\"");
+      tell_unhandled(whose, error);
     }
     delete this;
   }
@@ -101,7 +104,11 @@ class task_call final : public task_frame<R> {
     else
       this->result.emplace(std::apply(call, *body_));
   }
-  void drop_body() noexcept override { body_.reset(); }
+  // And the result, if nobody can ask for it: it may have to wait, as the body.
+  void drop_body() noexcept override {
+    body_.reset();
+    if (this->references == 1 && this->watchers.empty()) this->result.reset();
+  }
 
   std::optional<std::tuple<F, Args...>> body_;
 };
@@ -258,7 +265,6 @@ class task {
   template <class F>
   void on_done(F f) const {
     task_block& b = checked("on_done");
-    b.asked = true;
     struct callback final : completion {
       explicit callback(F g) : call(std::move(g)) {}
       F call;
@@ -272,6 +278,7 @@ class task {
         tell_unhandled("on_done", what_ended("callback of on_done"));
       }
     };
+    b.asked = true;
     if (b.stage == task_state::done) {
       completion& c = *made.release();
       return c.ended(c, b);
@@ -447,6 +454,7 @@ auto as_completed(const Range& tasks) {
           decltype(board)* notes;
         };
         std::vector<watcher> watchers(all.size());
+        board.ended.reserve(all.size());  // to be told is no time to fail
         for (std::size_t i = 0; i < all.size(); ++i) {
           task_block& b = all[i].checked("as_completed");
           watchers[i].index = i;

@@ -183,11 +183,17 @@ inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   }));
 }
 
-// Adds what there is to the buffer. False at the end.
+// Adds what there is to the buffer. False at the end. What there is no memory
+// for is lost: nobody shall read on as if it had not been.
 inline bool stream::read_ahead(io_call& reading) {
   char piece[16 * 1024];
   const std::size_t n = receive(reading, piece, sizeof piece);
-  buffer_.append(piece, n);
+  try {
+    buffer_.append(piece, n);
+  } catch (...) {
+    close();
+    throw;
+  }
   return n != 0;
 }
 
