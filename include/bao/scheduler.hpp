@@ -164,7 +164,6 @@ class scheduler {
   void end(task_block& t);
   void end_unstarted(task_block& t);
   void end_without_stack(task_block& t);
-  bool begin_releasing();
 
   // What is to be thrown in a task at its park, or would be if it ran.
   struct interruption {
@@ -207,16 +206,17 @@ class scheduler {
   bool deadlocked_ = false;
   bool ending_ = false;
 
-  // Unwinds what was let go of where that could not be done, by other threads
-  // above all: in a task of its own, as it may have to wait.
+  // Unwinds what was let go of where that could not be done: on other threads,
+  // or without a stack. That may have to wait, so it takes a task; and as there
+  // must be one when there is no memory left, it is made in advance, at the
+  // price of a page of memory.
   struct releasing_task final : task_block {
-    fiber* run() noexcept override {
-      stage = task_state::running;
-      home->take_back();
-      return home->tasks->finish(*this);
-    }
-  };
-  completion released_;  // in a list while there is one
+    bool busy = false;
+
+    void begin(thread_state& t);
+    fiber* run() noexcept override;
+    void dispose() noexcept override {}
+  } releaser_;
 
   task_block& main_;  // on its own, as handles may outlive us
 };
@@ -236,7 +236,7 @@ inline thread_local bool tasks_have_ended = false;
 
 // Never suspends. This thread's, made when there is none. Throws
 // std::logic_error when the thread has ended, std::system_error when there is
-// no poller.
+// no poller, stack_exhausted.
 inline scheduler& this_scheduler() {
   thread_state* const t = current_thread;
   return t != nullptr && t->tasks != nullptr ? *t->tasks : make_scheduler();
@@ -244,6 +244,12 @@ inline scheduler& this_scheduler() {
 
 inline scheduler::scheduler(thread_state& t)
     : thread_(t), main_(*new task_block(t.main)) {
+  try {
+    releaser_.begin(t);
+  } catch (...) {
+    delete &main_;
+    throw;
+  }
   running_ = &main_;
   t.tasks = this;
   main_.home = &t;
@@ -252,7 +258,6 @@ inline scheduler::scheduler(thread_state& t)
   main_.stage = task_state::running;
   main_.name = "main";
   main_.ring = ring_task;
-  released_.ended = [](completion&, task_block&) {};
   now_ = sys->now();
 }
 
@@ -372,8 +377,11 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
-  if (thread_.released.load() != nullptr && begin_releasing())
+  if (thread_.released.load() != nullptr && !releaser_.busy &&
+      wake(releaser_)) {
+    releaser_.busy = true;
     may_sleep = false;
+  }
   const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
   if (may_sleep && !timed && !outside) {
@@ -583,6 +591,7 @@ inline void scheduler::declare_deadlock() {
   try {
     text += ": nothing can wake any of these tasks\n  " +
             describe(main_, now_) + '\n' + describe(tasks_, now_);
+    if (releaser_.busy) text += "  " + describe(releaser_, now_) + '\n';
   } catch (const std::bad_alloc&) {
   }
   main_.stage = task_state::running;
@@ -665,18 +674,26 @@ inline void scheduler::end_unstarted(task_block& t) {
   t.release_later();
 }
 
-// Without memory or stack for it, all stays where it is until the next time.
-[[gnu::cold]] inline bool scheduler::begin_releasing() {
-  if (released_.in_list()) return false;
-  try {
-    auto made = std::make_unique<releasing_task>();
-    thread_.stacks.give(thread_.stacks.take(made->stack_size));
-    made->watchers.push_back(released_);
-    add(*made.release(), deadline(clock::time_point{}));
-    return true;
-  } catch (const std::exception&) {
-    return false;
+inline void scheduler::releasing_task::begin(thread_state& t) {
+  start(t);
+  root = this;
+  parked_in = this;
+  stage = task_state::parked;
+  cleaning = true;  // which nothing interrupts
+  name = "releasing";
+  ring = ring_task;
+}
+
+inline fiber* scheduler::releasing_task::run() noexcept {
+  scheduler& s = *home->tasks;
+  stage = task_state::running;
+  while (busy) {
+    home->take_back();
+    busy = false;
+    if (s.ending_) s.wake(s.main_);
+    s.park(never, {"nothing to release"});
   }
+  return s.finish(*this);
 }
 
 // The others do not exist in the child: their threads of control have not come
@@ -704,7 +721,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = jobs = 0;
-  released_.leave();
+  if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
   poller_.~type();  // closes our duplicates; the parent's are its own
   new (&poller_) type;
@@ -733,7 +750,7 @@ inline scheduler::~scheduler() {
       kill(t);
     }
     // Then those that they spawn while they end.
-    while (thread_.take_back(), !tasks_.empty()) {
+    while (thread_.take_back(), !tasks_.empty() || releaser_.busy) {
       task_block* t = tasks_.first();
       while (t != nullptr && t->kill_wanted) t = tasks_.after(*t);
       if (t != nullptr)
@@ -741,7 +758,8 @@ inline scheduler::~scheduler() {
       else
         park(never, {"waiting for the tasks that are left"});
     }
-    while (ready_ != nullptr)  // killed before their turn
+    if (wake(releaser_)) let_others_run();  // it ends
+    while (ready_ != nullptr)               // killed before their turn
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);

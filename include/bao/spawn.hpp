@@ -107,7 +107,9 @@ class task_call final : public task_frame<R> {
   // And the result, if nobody can ask for it: it may have to wait, as the body.
   void drop_body() noexcept override {
     body_.reset();
-    if (this->references == 1 && this->watchers.empty()) this->result.reset();
+    if constexpr (!std::is_trivially_destructible_v<
+                      typename task_frame<R>::kept>)
+      if (this->references == 1 && this->watchers.empty()) this->result.reset();
   }
 
   std::optional<std::tuple<F, Args...>> body_;
