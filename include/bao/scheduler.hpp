@@ -660,9 +660,9 @@ inline void scheduler::end_unstarted(task_block& t) {
 }
 
 // Called by whoever looks for the next task, on a stack whose own flow may be
-// gone: no place to unwind what this one was given, a generator, say, that waits
-// where it ends. So that is left for later. Those who are told that it has ended
-// find themselves in it, as always.
+// gone: no place to unwind what this one was given, a generator, say, which
+// waits where it ends. So that is left for later. Those who are told that it
+// has ended find themselves in it, as always.
 [[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
   const thread_flows before = flows;
   flows.current = flows.root = &t;
