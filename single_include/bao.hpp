@@ -174,6 +174,7 @@ inline constexpr configuration this_configuration{
 
 #include <cerrno>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -247,9 +248,9 @@ inline std::string describe(const std::exception_ptr& error) {
     const std::type_info* t = abi::__cxa_current_exception_type();
     if (t == nullptr) return std::string("an exception of unknown type");
     int failed = 0;
-    char* name = abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed);
-    std::string text = failed == 0 ? name : t->name();
-    std::free(name);
+    const std::unique_ptr<char, void (*)(void*)> name(
+        abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed), std::free);
+    std::string text = failed == 0 ? name.get() : t->name();
     constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
     if (const auto at = text.find(inside); at != std::string::npos)
       text.erase(at, sizeof inside - 1);
@@ -936,8 +937,6 @@ inline void stack_pool::release() noexcept {
 // A switch takes 1 to 3 ns; a fiber some 170 bytes, and its stack.
 
 #include <signal.h>
-
-#include <memory>
 
 #if defined(BAO_ASAN)
 #include <pthread.h>
@@ -6797,12 +6796,16 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Called in the child, by the thread that has forked.
 inline void start_over_in_child() {
-  helpers().start_over();
-  signals.start_over();
-  if (current_thread == nullptr || current_thread->tasks == nullptr) return;
-  scheduler& s = *current_thread->tasks;
-  mailbox::start_over(s);
-  s.start_over();
+  try {
+    helpers().start_over();
+    signals.start_over();
+    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
+    scheduler& s = *current_thread->tasks;
+    mailbox::start_over(s);
+    s.start_over();
+  } catch (const std::exception& e) {  // fork() itself is C
+    die("fork: ", e.what());
+  }
 }
 
 // In every program, when it starts.

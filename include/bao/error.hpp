@@ -22,6 +22,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -97,9 +98,9 @@ inline std::string describe(const std::exception_ptr& error) {
     const std::type_info* t = abi::__cxa_current_exception_type();
     if (t == nullptr) return std::string("an exception of unknown type");
     int failed = 0;
-    char* name = abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed);
-    std::string text = failed == 0 ? name : t->name();
-    std::free(name);
+    const std::unique_ptr<char, void (*)(void*)> name(
+        abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed), std::free);
+    std::string text = failed == 0 ? name.get() : t->name();
     constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
     if (const auto at = text.find(inside); at != std::string::npos)
       text.erase(at, sizeof inside - 1);
