@@ -265,6 +265,16 @@ void helpers() {
   EXPECT(leaves.kill());
 }
 
+// A line is never lost: it can be read again, or there is nothing more to read.
+std::string line_of(bao::stream& s) {
+  try {
+    return s.read_line(soon).value_or("");
+  } catch (const std::bad_alloc&) {
+    if (!s) throw;
+  }
+  return s.read_line(soon).value_or("");
+}
+
 void streams() {
   auto [near, far] = bao::socket_pair();
   auto echo = bao::spawn([peer = std::move(far)]() mutable {
@@ -273,7 +283,7 @@ void streams() {
     peer.write_all(lengthy("the end"), soon);
   });
   near.writev({lengthy("line"), "\n"}, soon);
-  EXPECT(near.read_line(soon) == lengthy("line") + " echoed");
+  EXPECT(line_of(near) == lengthy("line") + " echoed");
   near.write_all(lengthy("x") + '\n', soon);
   EXPECT(near.read_exactly(17, soon) == "x, and more words");
   EXPECT(near.read_until("for ", 1000, soon) == " than a string has room ");
@@ -294,7 +304,7 @@ void streams() {
   ::unlink(path);
   file.write_all(lengthy("first") + '\n' + lengthy("second"), soon);
   ::lseek(file.fd(), 0, SEEK_SET);
-  EXPECT(file.read_line(soon) == lengthy("first"));
+  EXPECT(line_of(file) == lengthy("first"));
   EXPECT(file.read_all(1000, soon) == lengthy("second"));
 }
 
@@ -438,10 +448,11 @@ void complain(const std::string& what) {
   ++faults;
 }
 
-// There was no memory, or this is what that has led to.
+// There was no memory, or this is what that has led to; but nobody has waited.
 bool to_be_expected(const std::string& text) {
   return text.find("std::bad_alloc") == 0 || text.find("bao::") == 0 ||
-         text.find("std::system_error") == 0;
+         (text.find("std::system_error") == 0 &&
+          text.find("timed out") == text.npos);
 }
 
 // On a thread of its own: plays, looks what came of it, and goes on.
