@@ -4852,7 +4852,7 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 
 // Never suspends. Runs f(args...) as a task, later: when this one waits. All
 // are moved or copied into the task, and destroyed when it ends. A task for
-// which there is no stack ends with stack_exhausted.
+// which there is no stack ends with stack_exhausted, and they go soon after.
 //
 // The overloads are one function: up to two arguments, the compiler fills in
 // where the call stands, for reports. With more, and for spawn_later, they
@@ -5839,9 +5839,9 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // All that take an `until` suspend while they have to wait, until then at the
 // latest; nothing else suspends. They throw std::system_error whose text names
 // the call and the descriptor; its code is std::errc::timed_out when late. What
-// was read before that is kept for the next read. One task may read while
-// another one writes; several that read, or write, take turns in the order in
-// which they came.
+// was read before that is kept for the next read; where there is no memory to
+// keep it, the stream is closed. One task may read while another one writes;
+// several that read, or write, take turns in the order in which they came.
 class stream {
  public:
   stream() = default;

@@ -349,7 +349,7 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 
 // Never suspends. Runs f(args...) as a task, later: when this one waits. All
 // are moved or copied into the task, and destroyed when it ends. A task for
-// which there is no stack ends with stack_exhausted.
+// which there is no stack ends with stack_exhausted, and they go soon after.
 //
 // The overloads are one function: up to two arguments, the compiler fills in
 // where the call stands, for reports. With more, and for spawn_later, they

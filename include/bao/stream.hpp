@@ -41,9 +41,9 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // All that take an `until` suspend while they have to wait, until then at the
 // latest; nothing else suspends. They throw std::system_error whose text names
 // the call and the descriptor; its code is std::errc::timed_out when late. What
-// was read before that is kept for the next read. One task may read while
-// another one writes; several that read, or write, take turns in the order in
-// which they came.
+// was read before that is kept for the next read; where there is no memory to
+// keep it, the stream is closed. One task may read while another one writes;
+// several that read, or write, take turns in the order in which they came.
 class stream {
  public:
   stream() = default;
