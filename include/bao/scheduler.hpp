@@ -676,6 +676,7 @@ inline void scheduler::end_unstarted(task_block& t) {
 
 inline void scheduler::releasing_task::begin(thread_state& t) {
   start(t);
+  references = 1;
   root = this;
   parked_in = this;
   stage = task_state::parked;
