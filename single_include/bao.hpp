@@ -174,6 +174,8 @@ inline constexpr configuration this_configuration{
 
 #include <cerrno>
 #include <cstdlib>
+#include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -246,9 +248,9 @@ inline std::string describe(const std::exception_ptr& error) {
     const std::type_info* t = abi::__cxa_current_exception_type();
     if (t == nullptr) return std::string("an exception of unknown type");
     int failed = 0;
-    char* name = abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed);
-    std::string text = failed == 0 ? name : t->name();
-    std::free(name);
+    const std::unique_ptr<char, void (*)(void*)> name(
+        abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed), std::free);
+    std::string text = failed == 0 ? name.get() : t->name();
     constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
     if (const auto at = text.find(inside); at != std::string::npos)
       text.erase(at, sizeof inside - 1);
@@ -273,7 +275,11 @@ inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
   static thread_local std::size_t last;  // no string: it must outlive exit()
   static thread_local unsigned long times;
-  const std::string text = describe(error);
+  std::string text = "an error";
+  try {
+    text = describe(error);
+  } catch (const std::bad_alloc&) {  // nor will there be any to say more
+  }
   const std::size_t hash = std::hash<std::string>()(text);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;
@@ -645,8 +651,6 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include <new>
-
 #if defined(BAO_ASAN)
 #include <sanitizer/lsan_interface.h>
 #endif
@@ -841,10 +845,11 @@ inline void stack_pool::add_slab(std::size_t n) {
 #endif
   void* p = ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (p == MAP_FAILED) {
-    std::string why = std::strerror(errno);
+    const int why = errno;
     delete made;
     throw stack_exhausted("no address space for another stack of " +
-                          std::to_string(size) + " bytes: mmap: " + why +
+                          std::to_string(size) +
+                          " bytes: mmap: " + std::strerror(why) +
                           " (see ulimit -v and vm.overcommit_memory)");
   }
 #if defined(MADV_NOHUGEPAGE)
@@ -934,7 +939,6 @@ inline void stack_pool::release() noexcept {
 #include <signal.h>
 
 #include <functional>
-#include <memory>
 #include <tuple>
 
 #if defined(BAO_ASAN)
@@ -1019,6 +1023,7 @@ class fiber : public context {  // which is where it stands while suspended
   // than its own it is left for that one to do, if it still runs.
   void retain();
   void release() noexcept;
+  void release_later() noexcept;
   void give_up(unsigned count) noexcept;
 
   // Ends it, on its own thread, if it has begun and not ended.
@@ -1227,11 +1232,14 @@ inline void fiber::retain() {
 inline void main_flow::dispose() noexcept { home->drop(); }
 
 inline void fiber::release() noexcept {
-  if (home == nullptr || home == current_thread) {
+  if (home == nullptr || home == current_thread)
     give_up(1);
-  } else if (released_elsewhere.fetch_add(1) == 0) {
-    home->leave_for_home(*this);
-  }
+  else
+    release_later();
+}
+
+inline void fiber::release_later() noexcept {
+  if (released_elsewhere.fetch_add(1) == 0) home->leave_for_home(*this);
 }
 
 inline void fiber::give_up(unsigned count) noexcept {
@@ -1245,7 +1253,8 @@ inline void fiber::give_up(unsigned count) noexcept {
   if (references == 0) dispose();
 }
 
-// On another thread. Counted like a fiber meanwhile, so that we stay.
+// Nearly always on another thread. Counted like a fiber meanwhile, so that we
+// stay.
 inline void thread_state::leave_for_home(fiber& f) noexcept {
   others_.fetch_add(1);
   fiber* first = released.load();
@@ -1330,13 +1339,13 @@ inline void watch_for_overflow(thread_state& t) {
 
 inline thread_state::thread_state() {
   static std::atomic<unsigned> threads{0};
+  watch_for_overflow(*this);  // the rest cannot fail
   number = ++threads;
   main.home = this;
   main.root = &main;
   flows = {&main, &main,
            reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals())};
   main.life = flow_state::running;
-  watch_for_overflow(*this);
 #if defined(BAO_ASAN) && defined(__linux__)
   pthread_attr_t attributes;
   void* low = nullptr;
@@ -1383,8 +1392,10 @@ inline void thread_state::end() {
 }
 
 // Tells a program that has broken a rule where no exception can be thrown.
-[[noreturn, gnu::cold]] inline void die(const std::string& why) {
-  std::fprintf(stderr, "bao: %s\n", why.c_str());
+// It takes no memory.
+[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
+                                        const char* still_more = "") {
+  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
   std::terminate();
 }
 
@@ -1394,7 +1405,7 @@ inline void thread_state::end() {
 [[gnu::cold]] inline std::exception_ptr what_ended(const char* flow) {
   std::exception_ptr error = std::current_exception();
   if (error == nullptr)
-    die(std::string("pthread_exit() or pthread_cancel() in a ") + flow +
+    die("pthread_exit() or pthread_cancel() in a ", flow,
         ": only the main flow of a thread can end it");
   return error;
 }
@@ -1679,9 +1690,9 @@ class coroutine_ref {
       throw wrong_type(
           "switch_to: the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
+      static_cast<std::optional<value>*>(flow_->inbox)->emplace(std::move(v));
       flow_->start(t);
       flow_->leaf = flow_;
-      static_cast<std::optional<value>*>(flow_->inbox)->emplace(std::move(v));
     }
     return flow_;
   }
@@ -1737,7 +1748,7 @@ class coroutine_core : public fiber {
   // Leaves what the body came to with whom it concerns: the parent, unless that
   // has ended. Returns who goes on.
   template <class T>
-  fiber* bequeath(std::optional<T> result, std::exception_ptr error) noexcept;
+  fiber* bequeath(std::optional<T>& result, std::exception_ptr error) noexcept;
 
   virtual void drop_body() noexcept = 0;
 };
@@ -1760,39 +1771,39 @@ inline void coroutine_core::unwind() noexcept {
 }
 
 template <class T>
-fiber* coroutine_core::bequeath(std::optional<T> result,
+fiber* coroutine_core::bequeath(std::optional<T>& result,
                                 std::exception_ptr error) noexcept {
   life = flow_state::finished;
   for (fiber* heir = killer != nullptr ? killer : link;; heir = heir->link) {
     if (heir->life == flow_state::finished) continue;
     if (error == nullptr && heir->expects != nullptr) {
-      if (heir->expects != &type_tag<T>)
-        error = std::make_exception_ptr(
-            wrong_type("a coroutine ended with a value of another type than "
-                       "its parent waits for"));
-      else if (!result)
-        error = std::make_exception_ptr(dead_coroutine(
-            "a coroutine was killed, and its type has no default to return"));
-    }
-    if (heir->life == flow_state::created) {
       try {
-        if (error == nullptr) heir->start(*home);
+        if (heir->expects != &type_tag<T>)
+          throw wrong_type(
+              "a coroutine ended with a value of another type "
+              "than its parent waits for");
+        if constexpr (std::is_default_constructible_v<T>)
+          if (!result) result.emplace();
+        if (!result)
+          throw dead_coroutine(
+              "a coroutine was killed, and its type has no default to return");
+        *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
+        if (heir->life == flow_state::created) {
+          heir->start(*home);
+          heir->leaf = heir;
+        }
       } catch (...) {
         error = std::current_exception();
       }
-      if (error != nullptr) {
-        heir->unwind();  // it dies of the error without having run
-        continue;
-      }
-      heir->leaf = heir;
+    }
+    if (heir->life == flow_state::created) {
+      heir->unwind();  // it dies of the error without having run
+      continue;
     }
     fiber* const next = std::exchange(heir->leaf, nullptr);
     if (trace_switch != nullptr)
       trace_switch(error != nullptr ? "throw" : "switch", this, heir);
-    if (error != nullptr)
-      next->pending = std::move(error);
-    else if (heir->expects != nullptr)
-      *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
+    if (error != nullptr) next->pending = std::move(error);
     return next;
   }
 }
@@ -1822,9 +1833,7 @@ class coroutine_frame final : public coroutine_core {
     }
     cleaning = true;
     drop_body();
-    if constexpr (std::is_default_constructible_v<value>)
-      if (!result) result.emplace();
-    return this->template bequeath<value>(std::move(result), std::move(error));
+    return this->template bequeath<value>(result, std::move(error));
   }
 
   value call() {
@@ -2190,9 +2199,14 @@ fiber* generator_core<Y, S>::run() noexcept {
   }
   cleaning = true;
   drop_body();
-  if (yielded_late && error == nullptr)
-    error = std::make_exception_ptr(close_ignored(
-        "yield: called in a destructor while the generator was unwound"));
+  if (yielded_late && error == nullptr) {
+    try {
+      throw close_ignored(
+          "yield: called in a destructor while the generator was unwound");
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
   life = flow_state::finished;
   return link;
 }
@@ -3775,11 +3789,15 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   return text + since;
 }
 
-// A line for every task in the list, each with an end of line.
-inline std::string describe(list<task_block>& tasks, nanoseconds now) {
+// A line for every task in the list, each with an end of line: as many as there
+// is memory for.
+inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
   std::string text;
-  for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
-    text += "  " + describe(*t, now) + '\n';
+  try {
+    for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
+      text += "  " + describe(*t, now) + '\n';
+  } catch (const std::bad_alloc&) {
+  }
   return text;
 }
 
@@ -3939,6 +3957,7 @@ class scheduler {
   fiber* finish(task_block& t);
   void end(task_block& t);
   void end_unstarted(task_block& t);
+  void end_without_stack(task_block& t);
 
   // What is to be thrown in a task at its park, or would be if it ran.
   struct interruption {
@@ -3980,18 +3999,18 @@ class scheduler {
   unsigned long ids_ = 0;
   bool deadlocked_ = false;
   bool ending_ = false;
-  bool releasing_ = false;
 
-  // Unwinds what other threads have let go of: in a task of its own, as that
-  // may have to wait.
+  // Unwinds what was let go of where that could not be done: on other threads,
+  // or without a stack. That may have to wait, so it takes a task; and as there
+  // must be one when there is no memory left, it is made in advance, at the
+  // price of a page of memory.
   struct releasing_task final : task_block {
-    fiber* run() noexcept override {
-      stage = task_state::running;
-      home->take_back();
-      home->tasks->releasing_ = false;
-      return home->tasks->finish(*this);
-    }
-  };
+    bool busy = false;
+
+    void begin(thread_state& t);
+    fiber* run() noexcept override;
+    void dispose() noexcept override {}
+  } releaser_;
 
   task_block& main_;  // on its own, as handles may outlive us
 };
@@ -4011,7 +4030,7 @@ inline thread_local bool tasks_have_ended = false;
 
 // Never suspends. This thread's, made when there is none. Throws
 // std::logic_error when the thread has ended, std::system_error when there is
-// no poller.
+// no poller, stack_exhausted.
 inline scheduler& this_scheduler() {
   thread_state* const t = current_thread;
   return t != nullptr && t->tasks != nullptr ? *t->tasks : make_scheduler();
@@ -4019,6 +4038,12 @@ inline scheduler& this_scheduler() {
 
 inline scheduler::scheduler(thread_state& t)
     : thread_(t), main_(*new task_block(t.main)) {
+  try {
+    releaser_.begin(t);
+  } catch (...) {
+    delete &main_;
+    throw;
+  }
   running_ = &main_;
   t.tasks = this;
   main_.home = &t;
@@ -4132,11 +4157,10 @@ inline task_block* scheduler::pick() {
       t->start(thread_, t->stack_size);
       t->parked_in = t;
       return t;
-    } catch (...) {  // no stack: the task ends with that error
+    } catch (...) {
       t->error = std::current_exception();
-      t->stage = task_state::created;  // it has left the line
-      end_unstarted(*t);
     }
+    end_without_stack(*t);
   }
 }
 
@@ -4147,9 +4171,9 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
-  if (thread_.released.load() != nullptr && !releasing_) {
-    releasing_ = true;
-    add(*new releasing_task, deadline(clock::time_point{}));
+  if (thread_.released.load() != nullptr && !releaser_.busy &&
+      wake(releaser_)) {
+    releaser_.busy = true;
     may_sleep = false;
   }
   const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
@@ -4169,10 +4193,14 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   bool anything = false;
   if (may_sleep || outside) {
-    poller_.wait(sleep, [&](int fd, readiness ready) {
-      anything = true;
-      report_ready(fd, ready);
-    });
+    try {
+      poller_.wait(sleep, [&](int fd, readiness ready) {
+        anything = true;
+        report_ready(fd, ready);
+      });
+    } catch (const std::exception& e) {  // nobody's fault, and no way to go on
+      die(e.what());
+    }
     if (take_mail != nullptr) take_mail(*this, false);
   }
   if (timed && sleep >= 0 && !anything && ready_ == nullptr)
@@ -4339,7 +4367,7 @@ inline void scheduler::limit_passed(scope& limit) {
       std::fprintf(stderr, "bao: %s swallowed bao::killed, and gets it again\n",
                    describe(t, now_).c_str());
     if (ending_ && t.kill_refusals > 16)
-      die(describe(t, now_) + " does not end, though its thread does");
+      die(describe(t, now_).c_str(), " does not end, though its thread does");
     let_others_run();
   }
   t.kill_thrown = std::make_exception_ptr(killed(t.flow));
@@ -4353,17 +4381,22 @@ inline void scheduler::limit_passed(scope& limit) {
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
-  std::string text = "deadlock: nothing can wake any of these tasks\n";
-  text += "  " + describe(main_, now_) + '\n' + describe(tasks_, now_);
+  std::string text = "deadlock";
+  try {
+    text += ": nothing can wake any of these tasks\n  " +
+            describe(main_, now_) + '\n' + describe(tasks_, now_);
+    if (releaser_.busy) text += "  " + describe(releaser_, now_) + '\n';
+  } catch (const std::bad_alloc&) {
+  }
+  main_.stage = task_state::running;
   for (fiber* f = flows.current; f != nullptr; f = up(f)) {
     const bool held = f == flows.current ? flows.exceptions->uncaught != 0
                                          : f->handling.uncaught != 0;
     bool shielded = held;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
-    if (shielded || ending_) die(text);
+    if (shielded || ending_) die(text.c_str());
   }
-  main_.stage = task_state::running;
   throw deadlock(text);
 }
 
@@ -4391,8 +4424,9 @@ inline void scheduler::ring_task(alarm& a, scheduler& s) {
 
 // Called on the stack of a task whose body has ended. Returns who goes on.
 inline fiber* scheduler::finish(task_block& t) {
-  t.life = flow_state::finished;
   end(t);
+  t.life = flow_state::finished;
+  t.release();
   flows.current = &thread_.main;  // the task may be gone
   return enter(*pick());
 }
@@ -4407,7 +4441,6 @@ inline void scheduler::end(task_block& t) {
     c.ended(c, t);
   }
   if (ending_ && tasks_.empty()) wake(main_);
-  t.release();
 }
 
 inline void scheduler::end_unstarted(task_block& t) {
@@ -4417,6 +4450,45 @@ inline void scheduler::end_unstarted(task_block& t) {
   t.cancel();
   t.unwind();
   end(t);
+  t.release();
+}
+
+// Called by whoever looks for the next task, on a stack whose own flow may be
+// gone: no place to unwind what this one was given, a generator, say, which
+// waits where it ends. So that is left for later. Those who are told that it
+// has ended find themselves in it, as always.
+[[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
+  const thread_flows before = flows;
+  flows.current = flows.root = &t;
+  t.life = flow_state::running;
+  end(t);
+  t.life = flow_state::created;
+  flows = before;
+  t.orphan = true;
+  t.release_later();
+}
+
+inline void scheduler::releasing_task::begin(thread_state& t) {
+  start(t);
+  references = 1;
+  root = this;
+  parked_in = this;
+  stage = task_state::parked;
+  cleaning = true;  // which nothing interrupts
+  name = "releasing";
+  ring = ring_task;
+}
+
+inline fiber* scheduler::releasing_task::run() noexcept {
+  scheduler& s = *home->tasks;
+  stage = task_state::running;
+  while (busy) {
+    home->take_back();
+    busy = false;
+    if (s.ending_) s.wake(s.main_);
+    s.park(never, {"nothing to release"});
+  }
+  return s.finish(*this);
 }
 
 // The others do not exist in the child: their threads of control have not come
@@ -4444,7 +4516,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = jobs = 0;
-  releasing_ = false;
+  if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
   poller_.~type();  // closes our duplicates; the parent's are its own
   new (&poller_) type;
@@ -4454,8 +4526,8 @@ inline void scheduler::start_over() {
 // as a process does when its last thread has.
 inline void scheduler::leave_child() {
   if (!tasks_.empty())
-    die("deadlock in a child process: nothing can wake any of these tasks\n" +
-        describe(tasks_, now_));
+    die("deadlock in a child process: nothing can wake any of these tasks\n",
+        describe(tasks_, now_).c_str());
   std::exit(0);
 }
 
@@ -4472,7 +4544,8 @@ inline scheduler::~scheduler() {
       tasks_.push_back(t);
       kill(t);
     }
-    while (!tasks_.empty()) {  // then those that they spawn while they end
+    // Then those that they spawn while they end.
+    while (thread_.take_back(), !tasks_.empty() || releaser_.busy) {
       task_block* t = tasks_.first();
       while (t != nullptr && t->kill_wanted) t = tasks_.after(*t);
       if (t != nullptr)
@@ -4480,7 +4553,8 @@ inline scheduler::~scheduler() {
       else
         park(never, {"waiting for the tasks that are left"});
     }
-    while (ready_ != nullptr)  // killed before their turn
+    if (wake(releaser_)) let_others_run();  // it ends
+    while (ready_ != nullptr)               // killed before their turn
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);
@@ -4544,9 +4618,11 @@ class spawned_task : public task_block {
 
   void dispose() noexcept override {
     if (error != nullptr && !asked) {
-      std::string whose = "task " + std::to_string(id);
-      if (!name.empty()) whose += " \"" + name + '"';
-      tell_unhandled(whose.c_str(), error);
+      char whose[160];  // a string might find no memory
+      std::snprintf(whose, sizeof whose, "task %lu%s%.120s%s", id,
+                    name.empty() ? "" : " \"", name.c_str(),
+                    name.empty() ? "" : "\"");
+      tell_unhandled(whose, error);
     }
     delete this;
   }
@@ -4575,6 +4651,13 @@ class task_call final : public frame_with_body<task_frame<R>, F, Args...> {
       this->result = std::addressof(this->body());
     else
       this->result.emplace(this->body());
+  }
+  // And the result, if nobody can ask for it: it may have to wait, as the body.
+  void drop_body() noexcept override {
+    frame_with_body<task_frame<R>, F, Args...>::drop_body();
+    if constexpr (!std::is_trivially_destructible_v<
+                      typename task_frame<R>::kept>)
+      if (this->references == 1 && this->watchers.empty()) this->result.reset();
   }
 };
 
@@ -4730,7 +4813,6 @@ class task {
   template <class F>
   void on_done(F f) const {
     task_block& b = checked("on_done");
-    b.asked = true;
     struct callback final : completion {
       explicit callback(F g) : call(std::move(g)) {}
       F call;
@@ -4744,6 +4826,7 @@ class task {
         tell_unhandled("on_done", what_ended("callback of on_done"));
       }
     };
+    b.asked = true;
     if (b.stage == task_state::done) {
       completion& c = *made.release();
       return c.ended(c, b);
@@ -4812,7 +4895,7 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 
 // Never suspends. Runs f(args...) as a task, later: when this one waits. All
 // are moved or copied into the task, and destroyed when it ends. A task for
-// which there is no stack ends with stack_exhausted.
+// which there is no stack ends with stack_exhausted, and they go soon after.
 //
 // The overloads are one function: up to two arguments, the compiler fills in
 // where the call stands, for reports. With more, and for spawn_later, they
@@ -4919,6 +5002,7 @@ auto as_completed(const Range& tasks) {
           decltype(board)* notes;
         };
         std::vector<watcher> watchers(all.size());
+        board.ended.reserve(all.size());  // to be told is no time to fail
         for (std::size_t i = 0; i < all.size(); ++i) {
           task_block& b = all[i].checked("as_completed");
           watchers[i].index = i;
@@ -5208,15 +5292,17 @@ class remote {
   // that thread has ended.
   template <class F>
   bool post(F f) {
+    // The task is made here, where it can be said that there is no memory.
     struct posted final : message {
-      explicit posted(F g) : call(std::move(g)) {}
-      F call;
+      std::unique_ptr<task_block> task;
     };
-    auto made = std::make_unique<posted>(std::move(f));
+    auto made = std::make_unique<posted>();
+    made->task =
+        std::make_unique<task_call<spawned_result<F>, F>>(std::move(f));
+    made->task->name = "posted";
     made->arrive = [](message& m, scheduler* s) {
-      std::unique_ptr<posted> mine(static_cast<posted*>(&m));
-      if (s != nullptr)
-        spawn(task_options(place{"", 0}).name("posted"), std::move(mine->call));
+      const std::unique_ptr<posted> mine(static_cast<posted*>(&m));
+      if (s != nullptr) s->add(*mine->task.release(), clock::time_point{});
     };
     return put(*made) && (made.release(), true);
   }
@@ -5808,9 +5894,9 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // All that take an `until` suspend while they have to wait, until then at the
 // latest; nothing else suspends. They throw std::system_error whose text names
 // the call and the descriptor; its code is std::errc::timed_out when late. What
-// was read before that is kept for the next read. One task may read while
-// another one writes; several that read, or write, take turns in the order in
-// which they came.
+// was read before that is kept for the next read; where there is no memory to
+// keep it, the stream is closed. One task may read while another one writes;
+// several that read, or write, take turns in the order in which they came.
 class stream {
  public:
   stream() = default;
@@ -5957,11 +6043,17 @@ inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   }));
 }
 
-// Adds what there is to the buffer. False at the end.
+// Adds what there is to the buffer. False at the end. What there is no memory
+// for is lost: nobody shall read on as if it had not been.
 inline bool stream::read_ahead(io_call& reading) {
   char piece[16 * 1024];
   const std::size_t n = receive(reading, piece, sizeof piece);
-  buffer_.append(piece, n);
+  try {
+    buffer_.append(piece, n);
+  } catch (...) {
+    close();
+    throw;
+  }
   return n != 0;
 }
 
@@ -6787,12 +6879,16 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Called in the child, by the thread that has forked.
 inline void start_over_in_child() {
-  helpers().start_over();
-  signals.start_over();
-  if (current_thread == nullptr || current_thread->tasks == nullptr) return;
-  scheduler& s = *current_thread->tasks;
-  mailbox::start_over(s);
-  s.start_over();
+  try {
+    helpers().start_over();
+    signals.start_over();
+    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
+    scheduler& s = *current_thread->tasks;
+    mailbox::start_over(s);
+    s.start_over();
+  } catch (const std::exception& e) {  // fork() itself is C
+    die("fork: ", e.what());
+  }
 }
 
 // In every program, when it starts.

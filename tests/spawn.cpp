@@ -1228,3 +1228,111 @@ TEST_CASE("X17: what another thread lets go of may wait while it is unwound") {
   bao::sleep(2s);
   CHECK(unwound);
 }
+
+// --- what a task owns when there is nothing to unwind it on ------------------
+
+namespace {
+
+// A generator that stands in the middle of its body, and waits where it ends.
+bao::generator<int> lingering(int& gone) {
+  struct waits {
+    int& count;
+    ~waits() {
+      bao::sleep(1ms);
+      ++count;
+    }
+  };
+  bao::generator<int> g([&gone](auto& yield) {
+    const waits at_end{gone};
+    yield(1);
+  });
+  g.next();
+  return g;
+}
+
+bao::task_options without_stack() {
+  return bao::task_options().stack_size(std::size_t{2} << 30);
+}
+
+}  // namespace
+
+TEST_CASE("a task without a stack may own flows that wait while they end") {
+  bao::virtual_time clock;
+  unhandled_errors none;
+  int gone = 0;
+  // Whoever parks finds the first one, whoever ends the others.
+  auto first = bao::spawn(without_stack(), [g = lingering(gone)] {});
+  bao::spawn([] {});
+  auto second = bao::spawn(without_stack(), [g = lingering(gone)] {});
+  bao::spawn([] {});
+  bao::coroutine<> c([&] {
+    auto g = lingering(gone);
+    bao::main_coroutine().switch_to();
+  });
+  c.switch_to();
+  auto third = bao::spawn(without_stack(), [c = std::move(c)] {});
+  CHECK_THROWS_AS(first.get(), bao::stack_exhausted);
+  CHECK_THROWS_AS(second.get(), bao::stack_exhausted);
+  CHECK_THROWS_AS(third.get(), bao::stack_exhausted);
+  bao::sleep(10s);
+  CHECK(gone == 3);
+  CHECK(none.count == 0);
+}
+
+TEST_CASE(
+    "what a task without a stack owns goes with the last handle at once") {
+  bao::virtual_time clock;
+  int gone = 0;
+  auto t = bao::spawn(without_stack(), [g = lingering(gone)] {});
+  t.join();
+  CHECK(t.error() != nullptr);
+  t = {};
+  CHECK(gone == 1);
+  bao::sleep(10s);
+  CHECK(gone == 1);
+}
+
+TEST_CASE("what a task without a stack owns is unwound when its thread ends") {
+  int gone = 0;
+  unhandled_errors all;
+  std::thread([&] {
+    bao::virtual_time clock;
+    bao::spawn(without_stack(), [g = lingering(gone)] {});
+    bao::spawn(without_stack(), [g = lingering(gone)] {});
+    bao::yield();
+  }).join();
+  CHECK(gone == 2);
+}
+
+TEST_CASE("the callback of on_done may run flows, whatever the task ended by") {
+  int sum = 0;
+  const auto use_flows = [&](auto) {
+    bao::generator<int> g([](auto& yield) { yield(1); });
+    for (int n : g) sum += n;
+    bao::coroutine<> c([&] { sum += 10; });
+    c.switch_to();
+  };
+  auto before = bao::spawn([] {});
+  auto t = bao::spawn(without_stack(), [] {});
+  auto after = bao::spawn([] {});
+  for (const bao::task<>& each : {before, t, after}) each.on_done(use_flows);
+  bao::join_all();
+  CHECK(sum == 33);
+}
+
+TEST_CASE("a result that nobody can ask for may wait while it is unwound") {
+  bao::virtual_time clock;
+  int gone = 0;
+  bao::spawn([&gone] { return lingering(gone); });
+  bao::join_all();
+  CHECK(gone == 1);
+}
+
+TEST_CASE("a result is kept for whoever hears of the end, without a handle") {
+  std::string heard;
+  bao::spawn([] { return "a result"s; }).on_done([&](auto t) {
+    heard = t.get();
+  });
+  bao::join_all();
+  CHECK(heard == "a result");
+}

@@ -240,9 +240,9 @@ class coroutine_ref {
       throw wrong_type(
           "switch_to: the coroutine waits for a value of another type");
     if (flow_->life == flow_state::created) {
+      static_cast<std::optional<value>*>(flow_->inbox)->emplace(std::move(v));
       flow_->start(t);
       flow_->leaf = flow_;
-      static_cast<std::optional<value>*>(flow_->inbox)->emplace(std::move(v));
     }
     return flow_;
   }
@@ -298,7 +298,7 @@ class coroutine_core : public fiber {
   // Leaves what the body came to with whom it concerns: the parent, unless that
   // has ended. Returns who goes on.
   template <class T>
-  fiber* bequeath(std::optional<T> result, std::exception_ptr error) noexcept;
+  fiber* bequeath(std::optional<T>& result, std::exception_ptr error) noexcept;
 
   virtual void drop_body() noexcept = 0;
 };
@@ -321,39 +321,39 @@ inline void coroutine_core::unwind() noexcept {
 }
 
 template <class T>
-fiber* coroutine_core::bequeath(std::optional<T> result,
+fiber* coroutine_core::bequeath(std::optional<T>& result,
                                 std::exception_ptr error) noexcept {
   life = flow_state::finished;
   for (fiber* heir = killer != nullptr ? killer : link;; heir = heir->link) {
     if (heir->life == flow_state::finished) continue;
     if (error == nullptr && heir->expects != nullptr) {
-      if (heir->expects != &type_tag<T>)
-        error = std::make_exception_ptr(
-            wrong_type("a coroutine ended with a value of another type than "
-                       "its parent waits for"));
-      else if (!result)
-        error = std::make_exception_ptr(dead_coroutine(
-            "a coroutine was killed, and its type has no default to return"));
-    }
-    if (heir->life == flow_state::created) {
       try {
-        if (error == nullptr) heir->start(*home);
+        if (heir->expects != &type_tag<T>)
+          throw wrong_type(
+              "a coroutine ended with a value of another type "
+              "than its parent waits for");
+        if constexpr (std::is_default_constructible_v<T>)
+          if (!result) result.emplace();
+        if (!result)
+          throw dead_coroutine(
+              "a coroutine was killed, and its type has no default to return");
+        *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
+        if (heir->life == flow_state::created) {
+          heir->start(*home);
+          heir->leaf = heir;
+        }
       } catch (...) {
         error = std::current_exception();
       }
-      if (error != nullptr) {
-        heir->unwind();  // it dies of the error without having run
-        continue;
-      }
-      heir->leaf = heir;
+    }
+    if (heir->life == flow_state::created) {
+      heir->unwind();  // it dies of the error without having run
+      continue;
     }
     fiber* const next = std::exchange(heir->leaf, nullptr);
     if (trace_switch != nullptr)
       trace_switch(error != nullptr ? "throw" : "switch", this, heir);
-    if (error != nullptr)
-      next->pending = std::move(error);
-    else if (heir->expects != nullptr)
-      *static_cast<std::optional<T>*>(heir->inbox) = std::move(result);
+    if (error != nullptr) next->pending = std::move(error);
     return next;
   }
 }
@@ -383,9 +383,7 @@ class coroutine_frame final : public coroutine_core {
     }
     cleaning = true;
     drop_body();
-    if constexpr (std::is_default_constructible_v<value>)
-      if (!result) result.emplace();
-    return this->template bequeath<value>(std::move(result), std::move(error));
+    return this->template bequeath<value>(result, std::move(error));
   }
 
   value call() {

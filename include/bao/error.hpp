@@ -22,6 +22,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -96,9 +98,9 @@ inline std::string describe(const std::exception_ptr& error) {
     const std::type_info* t = abi::__cxa_current_exception_type();
     if (t == nullptr) return std::string("an exception of unknown type");
     int failed = 0;
-    char* name = abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed);
-    std::string text = failed == 0 ? name : t->name();
-    std::free(name);
+    const std::unique_ptr<char, void (*)(void*)> name(
+        abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed), std::free);
+    std::string text = failed == 0 ? name.get() : t->name();
     constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
     if (const auto at = text.find(inside); at != std::string::npos)
       text.erase(at, sizeof inside - 1);
@@ -123,7 +125,11 @@ inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
   static thread_local std::size_t last;  // no string: it must outlive exit()
   static thread_local unsigned long times;
-  const std::string text = describe(error);
+  std::string text = "an error";
+  try {
+    text = describe(error);
+  } catch (const std::bad_alloc&) {  // nor will there be any to say more
+  }
   const std::size_t hash = std::hash<std::string>()(text);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;

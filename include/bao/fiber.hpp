@@ -122,6 +122,7 @@ class fiber : public context {  // which is where it stands while suspended
   // than its own it is left for that one to do, if it still runs.
   void retain();
   void release() noexcept;
+  void release_later() noexcept;
   void give_up(unsigned count) noexcept;
 
   // Ends it, on its own thread, if it has begun and not ended.
@@ -330,11 +331,14 @@ inline void fiber::retain() {
 inline void main_flow::dispose() noexcept { home->drop(); }
 
 inline void fiber::release() noexcept {
-  if (home == nullptr || home == current_thread) {
+  if (home == nullptr || home == current_thread)
     give_up(1);
-  } else if (released_elsewhere.fetch_add(1) == 0) {
-    home->leave_for_home(*this);
-  }
+  else
+    release_later();
+}
+
+inline void fiber::release_later() noexcept {
+  if (released_elsewhere.fetch_add(1) == 0) home->leave_for_home(*this);
 }
 
 inline void fiber::give_up(unsigned count) noexcept {
@@ -348,7 +352,8 @@ inline void fiber::give_up(unsigned count) noexcept {
   if (references == 0) dispose();
 }
 
-// On another thread. Counted like a fiber meanwhile, so that we stay.
+// Nearly always on another thread. Counted like a fiber meanwhile, so that we
+// stay.
 inline void thread_state::leave_for_home(fiber& f) noexcept {
   others_.fetch_add(1);
   fiber* first = released.load();
@@ -433,13 +438,13 @@ inline void watch_for_overflow(thread_state& t) {
 
 inline thread_state::thread_state() {
   static std::atomic<unsigned> threads{0};
+  watch_for_overflow(*this);  // the rest cannot fail
   number = ++threads;
   main.home = this;
   main.root = &main;
   flows = {&main, &main,
            reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals())};
   main.life = flow_state::running;
-  watch_for_overflow(*this);
 #if defined(BAO_ASAN) && defined(__linux__)
   pthread_attr_t attributes;
   void* low = nullptr;
@@ -486,8 +491,10 @@ inline void thread_state::end() {
 }
 
 // Tells a program that has broken a rule where no exception can be thrown.
-[[noreturn, gnu::cold]] inline void die(const std::string& why) {
-  std::fprintf(stderr, "bao: %s\n", why.c_str());
+// It takes no memory.
+[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
+                                        const char* still_more = "") {
+  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
   std::terminate();
 }
 
@@ -497,7 +504,7 @@ inline void thread_state::end() {
 [[gnu::cold]] inline std::exception_ptr what_ended(const char* flow) {
   std::exception_ptr error = std::current_exception();
   if (error == nullptr)
-    die(std::string("pthread_exit() or pthread_cancel() in a ") + flow +
+    die("pthread_exit() or pthread_cancel() in a ", flow,
         ": only the main flow of a thread can end it");
   return error;
 }

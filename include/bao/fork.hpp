@@ -23,6 +23,8 @@
 
 #include <pthread.h>
 
+#include <exception>
+
 #include "bao/offload.hpp"
 #include "bao/signal.hpp"
 
@@ -31,12 +33,16 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Called in the child, by the thread that has forked.
 inline void start_over_in_child() {
-  helpers().start_over();
-  signals.start_over();
-  if (current_thread == nullptr || current_thread->tasks == nullptr) return;
-  scheduler& s = *current_thread->tasks;
-  mailbox::start_over(s);
-  s.start_over();
+  try {
+    helpers().start_over();
+    signals.start_over();
+    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
+    scheduler& s = *current_thread->tasks;
+    mailbox::start_over(s);
+    s.start_over();
+  } catch (const std::exception& e) {  // fork() itself is C
+    die("fork: ", e.what());
+  }
 }
 
 // In every program, when it starts.

@@ -285,9 +285,14 @@ fiber* generator_core<Y, S>::run() noexcept {
   }
   cleaning = true;
   drop_body();
-  if (yielded_late && error == nullptr)
-    error = std::make_exception_ptr(close_ignored(
-        "yield: called in a destructor while the generator was unwound"));
+  if (yielded_late && error == nullptr) {
+    try {
+      throw close_ignored(
+          "yield: called in a destructor while the generator was unwound");
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
   life = flow_state::finished;
   return link;
 }

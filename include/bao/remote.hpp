@@ -143,15 +143,17 @@ class remote {
   // that thread has ended.
   template <class F>
   bool post(F f) {
+    // The task is made here, where it can be said that there is no memory.
     struct posted final : message {
-      explicit posted(F g) : call(std::move(g)) {}
-      F call;
+      std::unique_ptr<task_block> task;
     };
-    auto made = std::make_unique<posted>(std::move(f));
+    auto made = std::make_unique<posted>();
+    made->task =
+        std::make_unique<task_call<spawned_result<F>, F>>(std::move(f));
+    made->task->name = "posted";
     made->arrive = [](message& m, scheduler* s) {
-      std::unique_ptr<posted> mine(static_cast<posted*>(&m));
-      if (s != nullptr)
-        spawn(task_options(place{"", 0}).name("posted"), std::move(mine->call));
+      const std::unique_ptr<posted> mine(static_cast<posted*>(&m));
+      if (s != nullptr) s->add(*mine->task.release(), clock::time_point{});
     };
     return put(*made) && (made.release(), true);
   }

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdio>
+#include <new>
 #include <string>
 
 #include "bao/task.hpp"
@@ -45,11 +46,15 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   return text + since;
 }
 
-// A line for every task in the list, each with an end of line.
-inline std::string describe(list<task_block>& tasks, nanoseconds now) {
+// A line for every task in the list, each with an end of line: as many as there
+// is memory for.
+inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
   std::string text;
-  for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
-    text += "  " + describe(*t, now) + '\n';
+  try {
+    for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
+      text += "  " + describe(*t, now) + '\n';
+  } catch (const std::bad_alloc&) {
+  }
   return text;
 }
 

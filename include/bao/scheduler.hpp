@@ -25,6 +25,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -166,6 +167,7 @@ class scheduler {
   fiber* finish(task_block& t);
   void end(task_block& t);
   void end_unstarted(task_block& t);
+  void end_without_stack(task_block& t);
 
   // What is to be thrown in a task at its park, or would be if it ran.
   struct interruption {
@@ -207,18 +209,18 @@ class scheduler {
   unsigned long ids_ = 0;
   bool deadlocked_ = false;
   bool ending_ = false;
-  bool releasing_ = false;
 
-  // Unwinds what other threads have let go of: in a task of its own, as that
-  // may have to wait.
+  // Unwinds what was let go of where that could not be done: on other threads,
+  // or without a stack. That may have to wait, so it takes a task; and as there
+  // must be one when there is no memory left, it is made in advance, at the
+  // price of a page of memory.
   struct releasing_task final : task_block {
-    fiber* run() noexcept override {
-      stage = task_state::running;
-      home->take_back();
-      home->tasks->releasing_ = false;
-      return home->tasks->finish(*this);
-    }
-  };
+    bool busy = false;
+
+    void begin(thread_state& t);
+    fiber* run() noexcept override;
+    void dispose() noexcept override {}
+  } releaser_;
 
   task_block& main_;  // on its own, as handles may outlive us
 };
@@ -238,7 +240,7 @@ inline thread_local bool tasks_have_ended = false;
 
 // Never suspends. This thread's, made when there is none. Throws
 // std::logic_error when the thread has ended, std::system_error when there is
-// no poller.
+// no poller, stack_exhausted.
 inline scheduler& this_scheduler() {
   thread_state* const t = current_thread;
   return t != nullptr && t->tasks != nullptr ? *t->tasks : make_scheduler();
@@ -246,6 +248,12 @@ inline scheduler& this_scheduler() {
 
 inline scheduler::scheduler(thread_state& t)
     : thread_(t), main_(*new task_block(t.main)) {
+  try {
+    releaser_.begin(t);
+  } catch (...) {
+    delete &main_;
+    throw;
+  }
   running_ = &main_;
   t.tasks = this;
   main_.home = &t;
@@ -359,11 +367,10 @@ inline task_block* scheduler::pick() {
       t->start(thread_, t->stack_size);
       t->parked_in = t;
       return t;
-    } catch (...) {  // no stack: the task ends with that error
+    } catch (...) {
       t->error = std::current_exception();
-      t->stage = task_state::created;  // it has left the line
-      end_unstarted(*t);
     }
+    end_without_stack(*t);
   }
 }
 
@@ -374,9 +381,9 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
-  if (thread_.released.load() != nullptr && !releasing_) {
-    releasing_ = true;
-    add(*new releasing_task, deadline(clock::time_point{}));
+  if (thread_.released.load() != nullptr && !releaser_.busy &&
+      wake(releaser_)) {
+    releaser_.busy = true;
     may_sleep = false;
   }
   const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
@@ -396,10 +403,14 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   bool anything = false;
   if (may_sleep || outside) {
-    poller_.wait(sleep, [&](int fd, readiness ready) {
-      anything = true;
-      report_ready(fd, ready);
-    });
+    try {
+      poller_.wait(sleep, [&](int fd, readiness ready) {
+        anything = true;
+        report_ready(fd, ready);
+      });
+    } catch (const std::exception& e) {  // nobody's fault, and no way to go on
+      die(e.what());
+    }
     if (take_mail != nullptr) take_mail(*this, false);
   }
   if (timed && sleep >= 0 && !anything && ready_ == nullptr)
@@ -566,7 +577,7 @@ inline void scheduler::limit_passed(scope& limit) {
       std::fprintf(stderr, "bao: %s swallowed bao::killed, and gets it again\n",
                    describe(t, now_).c_str());
     if (ending_ && t.kill_refusals > 16)
-      die(describe(t, now_) + " does not end, though its thread does");
+      die(describe(t, now_).c_str(), " does not end, though its thread does");
     let_others_run();
   }
   t.kill_thrown = std::make_exception_ptr(killed(t.flow));
@@ -580,17 +591,22 @@ inline void scheduler::limit_passed(scope& limit) {
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
-  std::string text = "deadlock: nothing can wake any of these tasks\n";
-  text += "  " + describe(main_, now_) + '\n' + describe(tasks_, now_);
+  std::string text = "deadlock";
+  try {
+    text += ": nothing can wake any of these tasks\n  " +
+            describe(main_, now_) + '\n' + describe(tasks_, now_);
+    if (releaser_.busy) text += "  " + describe(releaser_, now_) + '\n';
+  } catch (const std::bad_alloc&) {
+  }
+  main_.stage = task_state::running;
   for (fiber* f = flows.current; f != nullptr; f = up(f)) {
     const bool held = f == flows.current ? flows.exceptions->uncaught != 0
                                          : f->handling.uncaught != 0;
     bool shielded = held;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
-    if (shielded || ending_) die(text);
+    if (shielded || ending_) die(text.c_str());
   }
-  main_.stage = task_state::running;
   throw deadlock(text);
 }
 
@@ -618,8 +634,9 @@ inline void scheduler::ring_task(alarm& a, scheduler& s) {
 
 // Called on the stack of a task whose body has ended. Returns who goes on.
 inline fiber* scheduler::finish(task_block& t) {
-  t.life = flow_state::finished;
   end(t);
+  t.life = flow_state::finished;
+  t.release();
   flows.current = &thread_.main;  // the task may be gone
   return enter(*pick());
 }
@@ -634,7 +651,6 @@ inline void scheduler::end(task_block& t) {
     c.ended(c, t);
   }
   if (ending_ && tasks_.empty()) wake(main_);
-  t.release();
 }
 
 inline void scheduler::end_unstarted(task_block& t) {
@@ -644,6 +660,45 @@ inline void scheduler::end_unstarted(task_block& t) {
   t.cancel();
   t.unwind();
   end(t);
+  t.release();
+}
+
+// Called by whoever looks for the next task, on a stack whose own flow may be
+// gone: no place to unwind what this one was given, a generator, say, which
+// waits where it ends. So that is left for later. Those who are told that it
+// has ended find themselves in it, as always.
+[[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
+  const thread_flows before = flows;
+  flows.current = flows.root = &t;
+  t.life = flow_state::running;
+  end(t);
+  t.life = flow_state::created;
+  flows = before;
+  t.orphan = true;
+  t.release_later();
+}
+
+inline void scheduler::releasing_task::begin(thread_state& t) {
+  start(t);
+  references = 1;
+  root = this;
+  parked_in = this;
+  stage = task_state::parked;
+  cleaning = true;  // which nothing interrupts
+  name = "releasing";
+  ring = ring_task;
+}
+
+inline fiber* scheduler::releasing_task::run() noexcept {
+  scheduler& s = *home->tasks;
+  stage = task_state::running;
+  while (busy) {
+    home->take_back();
+    busy = false;
+    if (s.ending_) s.wake(s.main_);
+    s.park(never, {"nothing to release"});
+  }
+  return s.finish(*this);
 }
 
 // The others do not exist in the child: their threads of control have not come
@@ -671,7 +726,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = jobs = 0;
-  releasing_ = false;
+  if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
   poller_.~type();  // closes our duplicates; the parent's are its own
   new (&poller_) type;
@@ -681,8 +736,8 @@ inline void scheduler::start_over() {
 // as a process does when its last thread has.
 inline void scheduler::leave_child() {
   if (!tasks_.empty())
-    die("deadlock in a child process: nothing can wake any of these tasks\n" +
-        describe(tasks_, now_));
+    die("deadlock in a child process: nothing can wake any of these tasks\n",
+        describe(tasks_, now_).c_str());
   std::exit(0);
 }
 
@@ -699,7 +754,8 @@ inline scheduler::~scheduler() {
       tasks_.push_back(t);
       kill(t);
     }
-    while (!tasks_.empty()) {  // then those that they spawn while they end
+    // Then those that they spawn while they end.
+    while (thread_.take_back(), !tasks_.empty() || releaser_.busy) {
       task_block* t = tasks_.first();
       while (t != nullptr && t->kill_wanted) t = tasks_.after(*t);
       if (t != nullptr)
@@ -707,7 +763,8 @@ inline scheduler::~scheduler() {
       else
         park(never, {"waiting for the tasks that are left"});
     }
-    while (ready_ != nullptr)  // killed before their turn
+    if (wake(releaser_)) let_others_run();  // it ends
+    while (ready_ != nullptr)               // killed before their turn
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (take_mail != nullptr) take_mail(*this, true);

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdio>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -64,9 +65,11 @@ class spawned_task : public task_block {
 
   void dispose() noexcept override {
     if (error != nullptr && !asked) {
-      std::string whose = "task " + std::to_string(id);
-      if (!name.empty()) whose += " \"" + name + '"';
-      tell_unhandled(whose.c_str(), error);
+      char whose[160];  // a string might find no memory
+      std::snprintf(whose, sizeof whose, "task %lu%s%.120s%s", id,
+                    name.empty() ? "" : " \"", name.c_str(),
+                    name.empty() ? "" : "\"");
+      tell_unhandled(whose, error);
     }
     delete this;
   }
@@ -95,6 +98,13 @@ class task_call final : public frame_with_body<task_frame<R>, F, Args...> {
       this->result = std::addressof(this->body());
     else
       this->result.emplace(this->body());
+  }
+  // And the result, if nobody can ask for it: it may have to wait, as the body.
+  void drop_body() noexcept override {
+    frame_with_body<task_frame<R>, F, Args...>::drop_body();
+    if constexpr (!std::is_trivially_destructible_v<
+                      typename task_frame<R>::kept>)
+      if (this->references == 1 && this->watchers.empty()) this->result.reset();
   }
 };
 
@@ -250,7 +260,6 @@ class task {
   template <class F>
   void on_done(F f) const {
     task_block& b = checked("on_done");
-    b.asked = true;
     struct callback final : completion {
       explicit callback(F g) : call(std::move(g)) {}
       F call;
@@ -264,6 +273,7 @@ class task {
         tell_unhandled("on_done", what_ended("callback of on_done"));
       }
     };
+    b.asked = true;
     if (b.stage == task_state::done) {
       completion& c = *made.release();
       return c.ended(c, b);
@@ -332,7 +342,7 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 
 // Never suspends. Runs f(args...) as a task, later: when this one waits. All
 // are moved or copied into the task, and destroyed when it ends. A task for
-// which there is no stack ends with stack_exhausted.
+// which there is no stack ends with stack_exhausted, and they go soon after.
 //
 // The overloads are one function: up to two arguments, the compiler fills in
 // where the call stands, for reports. With more, and for spawn_later, they
@@ -439,6 +449,7 @@ auto as_completed(const Range& tasks) {
           decltype(board)* notes;
         };
         std::vector<watcher> watchers(all.size());
+        board.ended.reserve(all.size());  // to be told is no time to fail
         for (std::size_t i = 0; i < all.size(); ++i) {
           task_block& b = all[i].checked("as_completed");
           watchers[i].index = i;

@@ -229,10 +229,11 @@ inline void stack_pool::add_slab(std::size_t n) {
 #endif
   void* p = ::mmap(nullptr, made->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (p == MAP_FAILED) {
-    std::string why = std::strerror(errno);
+    const int why = errno;
     delete made;
     throw stack_exhausted("no address space for another stack of " +
-                          std::to_string(size) + " bytes: mmap: " + why +
+                          std::to_string(size) +
+                          " bytes: mmap: " + std::strerror(why) +
                           " (see ulimit -v and vm.overcommit_memory)");
   }
 #if defined(MADV_NOHUGEPAGE)

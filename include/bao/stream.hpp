@@ -41,9 +41,9 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // All that take an `until` suspend while they have to wait, until then at the
 // latest; nothing else suspends. They throw std::system_error whose text names
 // the call and the descriptor; its code is std::errc::timed_out when late. What
-// was read before that is kept for the next read. One task may read while
-// another one writes; several that read, or write, take turns in the order in
-// which they came.
+// was read before that is kept for the next read; where there is no memory to
+// keep it, the stream is closed. One task may read while another one writes;
+// several that read, or write, take turns in the order in which they came.
 class stream {
  public:
   stream() = default;
@@ -190,11 +190,17 @@ inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   }));
 }
 
-// Adds what there is to the buffer. False at the end.
+// Adds what there is to the buffer. False at the end. What there is no memory
+// for is lost: nobody shall read on as if it had not been.
 inline bool stream::read_ahead(io_call& reading) {
   char piece[16 * 1024];
   const std::size_t n = receive(reading, piece, sizeof piece);
-  buffer_.append(piece, n);
+  try {
+    buffer_.append(piece, n);
+  } catch (...) {
+    close();
+    throw;
+  }
   return n != 0;
 }
 
