@@ -332,9 +332,17 @@ inline unhandled_handler on_unhandled(unhandled_handler handler) {
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
+struct context;
+
+// What a flow finds when it is continued: its own context, and what was sent.
+struct arrival {
+  context& self;
+  void* message;
+};
+
 #if defined(BAO_USE_UCONTEXT)
 
-// Where a flow stands that does not run. It lies on the flow's own stack.
+// Where a flow stands while it does not run. It lies on the flow's own stack.
 struct context {
   virtual ~context() = default;
 
@@ -349,12 +357,6 @@ struct context {
     return nullptr;
 #endif
   }
-};
-
-// What a flow finds when it is continued: its own context, and what was sent.
-struct arrival {
-  context& self;
-  void* message;
 };
 
 // Leaves this flow, to be found in `from`, and continues the one in `to`, where
@@ -387,9 +389,9 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 
 #else
 
-// Where a flow stands that does not run: its stack pointer, its frame pointer,
-// where to continue, and its base pointer if it has one. All else it left on
-// its stack.
+// Where a flow stands while it does not run: its stack pointer, its frame
+// pointer, where to continue, and its base pointer if it has one. All else it
+// left on its stack.
 //
 // It is polymorphic for the sake of fibers, which are: so they begin with their
 // context, and whoever has the address of one has that of the other in the same
@@ -408,17 +410,11 @@ struct context {
   const char* lowest_used() const { return static_cast<char*>(sp) - 128; }
 };
 
-// What a flow finds when it is continued: its own context, and what was sent.
-struct arrival {
-  context& self;
-  void* message;
-};
-
 // GCC's -fipa-reference does not believe the "memory" that the assembly below
 // says it changes: it keeps a file's own static variables in registers across
 // any function that calls nothing it cannot see. A call that it cannot see, and
-// that is never made, cures it. Clang needs no cure, and pays for it: 0.6 ns a
-// value.
+// that is never made, cures it. Clang needs no cure, and would pay 0.6 ns a
+// value for this one.
 [[gnu::always_inline]] inline void others_may_run() {
 #if !defined(__clang__)
   __asm__ goto("" : : : : never);
@@ -749,7 +745,7 @@ class stack_pool {
   void give(stack* s) noexcept;
 
   // Gives memory back that flows have used and left, of the next few stacks in
-  // turn: all have had theirs after 256 calls. 0.3 us for each that has none.
+  // turn: all have had theirs after 256 calls. 0.3 us for one without any.
   void sweep() noexcept;
 
   // Gives the slabs that no flow uses back to the system.
@@ -759,8 +755,7 @@ class stack_pool {
   static std::size_t size_class(std::size_t size) {
     if (size <= smallest) return 0;
     const unsigned long long more = (size - 1) / smallest;
-    const auto n = static_cast<std::size_t>(64 - __builtin_clzll(more));
-    return n < classes ? n : classes - 1;
+    return static_cast<std::size_t>(64 - __builtin_clzll(more));
   }
 
  private:
@@ -1019,12 +1014,12 @@ class fiber : public context {  // which is where it stands while suspended
   // stack_exhausted, in which case nothing has changed.
   void start(thread_state& t, std::size_t size = default_stack_size);
 
+  void retain();
   // One reference less; the last one disposes of the fiber. On another thread
   // than its own it is left for that one to do, if it still runs.
-  void retain();
   void release() noexcept;
-  void release_later() noexcept;
-  void give_up(unsigned count) noexcept;
+  void release_later() noexcept;          // left in any case
+  void give_up(unsigned count) noexcept;  // so many less, here and now
 
   // Ends it, on its own thread, if it has begun and not ended.
   virtual void unwind() noexcept {}
@@ -1107,9 +1102,10 @@ BAO_HOT inline thread_local thread_flows flows;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
-// Not ended by a thread_local object: others, destroyed later, may run fibers,
-// and what these make would stay. The last argument is for dlclose(): it lies
-// in the shared object that has to wait for the thread.
+// Not ended by a thread_local object, which is made once: other objects,
+// destroyed after it, may run fibers, and nobody would end what is made for
+// those. The last argument is for dlclose(): it lies in the shared object that
+// has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
   void (*const end)(void*) = [](void*) { current_thread->end(); };
   auto made = std::make_unique<thread_state>();
@@ -1184,8 +1180,7 @@ inline void reach_flow(void*) {}
 }
 
 // The first function on every stack: runs a fiber, hands the stack back to the
-// pool, and waits there for the next one. A fiber that is to go on and has been
-// given this very stack is run without a switch.
+// pool, and waits there for the next one.
 inline void fiber::runner() {
   // Nobody has called it, so there is nothing below for a backtrace to show.
 #if defined(__GCC_HAVE_DWARF2_CFI_ASM)
@@ -1202,7 +1197,6 @@ inline void fiber::runner() {
   for (;;) {
     fiber* next = flows.current->run();
     flows.current = next;
-    if (next->memory == mine) continue;
     current_thread->stacks.give(mine);
     leave_flow(&mine->fake_stack, next->memory);
     switch_context(mine->idle, *next, nullptr);
@@ -1529,7 +1523,8 @@ class coroutine;
 
 // A coroutine that belongs to somebody else, or the main flow of a task. It may
 // be kept longer than the coroutine lives, and is dead then. Only switch_to(),
-// throw_in() and kill() suspend.
+// throw_in() and kill() suspend. They and set_parent() throw dead_coroutine for
+// an empty handle, wrong_thread, and wrong_task for a coroutine of another one.
 template <class T = void>
 class coroutine_ref {
  public:
@@ -1550,9 +1545,8 @@ class coroutine_ref {
   // have switched to; throws what comes our way instead: the error of a child
   // that has ended, or what was thrown in. A switch to oneself returns `v`.
   //
-  // Throws dead_coroutine when the other one has ended, wrong_thread,
-  // wrong_task when it belongs to another task, wrong_type when it waits for
-  // another type, stack_exhausted: then nothing has happened.
+  // Throws dead_coroutine when the other one has ended, wrong_type when it
+  // waits for another type, stack_exhausted: then nothing has happened.
   [[gnu::always_inline]] T switch_to(value v = value{}) {
     fiber* to = flow_;
     if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
@@ -1589,8 +1583,8 @@ class coroutine_ref {
   // Suspends until the other flow, in which it throws bao::killed, has ended or
   // has switched back to us; whoever kills is its parent for that time. One
   // that has not started never runs; on one that has ended nothing happens; on
-  // ourselves it throws here and now. Throws what the body throws instead,
-  // dead_coroutine for an empty handle, std::logic_error for a main flow.
+  // ourselves it throws here and now. Throws what the body throws instead, and
+  // std::logic_error for a main flow.
   void kill() {
     expect_usable("kill");
     if (flow_ == flow_->root)
@@ -1610,8 +1604,7 @@ class coroutine_ref {
   }
 
   // Gives it another parent. Throws parent_cycle when it would become its own
-  // ancestor, std::logic_error for a main flow, dead_coroutine for an empty
-  // handle, wrong_thread, wrong_task.
+  // ancestor, std::logic_error for a main flow.
   template <class U>
   void set_parent(const coroutine_ref<U>& other) {
     expect_usable("set_parent");
@@ -1745,8 +1738,8 @@ class coroutine_core : public fiber {
   }
   ~coroutine_core() override { link->release(); }
 
-  // Leaves what the body came to with whom it concerns: the parent, unless that
-  // has ended. Returns who goes on.
+  // Hands the result or the error to the killer, or else to the nearest
+  // ancestor that has not ended. Returns who goes on.
   template <class T>
   fiber* bequeath(std::optional<T>& result, std::exception_ptr error) noexcept;
 
@@ -1865,19 +1858,21 @@ class coroutine_frame final : public coroutine_core {
   std::optional<value> first_;
 };
 
-// A body with a stack of its own, that runs when somebody switches to it. Takes
-// T(T), void(T), T() or void(); move-only; an empty one is dead.
+// A body, T(T), void(T), T() or void(), with a stack of its own, that runs when
+// somebody switches to it. Move-only; an empty one is dead.
 //
 // Nothing runs, and no stack is taken, before the first switch. Destroying a
 // suspended one throws bao::killed in it and suspends until it has ended, so
 // that the objects on its stack are destroyed, inner ones first; what else its
-// body then throws goes to on_unhandled(). Another thread leaves that to the
-// coroutine's own.
+// body then throws goes to on_unhandled(). On another thread all that is left
+// to the coroutine's own.
 template <class T = void>
 class coroutine : public coroutine_ref<T> {
  public:
   coroutine() = default;
 
+  // A child of the flow that makes it, or of `parent`: throws what set_parent()
+  // does.
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
   explicit coroutine(F&& body)
@@ -2011,7 +2006,7 @@ class yielder {
   // Suspends until `other` has ended: yields all that it yields, and returns
   // what it returns. Meanwhile our consumer deals with it directly: sends,
   // throws and closes reach it. Throws what ends it, already_running,
-  // wrong_thread.
+  // wrong_thread, wrong_flow.
   template <class R>
   R from(generator<Yield, Send, R>& other);
   template <class R>
@@ -2040,7 +2035,7 @@ class yielder {
     }
   }
 
-  // It is a part of it.
+  // What this is a part of.
   generator_core<Yield, Send>& core() {
     return static_cast<generator_core<Yield, Send>&>(*this);
   }
@@ -2062,7 +2057,7 @@ struct step_of<void> {
 
 // What was read, which nearly always is `usual`. Processors guess where a
 // branch goes, and wait for what a load brings: after the comparison they go on
-// at once with the pointer that they have, which saves up to 2 of 9 ns a value.
+// at once with the pointer that they have, which saves up to 2 ns a value.
 // The empty assembly keeps the compiler from undoing it.
 template <class T>
 [[gnu::always_inline]] inline T* usually(T* usual, T* read) {
@@ -3098,7 +3093,7 @@ inline void timer::cancel() {
 //       forgotten along with it. False: the system cannot watch this one, as
 //       it is always ready (a regular file). Throws std::system_error.
 //   watch_owned(fd, want)
-//       The same of a descriptor that its owner only closes after forget(). It
+//       The same of a descriptor that its owner closes only after forget(). It
 //       may be reported again without being asked for. The owner must have met
 //       EAGAIN since the last report, or drained it: some pollers report only
 //       what has changed.
@@ -3112,7 +3107,7 @@ inline void timer::cancel() {
 //       for select's hang-ups, see there).
 //   prepare(fds)
 //       Adds what is watched to an array for poll(2): when any of it is ready,
-//       wait() has something to report, or was called by wake().
+//       wait() has something to report, or wake() was called.
 //   wake()
 //       Ends a wait(), now or the next. From any thread, and from signal
 //       handlers.
@@ -3335,8 +3330,8 @@ using poller = select_poller;
 // =============================================================================
 // bao/poller/poll.hpp - anywhere: the list goes along with every question
 //
-// Whoever is watched stands in an array that the kernel walks at every wait, so
-// a wait takes longer the more there are. What is reported is taken out again.
+// What is watched stands in an array that the kernel walks at every wait, so a
+// wait takes longer the more there is. What is reported is taken out again.
 
 #include <poll.h>
 #include <time.h>
@@ -3554,7 +3549,6 @@ class epoll_poller {
   void prepare(std::vector<pollfd>& fds) const {
     fds.push_back({epoll_, POLLIN, 0});
   }
-  int fd() const { return epoll_; }  // readable when wait() has work to do
 
   void wake() const noexcept { bell_.ring(); }
 
@@ -3852,7 +3846,7 @@ struct visitor {
   fiber* from = nullptr;
 };
 
-// Of its members only park(), yield() and the destructor suspend.
+// Of its members only park(), yield(), run_ready() and the destructor suspend.
 class scheduler {
  public:
   explicit scheduler(thread_state& t);
@@ -4133,7 +4127,7 @@ inline void scheduler::make_ready(task_block& t, task_block::cause why) {
   ready_end_ = &t.next_ready;
 }
 
-// The next task to run, taken out of the line; the one that asks if it is.
+// The next task to run, taken out of the line. It may be the one that asks.
 inline task_block* scheduler::pick() {
   busy_calls_ = 0;
   if (--turns_left_ <= 0) look_around(false);
@@ -4390,9 +4384,8 @@ inline void scheduler::declare_deadlock() {
   }
   main_.stage = task_state::running;
   for (fiber* f = flows.current; f != nullptr; f = up(f)) {
-    const bool held = f == flows.current ? flows.exceptions->uncaught != 0
-                                         : f->handling.uncaught != 0;
-    bool shielded = held;
+    bool shielded =
+        (f == flows.current ? *flows.exceptions : f->handling).uncaught != 0;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
     if (shielded || ending_) die(text.c_str());
@@ -4428,6 +4421,7 @@ inline fiber* scheduler::finish(task_block& t) {
   t.life = flow_state::finished;
   t.release();
   flows.current = &thread_.main;  // the task may be gone
+  running_ = &main_;
   return enter(*pick());
 }
 
@@ -4454,9 +4448,9 @@ inline void scheduler::end_unstarted(task_block& t) {
 }
 
 // Called by whoever looks for the next task, on a stack whose own flow may be
-// gone: no place to unwind what this one was given, a generator, say, which
-// waits where it ends. So that is left for later. Those who are told that it
-// has ended find themselves in it, as always.
+// gone: no place to unwind what this one was given, a generator, say, whose end
+// may have to wait. So that is left for later. Those who are told that it has
+// ended find themselves on its flow.
 [[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
   const thread_flows before = flows;
   flows.current = flows.root = &t;
@@ -4586,7 +4580,7 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // The task that runs a callable on a stack of its own.
 class spawned_task : public task_block {
  public:
-  // Takes the callable and its arguments away before they were used.
+  // Destroys the callable and its arguments, which were not used.
   void unwind() noexcept override {
     orphan = false;
     if (life != flow_state::created) return;
@@ -4617,12 +4611,14 @@ class spawned_task : public task_block {
   }
 
   void dispose() noexcept override {
-    if (error != nullptr && !asked) {
+    if (error != nullptr && !std::exchange(asked, true)) {
       char whose[160];  // a string might find no memory
       std::snprintf(whose, sizeof whose, "task %lu%s%.120s%s", id,
                     name.empty() ? "" : " \"", name.c_str(),
                     name.empty() ? "" : "\"");
+      ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
+      return give_up(1);
     }
     delete this;
   }
@@ -4652,7 +4648,7 @@ class task_call final : public frame_with_body<task_frame<R>, F, Args...> {
     else
       this->result.emplace(this->body());
   }
-  // And the result, if nobody can ask for it: it may have to wait, as the body.
+  // And the result if nobody can ask for it: that may have to wait as well.
   void drop_body() noexcept override {
     frame_with_body<task_frame<R>, F, Args...>::drop_body();
     if constexpr (!std::is_trivially_destructible_v<
@@ -4734,8 +4730,8 @@ class task {
     if (block_ != nullptr) block_->release();
   }
 
-  // Suspends until the task has ended (true) or `until` passes (false). Never
-  // throws the task's error. Throws deadlock when it is the task itself.
+  // Suspends until the task has ended (true) or `until` passes (false). Throws
+  // what interrupts us, and deadlock when it is ourselves; never its error.
   bool join(deadline until = never) const {
     task_block& b = checked("join");
     scheduler& s = this_scheduler();
@@ -4754,10 +4750,9 @@ class task {
     return true;
   }
 
-  // Suspends until the task has ended. Returns what it returned, which stays in
-  // the task; throws the error it ended with, each time, and task_killed when
-  // it was killed. From a temporary handle the result is moved out.
-  decltype(auto) get() & { return value(); }
+  // Suspends like join(). Returns what the task returned, which stays in it;
+  // throws the error it ended with, each time, and task_killed when it was
+  // killed. From a temporary handle the result is moved out.
   decltype(auto) get() const& { return value(); }
   R get() && {
     if constexpr (std::is_void_v<R> || std::is_reference_v<R>)
@@ -4785,7 +4780,7 @@ class task {
   // Throws bao::killed in the task, at the place where it waits, and suspends
   // until it has ended (true) or `until` passes (false); 0s does not wait. One
   // that has not started never runs, one that kills itself is killed here and
-  // now. Throws std::logic_error for the main task.
+  // now. Throws what interrupts us, and std::logic_error for the main task.
   bool kill(deadline until = never) const {
     const task keep(&checked("kill"));  // our handle may go meanwhile
     task_block& b = *keep.block_;
@@ -4898,8 +4893,8 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 // which there is no stack ends with stack_exhausted, and they go soon after.
 //
 // The overloads are one function: up to two arguments, the compiler fills in
-// where the call stands, for reports. With more, and for spawn_later, they
-// leave the place out, unless task_options are given.
+// where the call stands, for reports. With more they leave the place out,
+// unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), clock::time_point{}, std::forward<F>(f),
@@ -5043,10 +5038,9 @@ std::optional<std::size_t> join_any(const Range& tasks,
     b.watchers.push_back(watchers[i]);
   }
   if (all.empty()) return std::nullopt;
-  do {
+  while (s.park(until, {"joining any of several tasks"}))
     for (std::size_t i = 0; i < all.size(); ++i)
       if (all[i].done()) return i;
-  } while (s.park(until, {"joining any of several tasks"}));
   return std::nullopt;
 }
 
@@ -5070,7 +5064,7 @@ bool kill_all(const Range& tasks, deadline until = never) {
 //
 // A limit belongs to the flow that opens it. It strikes whatever that flow
 // waits for, in however deep a call, and nobody else: not the consumer of a
-// generator that has opened it and yields, not the handler of another limit.
+// generator that has opened it and yields.
 //
 // The price is a timer to arm and take back, some tens of ns. A block that
 // computes and never waits is not stopped.
@@ -5343,8 +5337,8 @@ struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
-// Whether this is one. A job that offloads in its turn does so itself: were it
-// to wait for another helper, ten of them could wait for each other.
+// A job that offloads in its turn does the work itself: were it to wait for
+// another helper, ten of them could wait for each other.
 inline thread_local bool on_helper_thread = false;
 
 class helper_threads {
@@ -5717,7 +5711,7 @@ class descriptor {
   static scheduler* here() {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
   }
-  // Of the thread, if it has a scheduler: addresses are used again.
+  // This thread's, 0 without a scheduler. No address, which is used again.
   static unsigned here_number() {
     return here() == nullptr ? 0 : current_thread->number;
   }
@@ -5805,7 +5799,7 @@ class io_call {
     if (scheduler_ != nullptr && scheduler_->time_to_yield()) yield();
     bool late = false;
     for (;;) {
-      // Too late is not too late for what is there.
+      // One who is late still gets what is there.
       descriptor_watch* const w = descriptor_.watch_;
       if (w == nullptr || late || (w->ready & direction_)) {
         const auto result = call();
@@ -5842,6 +5836,7 @@ class io_call {
 
  private:
   void get_in_line() {
+    if (!descriptor_) errno = EBADF, descriptor_.fail(name_);
     scheduler_ = &this_scheduler();
     descriptor_.watch_here(*scheduler_);
     place_.emplace(*scheduler_, descriptor_.fd_, *descriptor_.watch_,
@@ -5892,11 +5887,12 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // reads is EPIPE to whoever writes, never a SIGPIPE.
 //
 // All that take an `until` suspend while they have to wait, until then at the
-// latest; nothing else suspends. They throw std::system_error whose text names
-// the call and the descriptor; its code is std::errc::timed_out when late. What
-// was read before that is kept for the next read; where there is no memory to
-// keep it, the stream is closed. One task may read while another one writes;
-// several that read, or write, take turns in the order in which they came.
+// latest; nothing else suspends. They throw what interrupts us, and
+// std::system_error whose text names the call and the descriptor; its code is
+// std::errc::timed_out when late. What was read before that is kept for the
+// next read; where there is no memory to keep it, the stream is closed. One
+// task may read while another one writes; several that read, or write, take
+// turns in the order in which they came.
 class stream {
  public:
   stream() = default;
@@ -6066,7 +6062,7 @@ inline std::string stream::take_ahead(std::size_t n) {
     // An idle connection keeps a small buffer, and does not sit on a large one.
     if (buffer_.capacity() > 64 * 1024) buffer_.shrink_to_fit();
   } else if (consumed_ > buffer_.size() / 2) {
-    buffer_.erase(0, consumed_);  // linear, but each byte at most once
+    buffer_.erase(0, consumed_);  // moves fewer bytes than were consumed
     consumed_ = 0;
   }
   return taken;
@@ -6181,7 +6177,7 @@ inline ssize_t write_quietly(int fd, const void* p, std::size_t n) {
 }
 
 // So much is taken without blocking by a terminal that is writable: a few plain
-// bytes, or one that it may turn into several, as the end of a line.
+// bytes, or one that it may turn into several, like the end of a line.
 inline std::size_t taken_by_terminal(const void* p, std::size_t n) {
   const auto* const bytes = static_cast<const unsigned char*>(p);
   std::size_t plain = 0;
@@ -6298,7 +6294,7 @@ class address {
   socklen_t size_ = 0;
 };
 
-// Asks one of getsockname and getpeername.
+// Asks by getsockname() or getpeername().
 template <class Call>
 address ask_address(int fd, Call call, const char* name) {
   address a;
@@ -6494,7 +6490,8 @@ class socket_stream : public stream {
     return ask_address(fd(), ::getsockname, "getsockname");
   }
 
-  // Connects to `to`. Suspends; throws std::system_error.
+  // A new descriptor, connected to `to`. Suspends until then, `until` at the
+  // latest; throws std::system_error.
   static int connected(const address& to, deadline until);
 };
 
@@ -6687,8 +6684,8 @@ using unix_listener = listener<unix_stream>;
 // late.
 class udp_socket {
  public:
-  // Bound to "host:port" in numbers, port 0 for any that is free. Throws
-  // std::system_error, std::invalid_argument.
+  // Bound to "host:port" in numbers, port 0 for any that is free, or to
+  // "unix:/path". Throws std::system_error, std::invalid_argument.
   explicit udp_socket(const address& at)
       : descriptor_(make_socket(at.family(), SOCK_DGRAM)) {
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
@@ -6789,8 +6786,10 @@ struct received_signals {
 
   static void handle(int signal);
 
-  // In a child process: those who wait are in the parent, and so are its bells.
+  // In a child process: those who wait are in the parent, and so are its bells
+  // and what it has received.
   void start_over() {
+    for (std::atomic<int>& n : count) n = 0;
     for (seat& s : seats) {
       s.taken = false;
       delete s.bell.exchange(nullptr);
@@ -6869,8 +6868,8 @@ inline int wait_signal(std::initializer_list<int> which,
 // The child gets a poller, doorbells and helper threads of its own, since
 // what it has copied is the parent's: to touch that would steal its events.
 // For the same reason remotes made before lead nowhere in the child. When its
-// task ends and no other is there, the child exits with status 0;
-// most children call exec() or _exit() long before.
+// task ends and no other is there, the child exits with status 0; most children
+// call exec() or _exit() long before.
 //
 // It costs nothing until somebody forks, and then some system calls.
 
@@ -6953,7 +6952,7 @@ class virtual_time final : public system_calls {
 //     (gdb) bao tasks
 //     Thread 1:
 //       task 0 "main" is running
-//       task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 2 s
+//       task 3 "reader" (main.cpp:4) is parked: reading descriptor 7, for 2.0 s
 //     (gdb) bao task 3          its stack, those of its generators included
 //     (gdb) bao tasks bt        all stacks; any other command does as well
 //     (gdb) bao task 3 frame apply all -q info locals

@@ -1,5 +1,6 @@
 // What a child process has of the tasks of its parent, and what it has not.
 #include <doctest/doctest.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 #include <cstdlib>
@@ -143,6 +144,16 @@ TEST_CASE("X19: a socket that the parent has waited for works in the child") {
     out.write_all(*right.read_line(5s));
   });
   CHECK(o.text == "b");
+}
+
+TEST_CASE("X19: signals that the parent has not taken are not the child's") {
+  CHECK(bao::wait_signal({SIGUSR1}, 0s) == 0);
+  ::raise(SIGUSR1);
+  const outcome o = in_child([](bao::stream& out) {
+    out.write_all(std::to_string(bao::wait_signal({SIGUSR1}, 0s)));
+  });
+  CHECK(o.text == "0");
+  CHECK(bao::wait_signal({SIGUSR1}, 0s) == SIGUSR1);
 }
 
 TEST_CASE("X19: a task that forks is alone, and the child ends with it") {

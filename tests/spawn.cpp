@@ -1145,6 +1145,19 @@ TEST_CASE("V46: a thread whose tasks have ended takes no others") {
   }
 }
 
+TEST_CASE("X17: who is told of an error may ask which task it was") {
+  static bao::task<> told;
+  const auto before = bao::on_unhandled(
+      [](const char*, const std::exception_ptr&) { told = bao::self(); });
+  bao::spawn([] { throw std::runtime_error("burnt"); });
+  bao::yield();
+  bao::on_unhandled(before);
+  REQUIRE(told);
+  CHECK(told.done());
+  CHECK(told.error() != nullptr);
+  told = {};
+}
+
 TEST_CASE("X17: a handle may be moved to another thread and released there") {
   auto counted = std::make_shared<int>(1);
   auto t = bao::spawn([counted] { return counted; });

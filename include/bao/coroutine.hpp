@@ -79,7 +79,8 @@ class coroutine;
 
 // A coroutine that belongs to somebody else, or the main flow of a task. It may
 // be kept longer than the coroutine lives, and is dead then. Only switch_to(),
-// throw_in() and kill() suspend.
+// throw_in() and kill() suspend. They and set_parent() throw dead_coroutine for
+// an empty handle, wrong_thread, and wrong_task for a coroutine of another one.
 template <class T = void>
 class coroutine_ref {
  public:
@@ -100,9 +101,8 @@ class coroutine_ref {
   // have switched to; throws what comes our way instead: the error of a child
   // that has ended, or what was thrown in. A switch to oneself returns `v`.
   //
-  // Throws dead_coroutine when the other one has ended, wrong_thread,
-  // wrong_task when it belongs to another task, wrong_type when it waits for
-  // another type, stack_exhausted: then nothing has happened.
+  // Throws dead_coroutine when the other one has ended, wrong_type when it
+  // waits for another type, stack_exhausted: then nothing has happened.
   [[gnu::always_inline]] T switch_to(value v = value{}) {
     fiber* to = flow_;
     if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
@@ -139,8 +139,8 @@ class coroutine_ref {
   // Suspends until the other flow, in which it throws bao::killed, has ended or
   // has switched back to us; whoever kills is its parent for that time. One
   // that has not started never runs; on one that has ended nothing happens; on
-  // ourselves it throws here and now. Throws what the body throws instead,
-  // dead_coroutine for an empty handle, std::logic_error for a main flow.
+  // ourselves it throws here and now. Throws what the body throws instead, and
+  // std::logic_error for a main flow.
   void kill() {
     expect_usable("kill");
     if (flow_ == flow_->root)
@@ -160,8 +160,7 @@ class coroutine_ref {
   }
 
   // Gives it another parent. Throws parent_cycle when it would become its own
-  // ancestor, std::logic_error for a main flow, dead_coroutine for an empty
-  // handle, wrong_thread, wrong_task.
+  // ancestor, std::logic_error for a main flow.
   template <class U>
   void set_parent(const coroutine_ref<U>& other) {
     expect_usable("set_parent");
@@ -295,8 +294,8 @@ class coroutine_core : public fiber {
   }
   ~coroutine_core() override { link->release(); }
 
-  // Leaves what the body came to with whom it concerns: the parent, unless that
-  // has ended. Returns who goes on.
+  // Hands the result or the error to the killer, or else to the nearest
+  // ancestor that has not ended. Returns who goes on.
   template <class T>
   fiber* bequeath(std::optional<T>& result, std::exception_ptr error) noexcept;
 
@@ -415,19 +414,21 @@ class coroutine_frame final : public coroutine_core {
   std::optional<value> first_;
 };
 
-// A body with a stack of its own, that runs when somebody switches to it. Takes
-// T(T), void(T), T() or void(); move-only; an empty one is dead.
+// A body, T(T), void(T), T() or void(), with a stack of its own, that runs when
+// somebody switches to it. Move-only; an empty one is dead.
 //
 // Nothing runs, and no stack is taken, before the first switch. Destroying a
 // suspended one throws bao::killed in it and suspends until it has ended, so
 // that the objects on its stack are destroyed, inner ones first; what else its
-// body then throws goes to on_unhandled(). Another thread leaves that to the
-// coroutine's own.
+// body then throws goes to on_unhandled(). On another thread all that is left
+// to the coroutine's own.
 template <class T = void>
 class coroutine : public coroutine_ref<T> {
  public:
   coroutine() = default;
 
+  // A child of the flow that makes it, or of `parent`: throws what set_parent()
+  // does.
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
   explicit coroutine(F&& body)

@@ -7,7 +7,7 @@
 //     (gdb) bao tasks
 //     Thread 1:
 //       task 0 "main" is running
-//       task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 2 s
+//       task 3 "reader" (main.cpp:4) is parked: reading descriptor 7, for 2.0 s
 //     (gdb) bao task 3          its stack, those of its generators included
 //     (gdb) bao tasks bt        all stacks; any other command does as well
 //     (gdb) bao task 3 frame apply all -q info locals

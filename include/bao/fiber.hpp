@@ -118,12 +118,12 @@ class fiber : public context {  // which is where it stands while suspended
   // stack_exhausted, in which case nothing has changed.
   void start(thread_state& t, std::size_t size = default_stack_size);
 
+  void retain();
   // One reference less; the last one disposes of the fiber. On another thread
   // than its own it is left for that one to do, if it still runs.
-  void retain();
   void release() noexcept;
-  void release_later() noexcept;
-  void give_up(unsigned count) noexcept;
+  void release_later() noexcept;          // left in any case
+  void give_up(unsigned count) noexcept;  // so many less, here and now
 
   // Ends it, on its own thread, if it has begun and not ended.
   virtual void unwind() noexcept {}
@@ -206,9 +206,10 @@ BAO_HOT inline thread_local thread_flows flows;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
-// Not ended by a thread_local object: others, destroyed later, may run fibers,
-// and what these make would stay. The last argument is for dlclose(): it lies
-// in the shared object that has to wait for the thread.
+// Not ended by a thread_local object, which is made once: other objects,
+// destroyed after it, may run fibers, and nobody would end what is made for
+// those. The last argument is for dlclose(): it lies in the shared object that
+// has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
   void (*const end)(void*) = [](void*) { current_thread->end(); };
   auto made = std::make_unique<thread_state>();
@@ -283,8 +284,7 @@ inline void reach_flow(void*) {}
 }
 
 // The first function on every stack: runs a fiber, hands the stack back to the
-// pool, and waits there for the next one. A fiber that is to go on and has been
-// given this very stack is run without a switch.
+// pool, and waits there for the next one.
 inline void fiber::runner() {
   // Nobody has called it, so there is nothing below for a backtrace to show.
 #if defined(__GCC_HAVE_DWARF2_CFI_ASM)
@@ -301,7 +301,6 @@ inline void fiber::runner() {
   for (;;) {
     fiber* next = flows.current->run();
     flows.current = next;
-    if (next->memory == mine) continue;
     current_thread->stacks.give(mine);
     leave_flow(&mine->fake_stack, next->memory);
     switch_context(mine->idle, *next, nullptr);

@@ -13,8 +13,8 @@
 // The child gets a poller, doorbells and helper threads of its own, since
 // what it has copied is the parent's: to touch that would steal its events.
 // For the same reason remotes made before lead nowhere in the child. When its
-// task ends and no other is there, the child exits with status 0;
-// most children call exec() or _exit() long before.
+// task ends and no other is there, the child exits with status 0; most children
+// call exec() or _exit() long before.
 //
 // It costs nothing until somebody forks, and then some system calls.
 //

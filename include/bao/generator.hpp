@@ -30,7 +30,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -97,7 +96,7 @@ class yielder {
   // Suspends until `other` has ended: yields all that it yields, and returns
   // what it returns. Meanwhile our consumer deals with it directly: sends,
   // throws and closes reach it. Throws what ends it, already_running,
-  // wrong_thread.
+  // wrong_thread, wrong_flow.
   template <class R>
   R from(generator<Yield, Send, R>& other);
   template <class R>
@@ -126,7 +125,7 @@ class yielder {
     }
   }
 
-  // It is a part of it.
+  // What this is a part of.
   generator_core<Yield, Send>& core() {
     return static_cast<generator_core<Yield, Send>&>(*this);
   }
@@ -148,7 +147,7 @@ struct step_of<void> {
 
 // What was read, which nearly always is `usual`. Processors guess where a
 // branch goes, and wait for what a load brings: after the comparison they go on
-// at once with the pointer that they have, which saves up to 2 of 9 ns a value.
+// at once with the pointer that they have, which saves up to 2 ns a value.
 // The empty assembly keeps the compiler from undoing it.
 template <class T>
 [[gnu::always_inline]] inline T* usually(T* usual, T* read) {

@@ -213,7 +213,7 @@ class descriptor {
   static scheduler* here() {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
   }
-  // Of the thread, if it has a scheduler: addresses are used again.
+  // This thread's, 0 without a scheduler. No address, which is used again.
   static unsigned here_number() {
     return here() == nullptr ? 0 : current_thread->number;
   }
@@ -301,7 +301,7 @@ class io_call {
     if (scheduler_ != nullptr && scheduler_->time_to_yield()) yield();
     bool late = false;
     for (;;) {
-      // Too late is not too late for what is there.
+      // One who is late still gets what is there.
       descriptor_watch* const w = descriptor_.watch_;
       if (w == nullptr || late || (w->ready & direction_)) {
         const auto result = call();
@@ -338,6 +338,7 @@ class io_call {
 
  private:
   void get_in_line() {
+    if (!descriptor_) errno = EBADF, descriptor_.fail(name_);
     scheduler_ = &this_scheduler();
     descriptor_.watch_here(*scheduler_);
     place_.emplace(*scheduler_, descriptor_.fd_, *descriptor_.watch_,

@@ -33,8 +33,8 @@ struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
-// Whether this is one. A job that offloads in its turn does so itself: were it
-// to wait for another helper, ten of them could wait for each other.
+// A job that offloads in its turn does the work itself: were it to wait for
+// another helper, ten of them could wait for each other.
 inline thread_local bool on_helper_thread = false;
 
 class helper_threads {

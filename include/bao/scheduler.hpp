@@ -24,8 +24,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -62,7 +62,7 @@ struct visitor {
   fiber* from = nullptr;
 };
 
-// Of its members only park(), yield() and the destructor suspend.
+// Of its members only park(), yield(), run_ready() and the destructor suspend.
 class scheduler {
  public:
   explicit scheduler(thread_state& t);
@@ -343,7 +343,7 @@ inline void scheduler::make_ready(task_block& t, task_block::cause why) {
   ready_end_ = &t.next_ready;
 }
 
-// The next task to run, taken out of the line; the one that asks if it is.
+// The next task to run, taken out of the line. It may be the one that asks.
 inline task_block* scheduler::pick() {
   busy_calls_ = 0;
   if (--turns_left_ <= 0) look_around(false);
@@ -600,9 +600,8 @@ inline void scheduler::declare_deadlock() {
   }
   main_.stage = task_state::running;
   for (fiber* f = flows.current; f != nullptr; f = up(f)) {
-    const bool held = f == flows.current ? flows.exceptions->uncaught != 0
-                                         : f->handling.uncaught != 0;
-    bool shielded = held;
+    bool shielded =
+        (f == flows.current ? *flows.exceptions : f->handling).uncaught != 0;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
     if (shielded || ending_) die(text.c_str());
@@ -638,6 +637,7 @@ inline fiber* scheduler::finish(task_block& t) {
   t.life = flow_state::finished;
   t.release();
   flows.current = &thread_.main;  // the task may be gone
+  running_ = &main_;
   return enter(*pick());
 }
 
@@ -664,9 +664,9 @@ inline void scheduler::end_unstarted(task_block& t) {
 }
 
 // Called by whoever looks for the next task, on a stack whose own flow may be
-// gone: no place to unwind what this one was given, a generator, say, which
-// waits where it ends. So that is left for later. Those who are told that it
-// has ended find themselves in it, as always.
+// gone: no place to unwind what this one was given, a generator, say, whose end
+// may have to wait. So that is left for later. Those who are told that it has
+// ended find themselves on its flow.
 [[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
   const thread_flows before = flows;
   flows.current = flows.root = &t;

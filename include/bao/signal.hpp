@@ -39,8 +39,10 @@ struct received_signals {
 
   static void handle(int signal);
 
-  // In a child process: those who wait are in the parent, and so are its bells.
+  // In a child process: those who wait are in the parent, and so are its bells
+  // and what it has received.
   void start_over() {
+    for (std::atomic<int>& n : count) n = 0;
     for (seat& s : seats) {
       s.taken = false;
       delete s.bell.exchange(nullptr);

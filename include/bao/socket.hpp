@@ -83,7 +83,7 @@ class address {
   socklen_t size_ = 0;
 };
 
-// Asks one of getsockname and getpeername.
+// Asks by getsockname() or getpeername().
 template <class Call>
 address ask_address(int fd, Call call, const char* name) {
   address a;
@@ -279,7 +279,8 @@ class socket_stream : public stream {
     return ask_address(fd(), ::getsockname, "getsockname");
   }
 
-  // Connects to `to`. Suspends; throws std::system_error.
+  // A new descriptor, connected to `to`. Suspends until then, `until` at the
+  // latest; throws std::system_error.
   static int connected(const address& to, deadline until);
 };
 
@@ -472,8 +473,8 @@ using unix_listener = listener<unix_stream>;
 // late.
 class udp_socket {
  public:
-  // Bound to "host:port" in numbers, port 0 for any that is free. Throws
-  // std::system_error, std::invalid_argument.
+  // Bound to "host:port" in numbers, port 0 for any that is free, or to
+  // "unix:/path". Throws std::system_error, std::invalid_argument.
   explicit udp_socket(const address& at)
       : descriptor_(make_socket(at.family(), SOCK_DGRAM)) {
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)

@@ -19,7 +19,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -33,7 +32,7 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // The task that runs a callable on a stack of its own.
 class spawned_task : public task_block {
  public:
-  // Takes the callable and its arguments away before they were used.
+  // Destroys the callable and its arguments, which were not used.
   void unwind() noexcept override {
     orphan = false;
     if (life != flow_state::created) return;
@@ -64,12 +63,14 @@ class spawned_task : public task_block {
   }
 
   void dispose() noexcept override {
-    if (error != nullptr && !asked) {
+    if (error != nullptr && !std::exchange(asked, true)) {
       char whose[160];  // a string might find no memory
       std::snprintf(whose, sizeof whose, "task %lu%s%.120s%s", id,
                     name.empty() ? "" : " \"", name.c_str(),
                     name.empty() ? "" : "\"");
+      ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
+      return give_up(1);
     }
     delete this;
   }
@@ -99,7 +100,7 @@ class task_call final : public frame_with_body<task_frame<R>, F, Args...> {
     else
       this->result.emplace(this->body());
   }
-  // And the result, if nobody can ask for it: it may have to wait, as the body.
+  // And the result if nobody can ask for it: that may have to wait as well.
   void drop_body() noexcept override {
     frame_with_body<task_frame<R>, F, Args...>::drop_body();
     if constexpr (!std::is_trivially_destructible_v<
@@ -181,8 +182,8 @@ class task {
     if (block_ != nullptr) block_->release();
   }
 
-  // Suspends until the task has ended (true) or `until` passes (false). Never
-  // throws the task's error. Throws deadlock when it is the task itself.
+  // Suspends until the task has ended (true) or `until` passes (false). Throws
+  // what interrupts us, and deadlock when it is ourselves; never its error.
   bool join(deadline until = never) const {
     task_block& b = checked("join");
     scheduler& s = this_scheduler();
@@ -201,10 +202,9 @@ class task {
     return true;
   }
 
-  // Suspends until the task has ended. Returns what it returned, which stays in
-  // the task; throws the error it ended with, each time, and task_killed when
-  // it was killed. From a temporary handle the result is moved out.
-  decltype(auto) get() & { return value(); }
+  // Suspends like join(). Returns what the task returned, which stays in it;
+  // throws the error it ended with, each time, and task_killed when it was
+  // killed. From a temporary handle the result is moved out.
   decltype(auto) get() const& { return value(); }
   R get() && {
     if constexpr (std::is_void_v<R> || std::is_reference_v<R>)
@@ -232,7 +232,7 @@ class task {
   // Throws bao::killed in the task, at the place where it waits, and suspends
   // until it has ended (true) or `until` passes (false); 0s does not wait. One
   // that has not started never runs, one that kills itself is killed here and
-  // now. Throws std::logic_error for the main task.
+  // now. Throws what interrupts us, and std::logic_error for the main task.
   bool kill(deadline until = never) const {
     const task keep(&checked("kill"));  // our handle may go meanwhile
     task_block& b = *keep.block_;
@@ -345,8 +345,8 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 // which there is no stack ends with stack_exhausted, and they go soon after.
 //
 // The overloads are one function: up to two arguments, the compiler fills in
-// where the call stands, for reports. With more, and for spawn_later, they
-// leave the place out, unless task_options are given.
+// where the call stands, for reports. With more they leave the place out,
+// unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), clock::time_point{}, std::forward<F>(f),
@@ -490,10 +490,9 @@ std::optional<std::size_t> join_any(const Range& tasks,
     b.watchers.push_back(watchers[i]);
   }
   if (all.empty()) return std::nullopt;
-  do {
+  while (s.park(until, {"joining any of several tasks"}))
     for (std::size_t i = 0; i < all.size(); ++i)
       if (all[i].done()) return i;
-  } while (s.park(until, {"joining any of several tasks"}));
   return std::nullopt;
 }
 

@@ -39,11 +39,12 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // reads is EPIPE to whoever writes, never a SIGPIPE.
 //
 // All that take an `until` suspend while they have to wait, until then at the
-// latest; nothing else suspends. They throw std::system_error whose text names
-// the call and the descriptor; its code is std::errc::timed_out when late. What
-// was read before that is kept for the next read; where there is no memory to
-// keep it, the stream is closed. One task may read while another one writes;
-// several that read, or write, take turns in the order in which they came.
+// latest; nothing else suspends. They throw what interrupts us, and
+// std::system_error whose text names the call and the descriptor; its code is
+// std::errc::timed_out when late. What was read before that is kept for the
+// next read; where there is no memory to keep it, the stream is closed. One
+// task may read while another one writes; several that read, or write, take
+// turns in the order in which they came.
 class stream {
  public:
   stream() = default;
@@ -213,7 +214,7 @@ inline std::string stream::take_ahead(std::size_t n) {
     // An idle connection keeps a small buffer, and does not sit on a large one.
     if (buffer_.capacity() > 64 * 1024) buffer_.shrink_to_fit();
   } else if (consumed_ > buffer_.size() / 2) {
-    buffer_.erase(0, consumed_);  // linear, but each byte at most once
+    buffer_.erase(0, consumed_);  // moves fewer bytes than were consumed
     consumed_ = 0;
   }
   return taken;
@@ -328,7 +329,7 @@ inline ssize_t write_quietly(int fd, const void* p, std::size_t n) {
 }
 
 // So much is taken without blocking by a terminal that is writable: a few plain
-// bytes, or one that it may turn into several, as the end of a line.
+// bytes, or one that it may turn into several, like the end of a line.
 inline std::size_t taken_by_terminal(const void* p, std::size_t n) {
   const auto* const bytes = static_cast<const unsigned char*>(p);
   std::size_t plain = 0;

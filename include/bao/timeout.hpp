@@ -7,7 +7,7 @@
 //
 // A limit belongs to the flow that opens it. It strikes whatever that flow
 // waits for, in however deep a call, and nobody else: not the consumer of a
-// generator that has opened it and yields, not the handler of another limit.
+// generator that has opened it and yields.
 //
 // The price is a timer to arm and take back, some tens of ns. A block that
 // computes and never waits is not stopped.

@@ -103,7 +103,6 @@ class epoll_poller {
   void prepare(std::vector<pollfd>& fds) const {
     fds.push_back({epoll_, POLLIN, 0});
   }
-  int fd() const { return epoll_; }  // readable when wait() has work to do
 
   void wake() const noexcept { bell_.ring(); }
 

@@ -1,7 +1,7 @@
 // bao/poller/poll.hpp - anywhere: the list goes along with every question
 //
-// Whoever is watched stands in an array that the kernel walks at every wait, so
-// a wait takes longer the more there are. What is reported is taken out again.
+// What is watched stands in an array that the kernel walks at every wait, so a
+// wait takes longer the more there is. What is reported is taken out again.
 //
 // SPDX-License-Identifier: MIT
 #pragma once

@@ -8,7 +8,7 @@
 //       forgotten along with it. False: the system cannot watch this one, as
 //       it is always ready (a regular file). Throws std::system_error.
 //   watch_owned(fd, want)
-//       The same of a descriptor that its owner only closes after forget(). It
+//       The same of a descriptor that its owner closes only after forget(). It
 //       may be reported again without being asked for. The owner must have met
 //       EAGAIN since the last report, or drained it: some pollers report only
 //       what has changed.
@@ -22,7 +22,7 @@
 //       for select's hang-ups, see there).
 //   prepare(fds)
 //       Adds what is watched to an array for poll(2): when any of it is ready,
-//       wait() has something to report, or was called by wake().
+//       wait() has something to report, or wake() was called.
 //   wake()
 //       Ends a wait(), now or the next. From any thread, and from signal
 //       handlers.
