@@ -32,7 +32,7 @@
 #include "bao/spawn.hpp"      // spawn, join, get, kill
 #include "bao/timeout.hpp"    // a limit on a block of code
 
-// V. The outside world
+// IV. The outside world
 #include "bao/remote.hpp"   // wake a thread's tasks from other threads
 #include "bao/offload.hpp"  // threads for what must block
 #include "bao/io.hpp"       // own a descriptor, wait for it
@@ -41,7 +41,7 @@
 #include "bao/signal.hpp"   // wait for a signal
 #include "bao/fork.hpp"     // what a child process begins with
 
-// VI. Optional
+// V. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time
 #include "bao/debug.hpp"         // ask gdb who waits, and where
 

@@ -2696,8 +2696,10 @@ template <class Range>
 auto from(Range&& range) {
   using kept = handed_on<Range&&>;
   using reference = decltype(*std::begin(std::declval<kept&>()));
+  using value = typename std::iterator_traits<decltype(std::begin(
+      std::declval<kept&>()))>::value_type;  // of vector<bool>, no proxy
   using out = std::conditional_t<std::is_reference_v<kept>,
-                                 handed_on<reference>, std::decay_t<reference>>;
+                                 handed_on<reference>, value>;
   return generator<out>(
       [](yielder<out, void>& yield, std::tuple<kept> in) {
         for (auto&& x : std::get<0>(in))
@@ -3962,6 +3964,11 @@ class scheduler {
   bool handles_kill(task_block& t, fiber* leaf);
   void interrupt(task_block& t);
   void throw_interruption(task_block& t);
+  // In a callback of one that has ended.
+  [[gnu::cold, gnu::noinline]] static bool refuse_to_wait(deadline until) {
+    if (until.passed()) return false;
+    throw std::logic_error("on_done: a callback must not wait");
+  }
 
   void look_around(bool may_sleep);
   void report_ready(int fd, readiness ready);
@@ -4080,6 +4087,7 @@ inline void scheduler::visit(task_block& t, visitor& v) {
 
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
+  if (me.stage != task_state::running) return refuse_to_wait(until);
   for (;;) {
     meet_interruption();
     if (until.passed()) return false;
@@ -4105,6 +4113,7 @@ inline bool scheduler::wake(task_block& t) {
 }
 
 inline void scheduler::yield() {
+  if (running_->stage != task_state::running) refuse_to_wait(never);
   meet_interruption();
   let_others_run();
 }
@@ -4143,7 +4152,7 @@ inline task_block* scheduler::pick() {
     else
       __builtin_prefetch(ready_);  // its turn comes next
     if (t->flow->life == flow_state::running) return t;
-    if (t->stage == task_state::done) {  // killed before it had its turn
+    if (t->life == flow_state::finished) {  // killed before it had its turn
       t->release();
       continue;
     }
@@ -4165,6 +4174,8 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
+  if (may_sleep && main_.stage == task_state::done && tasks_.empty())
+    leave_child();
   if (thread_.released.load() != nullptr && !releaser_.busy &&
       wake(releaser_)) {
     releaser_.busy = true;
@@ -4791,8 +4802,9 @@ class task {
     return false;  // inside a shield
   }
 
-  // Throws `error` in the task, once: where it waits, or at its next wait. One
-  // that has not started ends with it.
+  // Throws `error` in the task, once: where it waits, or at its next wait,
+  // unless another one takes its place before that. One that has not started
+  // ends with it.
   void throw_in(std::exception_ptr error) const {
     task_block& b = checked("throw_in");
     this_scheduler().throw_in(b, std::move(error));
@@ -4804,10 +4816,13 @@ class task {
   }
 
   // Has f(task) called when the task has ended, at once if it has. f must not
-  // suspend; what it throws goes to on_unhandled().
+  // suspend: to wait is a std::logic_error there. What it throws goes to
+  // on_unhandled(). Throws std::logic_error for the main task.
   template <class F>
   void on_done(F f) const {
     task_block& b = checked("on_done");
+    if (b.flow != &b)
+      throw std::logic_error("on_done: the main task ends with its thread");
     struct callback final : completion {
       explicit callback(F g) : call(std::move(g)) {}
       F call;
@@ -5146,7 +5161,7 @@ class shield : public scope {
 }  // namespace BAO_ABI
 }  // namespace bao
 
-// V. The outside world
+// IV. The outside world
 
 // =============================================================================
 // bao/remote.hpp - wake a thread's tasks from other threads
@@ -5224,6 +5239,7 @@ struct mailbox {
     box->home = nullptr;
     s.take_mail = nullptr;
     s.remotes = 0;
+    if (box->remotes == 0) delete box;
   }
 
   // On the home thread.
@@ -5638,8 +5654,10 @@ class place_in_line {
 
 // Suspends until any of `want` (readable | writable) holds for a descriptor,
 // whoever owns it, and returns what does; empty when `until` passes. What
-// cannot be waited for, a regular file, is ready. Throws std::system_error.
+// cannot be waited for, a regular file, is ready. Throws std::system_error, and
+// std::invalid_argument when nothing is wanted.
 inline readiness wait_fd(int fd, readiness want, deadline until = never) {
+  if (!want) throw std::invalid_argument("wait_fd: neither direction wanted");
   readiness ready = poll_now(fd, want);
   if (ready || until.passed()) return ready;
   scheduler& s = this_scheduler();
@@ -5892,7 +5910,8 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // std::errc::timed_out when late. What was read before that is kept for the
 // next read; where there is no memory to keep it, the stream is closed. One
 // task may read while another one writes; several that read, or write, take
-// turns in the order in which they came.
+// turns in the order in which they came. It may be closed or destroyed under
+// them, which is EBADF; it must not be moved.
 class stream {
  public:
   stream() = default;
@@ -6899,7 +6918,7 @@ inline const bool ready_to_fork = [] {
 }  // namespace BAO_ABI
 }  // namespace bao
 
-// VI. Optional
+// V. Optional
 
 // =============================================================================
 // bao/virtual_time.hpp - tests that sleep take no time

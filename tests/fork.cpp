@@ -156,6 +156,26 @@ TEST_CASE("X19: signals that the parent has not taken are not the child's") {
   CHECK(bao::wait_signal({SIGUSR1}, 0s) == SIGUSR1);
 }
 
+TEST_CASE("X19: a child does not wait for time limits of the parent's tasks") {
+  auto other = bao::spawn([] {
+    bao::timeout limit(1h);
+    bao::sleep(2h);
+  });
+  bao::yield();
+  int status = -1;
+  bao::spawn([&status] {
+    const pid_t child = ::fork();
+    REQUIRE(child != -1);
+    if (child == 0) {
+      ::alarm(10);
+      return;
+    }
+    bao::offload([&] { ::waitpid(child, &status, 0); });
+  }).join();
+  CHECK(status == 0);
+  other.kill();
+}
+
 TEST_CASE("X19: a task that forks is alone, and the child ends with it") {
   int status = -1;
   bool main_ran_in_child = false;

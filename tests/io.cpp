@@ -756,6 +756,12 @@ TEST_CASE("X20: an empty stream and one that was closed are bad descriptors") {
 
 // --- wait_fd -----------------------------------------------------------------
 
+TEST_CASE("V36: to wait for neither direction is an error") {
+  auto ends = bao::socket_pair();
+  CHECK_THROWS_AS(bao::wait_fd(ends.first.fd(), {}, 1ms),
+                  std::invalid_argument);
+}
+
 TEST_CASE("V36: wait_fd says which direction is ready, and empty when late") {
   auto ends = bao::socket_pair();
   const int fd = ends.first.fd();

@@ -1145,6 +1145,47 @@ TEST_CASE("V46: a thread whose tasks have ended takes no others") {
   }
 }
 
+// Waits for its tasks when it goes.
+struct nursery {
+  std::vector<bao::task<>> tasks;
+  nursery() = default;
+  nursery(nursery&&) = default;
+  ~nursery() { bao::kill_all(tasks); }
+};
+
+TEST_CASE("V13: what is killed before its start never runs, whatever it owns") {
+  bool ran = false;
+  nursery n;
+  n.tasks.push_back(bao::spawn([] { bao::sleep(1h); }));
+  bao::yield();
+  auto t = bao::spawn([&ran, owned = std::move(n)] { ran = true; });
+  CHECK(t.kill());
+  bao::yield();
+  CHECK(!ran);
+  CHECK(t.killed());
+}
+
+TEST_CASE("V16: a callback that waits is refused, and nobody waits for ever") {
+  unhandled_errors errors;
+  auto other = bao::spawn([] { bao::sleep(1h); });
+  auto t = bao::spawn([] {});
+  bool goes_on = false;
+  t.on_done([&](const bao::task<>&) {
+    CHECK_THROWS_AS(bao::sleep(1ms), std::logic_error);
+    CHECK_THROWS_AS(bao::yield(), std::logic_error);
+    other.kill(0s);
+    goes_on = true;
+    other.join();
+  });
+  CHECK(t.join(10s));
+  CHECK(goes_on);
+  CHECK(errors.last ==
+        "on_done: std::logic_error: on_done: a callback must not wait");
+  CHECK(other.join(10s));
+  CHECK_THROWS_AS(bao::self().on_done([](const bao::task<>&) {}),
+                  std::logic_error);
+}
+
 TEST_CASE("X17: who is told of an error may ask which task it was") {
   static bao::task<> told;
   const auto before = bao::on_unhandled(

@@ -26,6 +26,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -140,8 +141,10 @@ class place_in_line {
 
 // Suspends until any of `want` (readable | writable) holds for a descriptor,
 // whoever owns it, and returns what does; empty when `until` passes. What
-// cannot be waited for, a regular file, is ready. Throws std::system_error.
+// cannot be waited for, a regular file, is ready. Throws std::system_error, and
+// std::invalid_argument when nothing is wanted.
 inline readiness wait_fd(int fd, readiness want, deadline until = never) {
+  if (!want) throw std::invalid_argument("wait_fd: neither direction wanted");
   readiness ready = poll_now(fd, want);
   if (ready || until.passed()) return ready;
   scheduler& s = this_scheduler();

@@ -223,8 +223,10 @@ template <class Range>
 auto from(Range&& range) {
   using kept = handed_on<Range&&>;
   using reference = decltype(*std::begin(std::declval<kept&>()));
+  using value = typename std::iterator_traits<decltype(std::begin(
+      std::declval<kept&>()))>::value_type;  // of vector<bool>, no proxy
   using out = std::conditional_t<std::is_reference_v<kept>,
-                                 handed_on<reference>, std::decay_t<reference>>;
+                                 handed_on<reference>, value>;
   return generator<out>(
       [](yielder<out, void>& yield, std::tuple<kept> in) {
         for (auto&& x : std::get<0>(in))

@@ -81,6 +81,7 @@ struct mailbox {
     box->home = nullptr;
     s.take_mail = nullptr;
     s.remotes = 0;
+    if (box->remotes == 0) delete box;
   }
 
   // On the home thread.

@@ -178,6 +178,11 @@ class scheduler {
   bool handles_kill(task_block& t, fiber* leaf);
   void interrupt(task_block& t);
   void throw_interruption(task_block& t);
+  // In a callback of one that has ended.
+  [[gnu::cold, gnu::noinline]] static bool refuse_to_wait(deadline until) {
+    if (until.passed()) return false;
+    throw std::logic_error("on_done: a callback must not wait");
+  }
 
   void look_around(bool may_sleep);
   void report_ready(int fd, readiness ready);
@@ -296,6 +301,7 @@ inline void scheduler::visit(task_block& t, visitor& v) {
 
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
+  if (me.stage != task_state::running) return refuse_to_wait(until);
   for (;;) {
     meet_interruption();
     if (until.passed()) return false;
@@ -321,6 +327,7 @@ inline bool scheduler::wake(task_block& t) {
 }
 
 inline void scheduler::yield() {
+  if (running_->stage != task_state::running) refuse_to_wait(never);
   meet_interruption();
   let_others_run();
 }
@@ -359,7 +366,7 @@ inline task_block* scheduler::pick() {
     else
       __builtin_prefetch(ready_);  // its turn comes next
     if (t->flow->life == flow_state::running) return t;
-    if (t->stage == task_state::done) {  // killed before it had its turn
+    if (t->life == flow_state::finished) {  // killed before it had its turn
       t->release();
       continue;
     }
@@ -381,6 +388,8 @@ inline task_block* scheduler::pick() {
 // so many turns, so that it happens every 20 to 100 microseconds.
 inline void scheduler::look_around(bool may_sleep) {
   const nanoseconds before = now_;
+  if (may_sleep && main_.stage == task_state::done && tasks_.empty())
+    leave_child();
   if (thread_.released.load() != nullptr && !releaser_.busy &&
       wake(releaser_)) {
     releaser_.busy = true;

@@ -243,8 +243,9 @@ class task {
     return false;  // inside a shield
   }
 
-  // Throws `error` in the task, once: where it waits, or at its next wait. One
-  // that has not started ends with it.
+  // Throws `error` in the task, once: where it waits, or at its next wait,
+  // unless another one takes its place before that. One that has not started
+  // ends with it.
   void throw_in(std::exception_ptr error) const {
     task_block& b = checked("throw_in");
     this_scheduler().throw_in(b, std::move(error));
@@ -256,10 +257,13 @@ class task {
   }
 
   // Has f(task) called when the task has ended, at once if it has. f must not
-  // suspend; what it throws goes to on_unhandled().
+  // suspend: to wait is a std::logic_error there. What it throws goes to
+  // on_unhandled(). Throws std::logic_error for the main task.
   template <class F>
   void on_done(F f) const {
     task_block& b = checked("on_done");
+    if (b.flow != &b)
+      throw std::logic_error("on_done: the main task ends with its thread");
     struct callback final : completion {
       explicit callback(F g) : call(std::move(g)) {}
       F call;

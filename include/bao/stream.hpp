@@ -44,7 +44,8 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // std::errc::timed_out when late. What was read before that is kept for the
 // next read; where there is no memory to keep it, the stream is closed. One
 // task may read while another one writes; several that read, or write, take
-// turns in the order in which they came.
+// turns in the order in which they came. It may be closed or destroyed under
+// them, which is EBADF; it must not be moved.
 class stream {
  public:
   stream() = default;
