@@ -1153,7 +1153,7 @@ struct nursery {
   ~nursery() { bao::kill_all(tasks); }
 };
 
-TEST_CASE("V13: what is killed before its start never runs, whatever it owns") {
+TEST_CASE("V11: what is killed before its start never runs, whatever it owns") {
   bool ran = false;
   nursery n;
   n.tasks.push_back(bao::spawn([] { bao::sleep(1h); }));
