@@ -15,21 +15,21 @@ namespace {
 
 volatile int passed = 0;  // what follows a call keeps its caller on the stack
 
-[[gnu::noinline]] void stop_here() { ++passed; }
+[[gnu::noinline]] void stop_here() { passed = passed + 1; }
 
 [[gnu::noinline]] void wait_for_pipe(int fd) {
   bao::wait_fd(fd, bao::readable);
-  ++passed;
+  passed = passed + 1;
 }
 
 [[gnu::noinline]] void read_on(int fd) {
   wait_for_pipe(fd);
-  ++passed;
+  passed = passed + 1;
 }
 
 [[gnu::noinline]] void nap() {
   bao::sleep(1h);
-  ++passed;
+  passed = passed + 1;
 }
 
 bao::generator<int> slow_numbers() {
@@ -46,15 +46,15 @@ bao::generator<int> slow_numbers() {
 [[gnu::noinline]] void switch_about() {
   bao::coroutine<> inner([] {
     nap();
-    ++passed;
+    passed = passed + 1;
   });
   inner.switch_to();
-  ++passed;
+  passed = passed + 1;
 }
 
 [[gnu::noinline]] void join_it(const bao::task<>& t) {
   t.join();
-  ++passed;
+  passed = passed + 1;
 }
 
 }  // namespace
