@@ -121,8 +121,9 @@ TEST_CASE("V65: accept without descriptors backs off, says so once, recovers") {
   const std::size_t n = std::fread(text, 1, sizeof text - 1, said);
   std::fclose(said);
   const std::string all(text, n);
-  CHECK(all.find("bao: accept: ") == 0);
-  CHECK(std::count(all.begin(), all.end(), '\n') == 1);
+  // Sanitizers may have said something, too.
+  CHECK(all.find("bao: accept: ") != std::string::npos);
+  CHECK(all.find("bao: accept: ") == all.rfind("bao: accept: "));
 }
 
 TEST_CASE("X12: what was late works when it comes") {
