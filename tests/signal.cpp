@@ -120,8 +120,10 @@ TEST_CASE("V34: two threads wait, each for its own, whoever was interrupted") {
     waiter.join();
   });
   while (!waits) bao::sleep(1ms);
-  ::raise(SIGUSR2);  // interrupts this thread, not the one that waits
-  ::pthread_kill(other.native_handle(), SIGUSR1);  // and the other way round
+  // Each interrupts the thread that does not wait for it; ours comes first, as
+  // the other thread is gone soon after its own.
+  ::pthread_kill(other.native_handle(), SIGUSR1);
+  ::raise(SIGUSR2);
   CHECK(bao::wait_signal({SIGUSR1}, 10s) == SIGUSR1);
   other.join();
   CHECK(theirs == SIGUSR2);
