@@ -6313,6 +6313,24 @@ class address {
   socklen_t size_ = 0;
 };
 
+// How long to wait for the next try at what the kernel will give no word of:
+// twice as long each time.
+class growing_pause {
+ public:
+  growing_pause(clock::duration first, clock::duration most)
+      : next_(first), most_(most) {}
+  clock::duration next() {
+    return std::exchange(next_, std::min(next_ * 2, most_));
+  }
+
+ private:
+  clock::duration next_, most_;
+};
+// For a place in the queue of a unix socket.
+inline growing_pause unix_pause() {
+  return {std::chrono::milliseconds(1), std::chrono::milliseconds(50)};
+}
+
 // Asks by getsockname() or getpeername().
 template <class Call>
 address ask_address(int fd, Call call, const char* name) {
@@ -6530,15 +6548,13 @@ inline int socket_stream::connected(const address& to, deadline until) {
   descriptor d(make_socket(to.family(), SOCK_STREAM));
   const std::string what = "connect: " + to.to_string();
   if (to.family() != AF_UNIX) send_at_once(d.fd());
-  // A unix listener whose queue is full cannot be waited for: try again.
-  clock::duration pause = std::chrono::milliseconds(1);
+  growing_pause pause = unix_pause();
   int result;
   while ((result = sys->connect(d.fd(), to.data(), to.size())) == -1 &&
          errno == EAGAIN && to.family() == AF_UNIX) {
     if (until.passed())
       throw std::system_error(std::make_error_code(std::errc::timed_out), what);
-    sleep(std::min(until, deadline(pause)));
-    pause = std::min<clock::duration>(pause * 2, std::chrono::milliseconds(50));
+    sleep(std::min(until, deadline(pause.next())));
   }
   if (result == 0) return d.release();
   if (errno != EINPROGRESS && errno != EINTR) throw_errno(what);
@@ -6615,7 +6631,7 @@ class listener {
   // descriptor left, it says so once and tries again, until `until`.
   Stream accept(deadline until = never) {
     io_call accepting(descriptor_, readable, until, "accepting on descriptor");
-    clock::duration pause = std::chrono::milliseconds(10);
+    growing_pause pause(std::chrono::milliseconds(10), std::chrono::seconds(1));
     for (;;) {
       const int fd = accepting.retry([&] {
         int got;
@@ -6631,8 +6647,7 @@ class listener {
       if (!std::exchange(complained_, true))
         std::fprintf(stderr, "bao: accept: %s (see ulimit -n); waiting\n",
                      std::strerror(errno));
-      accepting.pause(pause);
-      pause = std::min<clock::duration>(pause * 2, std::chrono::seconds(1));
+      accepting.pause(pause.next());
     }
   }
 
@@ -6722,19 +6737,15 @@ class udp_socket {
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
     io_call writing(descriptor_, writable, until, "writing descriptor");
-    // A unix receiver whose queue is full cannot be waited for: try again.
-    clock::duration pause = std::chrono::milliseconds(1);
+    growing_pause pause = unix_pause();
     constexpr ssize_t full = -2;
     while (writing.retry([&] {
       const ssize_t put =
           sys->sendmsg(descriptor_.fd(), &m, MSG_DONTWAIT | MSG_NOSIGNAL);
       const bool again = put == -1 && errno == EAGAIN;
       return again && to.family() == AF_UNIX ? full : put;
-    }) == full) {
-      writing.pause(pause);
-      pause =
-          std::min<clock::duration>(pause * 2, std::chrono::milliseconds(50));
-    }
+    }) == full)
+      writing.pause(pause.next());
   }
 
   struct datagram {
