@@ -275,7 +275,7 @@ class coroutine_ref {
   fiber* flow_ = nullptr;
 };
 
-// What all coroutines have; where their callables lie comes after it.
+// What all coroutines have. Whoever makes one is its first parent.
 class coroutine_core : public fiber {
  public:
   const char* kind() const noexcept override { return "coroutine"; }
@@ -285,10 +285,11 @@ class coroutine_core : public fiber {
   void unwind() noexcept override;
 
  protected:
-  explicit coroutine_core(fiber* parent) {
-    link = parent;
+  coroutine_core() {
+    link = flow_of(here_flows().current);
     link->retain();
     references = 1;
+    root = flows.root;
     home = &this_thread_state();  // the parent's, for good
     home->add();
   }
@@ -358,15 +359,16 @@ fiber* coroutine_core::bequeath(std::optional<T>& result,
 }
 
 template <class T, class F>
-class coroutine_frame final : public coroutine_core {
+class coroutine_frame final : public frame_with_body<coroutine_core, F> {
+  using base = frame_with_body<coroutine_core, F>;
+
  public:
   using value = typename coroutine_ref<T>::value;
 
-  coroutine_frame(F body, fiber* parent, fiber* tree)
-      : coroutine_core(parent), body_(std::move(body)) {
-    root = tree;
-    expects = &type_tag<value>;
-    inbox = &first_;
+  template <class G>
+  explicit coroutine_frame(G&& f) : base(std::forward<G>(f)) {
+    this->expects = &type_tag<value>;
+    this->inbox = &first_;
   }
 
  private:
@@ -380,37 +382,36 @@ class coroutine_frame final : public coroutine_core {
     } catch (...) {
       error = what_ended("coroutine");
     }
-    cleaning = true;
+    this->cleaning = true;
     drop_body();
     return this->template bequeath<value>(result, std::move(error));
   }
 
   value call() {
-    F& body = *body_;
+    F& f = this->body.kept;
     if constexpr (std::is_void_v<T>) {
       static_assert(std::is_invocable_v<F&>, "the body takes no argument");
-      body();
+      f();
       return {};
     } else if constexpr (std::is_invocable_r_v<T, F&, T>) {
-      return body(std::move(*first_));
+      return f(std::move(*first_));
     } else if constexpr (std::is_invocable_v<F&, T>) {
-      body(std::move(*first_));
+      f(std::move(*first_));
       return T{};
     } else if constexpr (std::is_invocable_r_v<T, F&>) {
-      return body();
+      return f();
     } else {
       static_assert(std::is_invocable_v<F&>, "the body is T(T), void(T), T()");
-      body();
+      f();
       return T{};
     }
   }
 
   void drop_body() noexcept override {
-    body_.reset();
+    base::drop_body();
     first_.reset();
   }
 
-  std::optional<F> body_;
   std::optional<value> first_;
 };
 
@@ -432,11 +433,11 @@ class coroutine : public coroutine_ref<T> {
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
   explicit coroutine(F&& body)
-      : coroutine(std::forward<F>(body), flow_of(here_flows().current)) {}
+      : coroutine(std::in_place, std::forward<F>(body)) {}
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::forward<F>(body), flow_of(here_flows().current)) {
+      : coroutine(std::in_place, std::forward<F>(body)) {
     this->set_parent(parent);
   }
 
@@ -455,9 +456,9 @@ class coroutine : public coroutine_ref<T> {
 
  private:
   template <class F>
-  coroutine(F&& body, fiber* parent) {
-    this->flow_ = new coroutine_frame<T, std::decay_t<F>>(
-        std::forward<F>(body), parent, here_flows().root);
+  coroutine(std::in_place_t, F&& body) {
+    this->flow_ =
+        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
   }
 };
 
