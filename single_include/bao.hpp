@@ -1088,17 +1088,16 @@ struct thread_state {
 
 // What every switch touches, where it can be reached by one instruction: these
 // need neither constructor nor guard. All null before the thread's first fiber.
-struct thread_flows {
-  fiber* current = nullptr;  // who runs
-  fiber* root = nullptr;     // the first flow of the tree that runs
-  exceptions_in_flight* exceptions = nullptr;
-};
+// No struct: GCC would keep its address on the stack across a switch, and wait
+// for it there before it can begin the next one: 1 ns for a generator's value.
 #if defined(__ELF__) && defined(__PIC__) && !defined(__PIE__)
 #define BAO_HOT [[gnu::tls_model("initial-exec")]]  // as a program has it
 #else
 #define BAO_HOT
 #endif
-BAO_HOT inline thread_local thread_flows flows;
+BAO_HOT inline thread_local fiber* current_flow = nullptr;  // who runs
+BAO_HOT inline thread_local fiber* current_root = nullptr;  // of its tree
+BAO_HOT inline thread_local exceptions_in_flight* current_exceptions = nullptr;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
@@ -1118,10 +1117,7 @@ BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 inline thread_state& this_thread_state() {
   return current_thread != nullptr ? *current_thread : make_thread_state();
 }
-inline const thread_flows& here_flows() {
-  this_thread_state();
-  return flows;
-}
+inline fiber* this_flow() { return this_thread_state(), current_flow; }
 
 // What sanitizers are told: that a flow is about to be left, and that another
 // one has been reached. Nothing at all without them.
@@ -1152,7 +1148,7 @@ inline void reach_flow(void*) {}
 // Continues `to` where no exception is in flight.
 [[gnu::always_inline]] inline arrival switch_plainly(fiber& from, fiber& to,
                                                      void* message = nullptr) {
-  flows.current = &to;
+  current_flow = &to;
   leave_flow(&from.fake_stack, to.memory);
   const arrival a = switch_context(from, to, message);
   reach_flow(static_cast<fiber&>(a.self).fake_stack);
@@ -1162,10 +1158,10 @@ inline void reach_flow(void*) {}
 // The slow path of switch_fiber: inside a catch block, or while unwinding.
 [[gnu::cold, gnu::noinline]] inline arrival switch_while_handling(
     fiber& from, fiber& to, void* message = nullptr) {
-  from.handling = *flows.exceptions;
-  *flows.exceptions = {};
+  from.handling = *current_exceptions;
+  *current_exceptions = {};
   const arrival a = switch_plainly(from, to, message);
-  *flows.exceptions = from.handling;
+  *current_exceptions = from.handling;
   from.handling = {};
   return a;
 }
@@ -1175,7 +1171,8 @@ inline void reach_flow(void*) {}
 // finds no exception in flight: whoever left has taken theirs along.
 [[gnu::always_inline]] inline arrival switch_fiber(fiber& from, fiber& to,
                                                    void* message = nullptr) {
-  if (flows.exceptions->any()) return switch_while_handling(from, to, message);
+  if (current_exceptions->any())
+    return switch_while_handling(from, to, message);
   return switch_plainly(from, to, message);
 }
 
@@ -1192,11 +1189,11 @@ inline void fiber::runner() {
   __asm__ volatile(".cfi_undefined ra");
 #endif
 #endif
-  stack* const mine = flows.current->memory;
+  stack* const mine = current_flow->memory;
   reach_flow(nullptr);
   for (;;) {
-    fiber* next = flows.current->run();
-    flows.current = next;
+    fiber* next = current_flow->run();
+    current_flow = next;
     current_thread->stacks.give(mine);
     leave_flow(&mine->fake_stack, next->memory);
     switch_context(mine->idle, *next, nullptr);
@@ -1271,11 +1268,17 @@ inline void thread_state::take_back() noexcept {
   }
 }
 
+inline void forget_thread() {
+  current_thread = nullptr;
+  current_flow = current_root = nullptr;
+  current_exceptions = nullptr;
+}
+
 inline void thread_state::drop() noexcept {
   if (current_thread == this && !ended) {
     --fibers_;
   } else if (others_.fetch_sub(1) == 1) {
-    if (current_thread == this) current_thread = nullptr, flows = {};
+    if (current_thread == this) forget_thread();
     delete this;
   }
 }
@@ -1290,10 +1293,10 @@ inline void thread_state::drop() noexcept {
 inline struct sigaction segv_before {};
 
 inline void report_overflow(int signal, siginfo_t* info, void*) {
-  if (flows.current != nullptr && flows.current->memory != nullptr &&
-      flows.current->memory->guards(info->si_addr)) {
-    const fiber& root = *flows.root;
-    const bool inner = flows.current != &root;
+  if (current_flow != nullptr && current_flow->memory != nullptr &&
+      current_flow->memory->guards(info->si_addr)) {
+    const fiber& root = *current_root;
+    const bool inner = current_flow != &root;
     char whose[80] = "";
     if (root.number() != 0)
       std::snprintf(whose, sizeof whose, " (number %lu%s%s)", root.number(),
@@ -1304,8 +1307,8 @@ inline void report_overflow(int signal, siginfo_t* info, void*) {
         "bao: stack overflow in a %s%s%s%s: its %zu KiB are used up. Give it "
         "more (task_options().stack_size(), BAO_STACK_SIZE), or keep less in "
         "local variables\n",
-        flows.current->kind(), inner ? " of a " : "", inner ? root.kind() : "",
-        whose, flows.current->memory->size / 1024);
+        current_flow->kind(), inner ? " of a " : "", inner ? root.kind() : "",
+        whose, current_flow->memory->size / 1024);
     if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
   }
   ::sigaction(signal, &segv_before, nullptr);
@@ -1337,8 +1340,9 @@ inline thread_state::thread_state() {
   number = ++threads;
   main.home = this;
   main.root = &main;
-  flows = {&main, &main,
-           reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals())};
+  current_flow = current_root = &main;
+  current_exceptions =
+      reinterpret_cast<exceptions_in_flight*>(abi::__cxa_get_globals());
   main.life = flow_state::running;
 #if defined(BAO_ASAN) && defined(__linux__)
   pthread_attr_t attributes;
@@ -1366,8 +1370,7 @@ inline void thread_state::end() {
   }
   const long ours = fibers_;  // another thread may delete us any time now
   if (others_.fetch_add(ours - alive) + ours == alive) {
-    current_thread = nullptr;
-    flows = {};
+    forget_thread();
     delete this;
   }
 }
@@ -1506,7 +1509,7 @@ inline switch_trace set_switch_trace(switch_trace trace) {
 // or has switched back. What is to be thrown here after that is left in
 // `pending`.
 inline void strike(fiber& victim) {
-  fiber* const mine = flows.current;
+  fiber* const mine = current_flow;
   fiber* const me = flow_of(mine);
   fiber* const next = std::exchange(victim.leaf, nullptr);
   fiber* const before = std::exchange(victim.killer, me);
@@ -1549,7 +1552,7 @@ class coroutine_ref {
   // waits for another type, stack_exhausted: then nothing has happened.
   [[gnu::always_inline]] T switch_to(value v = value{}) {
     fiber* to = flow_;
-    if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
+    if (to == nullptr || to->leaf == nullptr || to->root != current_root ||
         to->expects != &type_tag<value>)
       to = look_closer(v);  // at its first switch, or at a mistake
     if (to != nullptr)
@@ -1564,12 +1567,12 @@ class coroutine_ref {
     expect_usable("throw_in");
     if (error == nullptr) throw std::invalid_argument("throw_in: no exception");
     fiber* to = flow_;
-    if (to->leaf == nullptr && to != flow_of(flows.current)) {
+    if (to->leaf == nullptr && to != flow_of(current_flow)) {
       if (is_own_kill(error)) return kill(), no_value();
       if (to->life == flow_state::created) to->unwind();
       to = heir_of(to);
     }
-    if (to == flow_of(flows.current)) std::rethrow_exception(error);
+    if (to == flow_of(current_flow)) std::rethrow_exception(error);
     to->leaf->pending = std::move(error);
     value v = suspend(std::exchange(to->leaf, nullptr), "throw", nullptr);
     if constexpr (!std::is_void_v<T>) return v;
@@ -1589,11 +1592,11 @@ class coroutine_ref {
     expect_usable("kill");
     if (flow_ == flow_->root)
       throw std::logic_error("kill: the main flow cannot be killed");
-    if (flow_ == flow_of(flows.current)) throw killed(flow_);
+    if (flow_ == flow_of(current_flow)) throw killed(flow_);
     if (flow_->leaf == nullptr) return flow_->unwind();
     const coroutine_ref victim(*this);  // our handle may go meanwhile
     strike(*victim.flow_);
-    flows.current->meet_pending();
+    current_flow->meet_pending();
   }
 
   // Whom its value and its errors go to; empty for a main flow. The type is a
@@ -1647,7 +1650,7 @@ class coroutine_ref {
     if (flow_ == nullptr)
       throw dead_coroutine(std::string(call) + ": there is no coroutine here");
     if (flow_->home != &t) throw_wrong_thread(call, *flow_);
-    if (flow_->root != flows.root && flow_->life != flow_state::finished)
+    if (flow_->root != current_root && flow_->life != flow_state::finished)
       throw wrong_task(std::string(call) +
                        ": the coroutine belongs to another task");
     return t;
@@ -1676,7 +1679,7 @@ class coroutine_ref {
   // The flow to switch to, ready for it; null when that is the one that asks.
   [[gnu::noinline]] fiber* look_closer(value& v) const {
     thread_state& t = expect_usable("switch_to");
-    if (flow_ == flow_of(flows.current)) return nullptr;
+    if (flow_ == flow_of(current_flow)) return nullptr;
     if (flow_->life == flow_state::finished)
       throw dead_coroutine("switch_to: the coroutine has ended");
     if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
@@ -1703,7 +1706,7 @@ class coroutine_ref {
   // send, which still lies with them unless they have ended.
   [[gnu::always_inline]] static value suspend(fiber* next, const char* event,
                                               value* sent) {
-    fiber* const leaf = flows.current;
+    fiber* const leaf = current_flow;
     fiber* const me = flow_of(leaf);
     std::optional<value> reply;
     me->expects = &type_tag<value>;
@@ -1730,10 +1733,10 @@ class coroutine_core : public fiber {
 
  protected:
   coroutine_core() {
-    link = flow_of(here_flows().current);
+    link = flow_of(this_flow());
     link->retain();
     references = 1;
-    root = flows.root;
+    root = current_root;
     home = &this_thread_state();  // the parent's, for good
     home->add();
   }
@@ -1756,7 +1759,7 @@ inline void coroutine_core::unwind() noexcept {
   for (int tries = 0; leaf != nullptr; ++tries) {
     if (tries == 16) die("a coroutine that is destroyed does not end");
     strike(*this);
-    fiber* const mine = flows.current;
+    fiber* const mine = current_flow;
     if (mine->pending != nullptr)
       tell_unhandled("a coroutine", std::exchange(mine->pending, nullptr));
   }
@@ -1909,13 +1912,14 @@ class coroutine : public coroutine_ref<T> {
 // Never suspends. The coroutine that we are in, or the main flow.
 template <class T = void>
 coroutine_ref<T> this_coroutine() {
-  return coroutine_ref<T>(flow_of(here_flows().current));
+  return coroutine_ref<T>(flow_of(this_flow()));
 }
 
 // Never suspends. The first flow of the task that we are in.
 template <class T = void>
 coroutine_ref<T> main_coroutine() {
-  return coroutine_ref<T>(here_flows().root);
+  this_thread_state();
+  return coroutine_ref<T>(current_root);
 }
 
 }  // namespace BAO_ABI
@@ -2098,7 +2102,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
       if (!begin(call)) return nullptr;
       to = this;
     }
-    link = flows.current;
+    link = current_flow;
     leaf = nullptr;
     auto* value = static_cast<slot*>(switch_fiber(*link, *to).message);
     if (value == nullptr) rethrow_error();
@@ -2107,11 +2111,11 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   // The body's side: offers a value and waits until the consumer wants more.
   [[gnu::always_inline]] void suspend(slot* value) {
-    if (flows.current != this) refuse_yield();
-    if (flows.exceptions->any()) return suspend_while_handling(value);
+    if (current_flow != this) refuse_yield();
+    if (current_exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = usually(this, consumed);
     to->leaf = this;
-    const arrival a = switch_plainly(*this, *usually(flows.root, to->link),
+    const arrival a = switch_plainly(*this, *usually(current_root, to->link),
                                      as_message(value));
     static_cast<fiber&>(a.self).meet_pending();
   }
@@ -2154,7 +2158,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   // suspend() inside a catch block; while unwinding it is too late for that.
   [[gnu::cold, gnu::noinline]] void suspend_while_handling(slot* value) {
-    if (flows.exceptions->uncaught != 0) {
+    if (current_exceptions->uncaught != 0) {
       yielded_late = true;
       return;
     }
@@ -2209,7 +2213,7 @@ fiber* generator_core<Y, S>::run() noexcept {
 
 template <class Y, class S>
 void generator_core<Y, S>::yield_from(generator_core& inner) {
-  if (flows.current != this) refuse_yield();
+  if (current_flow != this) refuse_yield();
   if (inner.finished()) return;
   if (inner.home != nullptr && inner.home != home)
     throw_wrong_thread("yield.from", inner);
@@ -3729,9 +3733,9 @@ class task_block : public fiber, public list_node, public alarm {
 };
 
 inline scope::scope(bool shields)
-    : flow_(here_flows().current),
+    : flow_(this_flow()),
       outer_(flow_->scopes),
-      unwinding_(flows.exceptions->uncaught),
+      unwinding_(current_exceptions->uncaught),
       shields_(shields) {
   flow_->scopes = this;
 }
@@ -4062,13 +4066,13 @@ inline scheduler::scheduler(thread_state& t)
 // Makes a task the running one. Returns the flow in it to continue.
 [[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
   running_ = &next;
-  flows.root = next.flow;
+  current_root = next.flow;
   return next.parked_in;
 }
 
 [[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
-  running_->parked_in = flows.current;
-  void* message = switch_fiber(*flows.current, *enter(next)).message;
+  running_->parked_in = current_flow;
+  void* message = switch_fiber(*current_flow, *enter(next)).message;
   // Whoever makes us run sends nothing along: it is a visitor.
   while (__builtin_expect(message != nullptr, 0)) message = receive(message);
 }
@@ -4076,14 +4080,14 @@ inline scheduler::scheduler(thread_state& t)
 [[gnu::cold, gnu::noinline]] inline void* scheduler::receive(void* message) {
   auto& v = *static_cast<bao::visitor*>(message);
   v.look(v);
-  return switch_fiber(*flows.current, *v.from).message;
+  return switch_fiber(*current_flow, *v.from).message;
 }
 
 inline void scheduler::visit(task_block& t, visitor& v) {
   if (&t == running_) return v.look(v);
   if (t.parked_in == nullptr) return;
-  v.from = flows.current;
-  switch_fiber(*flows.current, *t.parked_in, &v);
+  v.from = current_flow;
+  switch_fiber(*current_flow, *t.parked_in, &v);
 }
 
 inline bool scheduler::park(deadline until, wait_reason why) {
@@ -4278,11 +4282,11 @@ inline void scheduler::report_ready(int fd, readiness ready) {
 // thrown, as the inner ones will be passed by it anyway.
 
 inline scheduler::interruption scheduler::due(task_block& t) {
-  fiber* const leaf = &t == running_ ? flows.current : t.parked_in;
+  fiber* const leaf = &t == running_ ? current_flow : t.parked_in;
   interruption found;
   for (fiber* f = leaf; f != nullptr; f = up(f)) {
     const unsigned unwinding =
-        f == flows.current ? flows.exceptions->uncaught : f->handling.uncaught;
+        f == current_flow ? current_exceptions->uncaught : f->handling.uncaught;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_) {
       if (s->unwinding_ < unwinding || s->shields_) return found;
       if (s->passed_) found = {interruption::a_limit, s};
@@ -4301,12 +4305,12 @@ inline scheduler::interruption scheduler::due(task_block& t) {
 // handler within that handler hides it: there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
-  const exceptions_in_flight ours = *flows.exceptions;
+  const exceptions_in_flight ours = *current_exceptions;
   bool handles = false;
   for (fiber* f = leaf; f != nullptr && !handles; f = up(f)) {
-    if (f != flows.current) *flows.exceptions = f->handling;
+    if (f != current_flow) *current_exceptions = f->handling;
     handles = std::current_exception() == t.kill_thrown;
-    *flows.exceptions = ours;
+    *current_exceptions = ours;
   }
   return handles;
 }
@@ -4395,9 +4399,9 @@ inline void scheduler::declare_deadlock() {
   } catch (const std::bad_alloc&) {
   }
   main_.stage = task_state::running;
-  for (fiber* f = flows.current; f != nullptr; f = up(f)) {
+  for (fiber* f = current_flow; f != nullptr; f = up(f)) {
     bool shielded =
-        (f == flows.current ? *flows.exceptions : f->handling).uncaught != 0;
+        (f == current_flow ? *current_exceptions : f->handling).uncaught != 0;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
     if (shielded || ending_) die(text.c_str());
@@ -4432,7 +4436,7 @@ inline fiber* scheduler::finish(task_block& t) {
   end(t);
   t.life = flow_state::finished;
   t.release();
-  flows.current = &thread_.main;  // the task may be gone
+  current_flow = &thread_.main;  // the task may be gone
   running_ = &main_;
   return enter(*pick());
 }
@@ -4464,12 +4468,14 @@ inline void scheduler::end_unstarted(task_block& t) {
 // may have to wait. So that is left for later. Those who are told that it has
 // ended find themselves on its flow.
 [[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
-  const thread_flows before = flows;
-  flows.current = flows.root = &t;
+  fiber* const flow = current_flow;
+  fiber* const root = current_root;
+  current_flow = current_root = &t;
   t.life = flow_state::running;
   end(t);
   t.life = flow_state::created;
-  flows = before;
+  current_flow = flow;
+  current_root = root;
   t.orphan = true;
   t.release_later();
 }
@@ -7148,7 +7154,7 @@ BAO_GDB_SCRIPT(
 
 "def show(task, runs, command):\n",
 "  flow = task['parked_in']\n",
-"  if runs: flow = variable('flows').value()['current']\n",
+"  if runs: flow = variable('current_flow').value()\n",
 "  if not command or not flow: return\n",
 "  flow = at(flow)\n",
 "  run(command, None if runs else flow)\n",

@@ -289,7 +289,7 @@ TEST_CASE("a flow that begins is given the stack of the last that has ended") {
   const void* first = nullptr;
   const void* second = nullptr;
   const auto where = [](const void*& place) {
-    return [&place] { place = bao::flows.current->memory; };
+    return [&place] { place = bao::current_flow->memory; };
   };
   bao::coroutine<> a(where(first));
   a.switch_to();

@@ -786,7 +786,7 @@ TEST_CASE("Y14: the innermost one and the consumer switch to each other") {
   struct walk {
     static void down(bao::yielder<int, void>& yield, int depth,
                      std::vector<bao::fiber*>* bodies) {
-      bodies->push_back(bao::flows.current);
+      bodies->push_back(bao::current_flow);
       if (depth > 0)
         return yield.from(bao::generator<int>(down, depth - 1, bodies));
       yield(1);
@@ -1236,7 +1236,7 @@ TEST_CASE("a generator takes over the stack of one that has ended") {
   const void* places[2] = {};
   for (const void*& place : places) {
     bao::generator<int> g([&](auto& yield) {
-      place = bao::flows.current->memory;
+      place = bao::current_flow->memory;
       yield(1);
     });
     g.next();

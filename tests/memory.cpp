@@ -276,7 +276,7 @@ TEST_CASE("a stack that runs over leaves the one below it as it was") {
             },
             SA_ONSTACK, &neighbour.before);
         bao::coroutine<> above([&] {
-          const bao::stack& mine = *bao::flows.current->memory;
+          const bao::stack& mine = *bao::current_flow->memory;
           if (mine.low != s.low + s.size + bao::guard_size) ::_exit(41);
           over(steps);
         });
@@ -589,7 +589,7 @@ TEST_CASE("100,000 guarded tasks wait in little memory and few mappings") {
     while (tasks.size() < n && begun == tasks.size()) {
       for (int i = 0; i < 1000; ++i)
         tasks.push_back(bao::spawn([&] {
-          const char* const low = bao::flows.current->memory->low;
+          const char* const low = bao::current_flow->memory->low;
           if (++begun % 1000 == 0 && can_be_touched(low - 1)) ++unguarded;
           gate.join();
           ++ended;

@@ -62,7 +62,7 @@ inline switch_trace set_switch_trace(switch_trace trace) {
 // or has switched back. What is to be thrown here after that is left in
 // `pending`.
 inline void strike(fiber& victim) {
-  fiber* const mine = flows.current;
+  fiber* const mine = current_flow;
   fiber* const me = flow_of(mine);
   fiber* const next = std::exchange(victim.leaf, nullptr);
   fiber* const before = std::exchange(victim.killer, me);
@@ -105,7 +105,7 @@ class coroutine_ref {
   // waits for another type, stack_exhausted: then nothing has happened.
   [[gnu::always_inline]] T switch_to(value v = value{}) {
     fiber* to = flow_;
-    if (to == nullptr || to->leaf == nullptr || to->root != flows.root ||
+    if (to == nullptr || to->leaf == nullptr || to->root != current_root ||
         to->expects != &type_tag<value>)
       to = look_closer(v);  // at its first switch, or at a mistake
     if (to != nullptr)
@@ -120,12 +120,12 @@ class coroutine_ref {
     expect_usable("throw_in");
     if (error == nullptr) throw std::invalid_argument("throw_in: no exception");
     fiber* to = flow_;
-    if (to->leaf == nullptr && to != flow_of(flows.current)) {
+    if (to->leaf == nullptr && to != flow_of(current_flow)) {
       if (is_own_kill(error)) return kill(), no_value();
       if (to->life == flow_state::created) to->unwind();
       to = heir_of(to);
     }
-    if (to == flow_of(flows.current)) std::rethrow_exception(error);
+    if (to == flow_of(current_flow)) std::rethrow_exception(error);
     to->leaf->pending = std::move(error);
     value v = suspend(std::exchange(to->leaf, nullptr), "throw", nullptr);
     if constexpr (!std::is_void_v<T>) return v;
@@ -145,11 +145,11 @@ class coroutine_ref {
     expect_usable("kill");
     if (flow_ == flow_->root)
       throw std::logic_error("kill: the main flow cannot be killed");
-    if (flow_ == flow_of(flows.current)) throw killed(flow_);
+    if (flow_ == flow_of(current_flow)) throw killed(flow_);
     if (flow_->leaf == nullptr) return flow_->unwind();
     const coroutine_ref victim(*this);  // our handle may go meanwhile
     strike(*victim.flow_);
-    flows.current->meet_pending();
+    current_flow->meet_pending();
   }
 
   // Whom its value and its errors go to; empty for a main flow. The type is a
@@ -203,7 +203,7 @@ class coroutine_ref {
     if (flow_ == nullptr)
       throw dead_coroutine(std::string(call) + ": there is no coroutine here");
     if (flow_->home != &t) throw_wrong_thread(call, *flow_);
-    if (flow_->root != flows.root && flow_->life != flow_state::finished)
+    if (flow_->root != current_root && flow_->life != flow_state::finished)
       throw wrong_task(std::string(call) +
                        ": the coroutine belongs to another task");
     return t;
@@ -232,7 +232,7 @@ class coroutine_ref {
   // The flow to switch to, ready for it; null when that is the one that asks.
   [[gnu::noinline]] fiber* look_closer(value& v) const {
     thread_state& t = expect_usable("switch_to");
-    if (flow_ == flow_of(flows.current)) return nullptr;
+    if (flow_ == flow_of(current_flow)) return nullptr;
     if (flow_->life == flow_state::finished)
       throw dead_coroutine("switch_to: the coroutine has ended");
     if (flow_->expects != &type_tag<value> && flow_->expects != nullptr)
@@ -259,7 +259,7 @@ class coroutine_ref {
   // send, which still lies with them unless they have ended.
   [[gnu::always_inline]] static value suspend(fiber* next, const char* event,
                                               value* sent) {
-    fiber* const leaf = flows.current;
+    fiber* const leaf = current_flow;
     fiber* const me = flow_of(leaf);
     std::optional<value> reply;
     me->expects = &type_tag<value>;
@@ -286,10 +286,10 @@ class coroutine_core : public fiber {
 
  protected:
   coroutine_core() {
-    link = flow_of(here_flows().current);
+    link = flow_of(this_flow());
     link->retain();
     references = 1;
-    root = flows.root;
+    root = current_root;
     home = &this_thread_state();  // the parent's, for good
     home->add();
   }
@@ -312,7 +312,7 @@ inline void coroutine_core::unwind() noexcept {
   for (int tries = 0; leaf != nullptr; ++tries) {
     if (tries == 16) die("a coroutine that is destroyed does not end");
     strike(*this);
-    fiber* const mine = flows.current;
+    fiber* const mine = current_flow;
     if (mine->pending != nullptr)
       tell_unhandled("a coroutine", std::exchange(mine->pending, nullptr));
   }
@@ -465,13 +465,14 @@ class coroutine : public coroutine_ref<T> {
 // Never suspends. The coroutine that we are in, or the main flow.
 template <class T = void>
 coroutine_ref<T> this_coroutine() {
-  return coroutine_ref<T>(flow_of(here_flows().current));
+  return coroutine_ref<T>(flow_of(this_flow()));
 }
 
 // Never suspends. The first flow of the task that we are in.
 template <class T = void>
 coroutine_ref<T> main_coroutine() {
-  return coroutine_ref<T>(here_flows().root);
+  this_thread_state();
+  return coroutine_ref<T>(current_root);
 }
 
 }  // namespace BAO_ABI

@@ -180,7 +180,7 @@ BAO_GDB_SCRIPT(
 
 "def show(task, runs, command):\n",
 "  flow = task['parked_in']\n",
-"  if runs: flow = variable('flows').value()['current']\n",
+"  if runs: flow = variable('current_flow').value()\n",
 "  if not command or not flow: return\n",
 "  flow = at(flow)\n",
 "  run(command, None if runs else flow)\n",

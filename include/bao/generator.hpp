@@ -187,7 +187,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
       if (!begin(call)) return nullptr;
       to = this;
     }
-    link = flows.current;
+    link = current_flow;
     leaf = nullptr;
     auto* value = static_cast<slot*>(switch_fiber(*link, *to).message);
     if (value == nullptr) rethrow_error();
@@ -196,11 +196,11 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   // The body's side: offers a value and waits until the consumer wants more.
   [[gnu::always_inline]] void suspend(slot* value) {
-    if (flows.current != this) refuse_yield();
-    if (flows.exceptions->any()) return suspend_while_handling(value);
+    if (current_flow != this) refuse_yield();
+    if (current_exceptions->any()) return suspend_while_handling(value);
     generator_core* const to = usually(this, consumed);
     to->leaf = this;
-    const arrival a = switch_plainly(*this, *usually(flows.root, to->link),
+    const arrival a = switch_plainly(*this, *usually(current_root, to->link),
                                      as_message(value));
     static_cast<fiber&>(a.self).meet_pending();
   }
@@ -243,7 +243,7 @@ class generator_core : public fiber, public yielder<Yield, Send> {
 
   // suspend() inside a catch block; while unwinding it is too late for that.
   [[gnu::cold, gnu::noinline]] void suspend_while_handling(slot* value) {
-    if (flows.exceptions->uncaught != 0) {
+    if (current_exceptions->uncaught != 0) {
       yielded_late = true;
       return;
     }
@@ -298,7 +298,7 @@ fiber* generator_core<Y, S>::run() noexcept {
 
 template <class Y, class S>
 void generator_core<Y, S>::yield_from(generator_core& inner) {
-  if (flows.current != this) refuse_yield();
+  if (current_flow != this) refuse_yield();
   if (inner.finished()) return;
   if (inner.home != nullptr && inner.home != home)
     throw_wrong_thread("yield.from", inner);

@@ -275,13 +275,13 @@ inline scheduler::scheduler(thread_state& t)
 // Makes a task the running one. Returns the flow in it to continue.
 [[gnu::always_inline]] inline fiber* scheduler::enter(task_block& next) {
   running_ = &next;
-  flows.root = next.flow;
+  current_root = next.flow;
   return next.parked_in;
 }
 
 [[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
-  running_->parked_in = flows.current;
-  void* message = switch_fiber(*flows.current, *enter(next)).message;
+  running_->parked_in = current_flow;
+  void* message = switch_fiber(*current_flow, *enter(next)).message;
   // Whoever makes us run sends nothing along: it is a visitor.
   while (__builtin_expect(message != nullptr, 0)) message = receive(message);
 }
@@ -289,14 +289,14 @@ inline scheduler::scheduler(thread_state& t)
 [[gnu::cold, gnu::noinline]] inline void* scheduler::receive(void* message) {
   auto& v = *static_cast<bao::visitor*>(message);
   v.look(v);
-  return switch_fiber(*flows.current, *v.from).message;
+  return switch_fiber(*current_flow, *v.from).message;
 }
 
 inline void scheduler::visit(task_block& t, visitor& v) {
   if (&t == running_) return v.look(v);
   if (t.parked_in == nullptr) return;
-  v.from = flows.current;
-  switch_fiber(*flows.current, *t.parked_in, &v);
+  v.from = current_flow;
+  switch_fiber(*current_flow, *t.parked_in, &v);
 }
 
 inline bool scheduler::park(deadline until, wait_reason why) {
@@ -491,11 +491,11 @@ inline void scheduler::report_ready(int fd, readiness ready) {
 // thrown, as the inner ones will be passed by it anyway.
 
 inline scheduler::interruption scheduler::due(task_block& t) {
-  fiber* const leaf = &t == running_ ? flows.current : t.parked_in;
+  fiber* const leaf = &t == running_ ? current_flow : t.parked_in;
   interruption found;
   for (fiber* f = leaf; f != nullptr; f = up(f)) {
     const unsigned unwinding =
-        f == flows.current ? flows.exceptions->uncaught : f->handling.uncaught;
+        f == current_flow ? current_exceptions->uncaught : f->handling.uncaught;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_) {
       if (s->unwinding_ < unwinding || s->shields_) return found;
       if (s->passed_) found = {interruption::a_limit, s};
@@ -514,12 +514,12 @@ inline scheduler::interruption scheduler::due(task_block& t) {
 // handler within that handler hides it: there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
-  const exceptions_in_flight ours = *flows.exceptions;
+  const exceptions_in_flight ours = *current_exceptions;
   bool handles = false;
   for (fiber* f = leaf; f != nullptr && !handles; f = up(f)) {
-    if (f != flows.current) *flows.exceptions = f->handling;
+    if (f != current_flow) *current_exceptions = f->handling;
     handles = std::current_exception() == t.kill_thrown;
-    *flows.exceptions = ours;
+    *current_exceptions = ours;
   }
   return handles;
 }
@@ -608,9 +608,9 @@ inline void scheduler::declare_deadlock() {
   } catch (const std::bad_alloc&) {
   }
   main_.stage = task_state::running;
-  for (fiber* f = flows.current; f != nullptr; f = up(f)) {
+  for (fiber* f = current_flow; f != nullptr; f = up(f)) {
     bool shielded =
-        (f == flows.current ? *flows.exceptions : f->handling).uncaught != 0;
+        (f == current_flow ? *current_exceptions : f->handling).uncaught != 0;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
     if (shielded || ending_) die(text.c_str());
@@ -645,7 +645,7 @@ inline fiber* scheduler::finish(task_block& t) {
   end(t);
   t.life = flow_state::finished;
   t.release();
-  flows.current = &thread_.main;  // the task may be gone
+  current_flow = &thread_.main;  // the task may be gone
   running_ = &main_;
   return enter(*pick());
 }
@@ -677,12 +677,14 @@ inline void scheduler::end_unstarted(task_block& t) {
 // may have to wait. So that is left for later. Those who are told that it has
 // ended find themselves on its flow.
 [[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
-  const thread_flows before = flows;
-  flows.current = flows.root = &t;
+  fiber* const flow = current_flow;
+  fiber* const root = current_root;
+  current_flow = current_root = &t;
   t.life = flow_state::running;
   end(t);
   t.life = flow_state::created;
-  flows = before;
+  current_flow = flow;
+  current_root = root;
   t.orphan = true;
   t.release_later();
 }

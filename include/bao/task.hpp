@@ -115,9 +115,9 @@ class task_block : public fiber, public list_node, public alarm {
 };
 
 inline scope::scope(bool shields)
-    : flow_(here_flows().current),
+    : flow_(this_flow()),
       outer_(flow_->scopes),
-      unwinding_(flows.exceptions->uncaught),
+      unwinding_(current_exceptions->uncaught),
       shields_(shields) {
   flow_->scopes = this;
 }
