@@ -16,47 +16,9 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "io_tools.hpp"
 
 using namespace std::chrono_literals;
-
-namespace {
-
-// What the system says when f() fails.
-template <class F>
-std::error_code error_of(F f) {
-  try {
-    f();
-  } catch (const std::system_error& e) {
-    return e.code();
-  }
-  return {};
-}
-
-// Stands in the seam for as long as it lives, before whoever stood there.
-class other_system : public bao::system_calls {
- public:
-  other_system() : below(std::exchange(bao::sys, this)) {}
-  other_system(const other_system&) = delete;
-
-  bao::nanoseconds now() override { return below->now(); }
-  bao::nanoseconds may_sleep(bao::nanoseconds until, bool jobs) override {
-    return below->may_sleep(until, jobs);
-  }
-  void slept_until(bao::nanoseconds until) override {
-    below->slept_until(until);
-  }
-
- protected:
-  ~other_system() { bao::sys = below; }
-  bao::system_calls* const below;
-};
-
-bao::address unix_name(const std::string& of) {
-  return bao::address::parse("unix:@bao_accept_" + std::to_string(::getpid()) +
-                             of);
-}
-
-}  // namespace
 
 // --- accepting ---------------------------------------------------------------
 

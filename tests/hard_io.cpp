@@ -24,40 +24,11 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "io_tools.hpp"
 
 using namespace std::chrono_literals;
 
 namespace {
-
-// What the system says when f() fails.
-template <class F>
-std::error_code error_of(F f) {
-  try {
-    f();
-  } catch (const std::system_error& e) {
-    return e.code();
-  }
-  return {};
-}
-
-// Stands in the seam for as long as it lives, before whoever stood there.
-class other_system : public bao::system_calls {
- public:
-  other_system() : below(std::exchange(bao::sys, this)) {}
-  other_system(const other_system&) = delete;
-
-  bao::nanoseconds now() override { return below->now(); }
-  bao::nanoseconds may_sleep(bao::nanoseconds until, bool jobs) override {
-    return below->may_sleep(until, jobs);
-  }
-  void slept_until(bao::nanoseconds until) override {
-    below->slept_until(until);
-  }
-
- protected:
-  ~other_system() { bao::sys = below; }
-  bao::system_calls* const below;
-};
 
 // A handler without SA_RESTART, for as long as it lives.
 class on_signal {
@@ -75,17 +46,6 @@ class on_signal {
   struct sigaction before_ {};
 };
 
-std::pair<bao::stream, bao::stream> make_pipe(int flags = 0) {
-  int ends[2];
-  bao::check(::pipe2(ends, flags | O_CLOEXEC), "pipe2");
-  return {bao::stream(ends[0]), bao::stream(ends[1])};
-}
-
-std::pair<bao::stream, bao::stream> make_socket_pair() {
-  auto ends = bao::socket_pair();
-  return {std::move(ends.first), std::move(ends.second)};
-}
-
 // The two ends of a terminal that changes nothing; empty where there is none.
 std::pair<bao::stream, bao::stream> make_terminal() {
   const int master = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
@@ -101,12 +61,6 @@ std::pair<bao::stream, bao::stream> make_terminal() {
   ::cfmakeraw(&modes);
   ::tcsetattr(slave, TCSANOW, &modes);
   return {bao::stream(master), bao::stream(slave)};
-}
-
-std::string numbers(int n) {
-  std::string text;
-  for (int i = 0; i < n; ++i) text += std::to_string(i) + '\n';
-  return text;
 }
 
 }  // namespace

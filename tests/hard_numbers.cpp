@@ -19,37 +19,11 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "io_tools.hpp"
 
 using namespace std::chrono_literals;
 
 namespace {
-
-// What the system says when f() fails.
-template <class F>
-std::error_code error_of(F f) {
-  try {
-    f();
-  } catch (const std::system_error& e) {
-    return e.code();
-  }
-  return {};
-}
-
-std::pair<bao::stream, bao::stream> make_pipe(int flags = 0) {
-  int ends[2];
-  bao::check(::pipe2(ends, flags | O_CLOEXEC), "pipe2");
-  return {bao::stream(ends[0]), bao::stream(ends[1])};
-}
-
-std::pair<bao::stream, bao::stream> make_socket_pair() {
-  auto ends = bao::socket_pair();
-  return {std::move(ends.first), std::move(ends.second)};
-}
-
-bao::address unix_name(const char* of) {
-  return bao::address::parse("unix:@bao_hard_" + std::to_string(::getpid()) +
-                             of);
-}
 
 // The process may have so many descriptors, for as long as it lives.
 class descriptor_limit {
@@ -74,13 +48,6 @@ int lowest_free() {
   const int fd = bao::check(::open("/dev/null", O_RDONLY | O_CLOEXEC), "open");
   ::close(fd);
   return fd;
-}
-
-int open_descriptors() {
-  bao::this_scheduler();  // has some of its own
-  int n = 0;
-  for (int fd = 0; fd < FD_SETSIZE + 200; ++fd) n += ::fcntl(fd, F_GETFD) != -1;
-  return n;
 }
 
 // Whether the poller has no bit for what is at FD_SETSIZE or above.

@@ -23,21 +23,11 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "io_tools.hpp"
 
 using namespace std::chrono_literals;
 
 namespace {
-
-// What the system says when f() fails.
-template <class F>
-std::error_code error_of(F f) {
-  try {
-    f();
-  } catch (const std::system_error& e) {
-    return e.code();
-  }
-  return {};
-}
 
 struct connection {
   connection() {
@@ -69,24 +59,6 @@ class sigpipes {
   static inline volatile sig_atomic_t count_ = 0;
   void (*before_)(int);
 };
-
-bao::address unix_name(const std::string& of) {
-  return bao::address::parse("unix:@bao_sockets_" + std::to_string(::getpid()) +
-                             of);
-}
-
-int open_descriptors() {
-  bao::this_scheduler();  // has some of its own
-  int n = 0;
-  for (int fd = 0; fd < 1000; ++fd) n += ::fcntl(fd, F_GETFD) != -1;
-  return n;
-}
-
-std::string numbers(int n) {
-  std::string text;
-  for (int i = 0; i < n; ++i) text += std::to_string(i) + '\n';
-  return text;
-}
 
 }  // namespace
 

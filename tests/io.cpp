@@ -21,19 +21,9 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "io_tools.hpp"
 
 using namespace std::chrono_literals;
-
-// What the system says when f() fails.
-template <class F>
-static std::error_code error_of(F f) {
-  try {
-    f();
-  } catch (const std::system_error& e) {
-    return e.code();
-  }
-  return {};
-}
 
 static double cpu_seconds() {
   timespec t;
@@ -1193,16 +1183,8 @@ TEST_CASE("V73: what a file refuses is thrown where it was asked") {
         std::errc::bad_file_descriptor);
 }
 
-// Ten helpers are busy, so that what is asked of a file has to wait.
 TEST_CASE("X18: a killed reader of a file waits for the helper that reads") {
-  int gate[2];
-  REQUIRE(::pipe2(gate, O_CLOEXEC) == 0);
-  std::vector<bao::task<>> busy;
-  for (int i = 0; i < 10; ++i)
-    busy.push_back(bao::spawn([&] {
-      char unused;
-      bao::offload([&] { return ::read(gate[0], &unused, 1); });
-    }));
+  busy_helpers busy;
   bao::stream file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
   bool went_on = false;
   std::string got;
@@ -1214,25 +1196,16 @@ TEST_CASE("X18: a killed reader of a file waits for the helper that reads") {
   bao::yield();
   CHECK(!reader.kill(1ms));
   CHECK(got == "");
-  CHECK(::write(gate[1], "0123456789", 10) == 10);
+  CHECK(busy.let_go());
   reader.join();
   CHECK(reader.killed());
   CHECK(got == "\177ELF");
   CHECK(!went_on);
-  bao::join_all(busy);
-  ::close(gate[0]);
-  ::close(gate[1]);
+  busy.join();
 }
 
 TEST_CASE("X20: a file that is closed while a helper has it is not mistaken") {
-  int gate[2];
-  REQUIRE(::pipe2(gate, O_CLOEXEC) == 0);
-  std::vector<bao::task<>> busy;
-  for (int i = 0; i < 10; ++i)
-    busy.push_back(bao::spawn([&] {
-      char unused;
-      bao::offload([&] { return ::read(gate[0], &unused, 1); });
-    }));
+  busy_helpers busy;
   bao::stream file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
   std::string got;
   auto reader = bao::spawn([&] { got = file.read_some(4); });
@@ -1240,36 +1213,25 @@ TEST_CASE("X20: a file that is closed while a helper has it is not mistaken") {
   const int number = file.fd();
   file.close();
   const int other = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-  CHECK(::write(gate[1], "0123456789", 10) == 10);
+  CHECK(busy.let_go());
   reader.join();
   if (reader.error() == nullptr) CHECK(got == "\177ELF");
   CHECK(::lseek(other, 0, SEEK_CUR) == 0);  // nobody has read it
-  bao::join_all(busy);
+  busy.join();
   ::close(other);
   if (other != number) ::close(number);
-  ::close(gate[0]);
-  ::close(gate[1]);
 }
 
 TEST_CASE("X20: a stream of a file may go while a helper reads it") {
-  int gate[2];
-  REQUIRE(::pipe2(gate, O_CLOEXEC) == 0);
-  std::vector<bao::task<>> busy;
-  for (int i = 0; i < 10; ++i)
-    busy.push_back(bao::spawn([&] {
-      char unused;
-      bao::offload([&] { return ::read(gate[0], &unused, 1); });
-    }));
+  busy_helpers busy;
   auto file = std::make_unique<bao::stream>(
       ::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
   auto reader = bao::spawn([&] { file->read_exactly(4); });
   bao::yield();
   file.reset();
-  CHECK(::write(gate[1], "0123456789", 10) == 10);
+  CHECK(busy.let_go());
   CHECK(error_of([&] { reader.get(); }) == std::errc::bad_file_descriptor);
-  bao::join_all(busy);
-  ::close(gate[0]);
-  ::close(gate[1]);
+  busy.join();
 }
 
 TEST_CASE("V73: of a file there is one operation at a time") {

@@ -21,19 +21,9 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "io_tools.hpp"
 
 using namespace std::chrono_literals;
-
-// What the system says when f() fails.
-template <class F>
-static std::error_code error_of(F f) {
-  try {
-    f();
-  } catch (const std::system_error& e) {
-    return e.code();
-  }
-  return {};
-}
 
 // --- addresses ---------------------------------------------------------------
 
@@ -148,14 +138,7 @@ TEST_CASE("V68: what cannot be resolved is named in the error") {
 
 // Ten helpers are busy, so that nobody answers.
 TEST_CASE("V68: a look-up may be left alone: by a kill, or when it is late") {
-  int gate[2];
-  REQUIRE(::pipe2(gate, O_CLOEXEC) == 0);
-  std::vector<bao::task<>> busy;
-  for (int i = 0; i < 10; ++i)
-    busy.push_back(bao::spawn([&] {
-      char unused;
-      bao::offload([&] { return ::read(gate[0], &unused, 1); });
-    }));
+  busy_helpers busy;
   auto asker = bao::spawn([] { bao::resolve("localhost", "80"); });
   bao::yield();
   CHECK(asker.kill(5s));
@@ -164,11 +147,9 @@ TEST_CASE("V68: a look-up may be left alone: by a kill, or when it is late") {
         std::errc::timed_out);
   CHECK(error_of([] { bao::connect("localhost:80", 1ms); }) ==
         std::errc::timed_out);
-  CHECK(::write(gate[1], "0123456789", 10) == 10);
-  bao::join_all(busy);
+  CHECK(busy.let_go());
+  busy.join();
   CHECK(bao::resolve("localhost", "80", 30s).size() > 0);  // the next is right
-  ::close(gate[0]);
-  ::close(gate[1]);
 }
 
 // --- connections -------------------------------------------------------------
