@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "sanitized.hpp"
 
 #if defined(__linux__)
 #include <linux/filter.h>
@@ -29,14 +30,6 @@
 #endif
 
 using namespace std::literals;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED
-#endif
-#endif
 
 // A sanitizer brings handlers and limits of its own; /proc is Linux's.
 #if defined(__linux__) && !defined(SANITIZED)

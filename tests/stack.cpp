@@ -12,14 +12,7 @@
 #include <vector>
 
 #include "bao.hpp"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED
-#endif
-#endif
+#include "sanitized.hpp"
 
 TEST_CASE("a stack has the size asked for, rounded up to a power of two") {
   bao::stack_pool pool;
