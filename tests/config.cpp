@@ -2,10 +2,9 @@
 #include <doctest/doctest.h>
 
 #include "bao.hpp"
+#include "child.hpp"
 
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <string>
 
@@ -34,28 +33,11 @@ TEST_CASE("V35: a program that mixes two configurations ends, naming both") {
   const bao::configuration others[] = {{"9.8.7 other", ours.stack_size},
                                        {ours.name, 12345}};
   for (const bao::configuration& other : others) {
-    int ends[2];
-    REQUIRE(::pipe(ends) == 0);
-    const pid_t child = ::fork();
-    if (child == 0) {
-      ::signal(SIGABRT, SIG_DFL);
-      ::dup2(ends[1], 2);
-      bao::agree_on(other);
-      ::_exit(0);
-    }
-    ::close(ends[1]);
-    std::string said;
-    char part[512];
-    for (ssize_t n; (n = ::read(ends[0], part, sizeof part)) > 0;)
-      said.append(part, static_cast<std::size_t>(n));
-    ::close(ends[0]);
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
-    CAPTURE(said);
-    CHECK(WIFSIGNALED(status));
-    CHECK(WTERMSIG(status) == SIGABRT);
+    const ending how = in_a_child([&] { bao::agree_on(other); });
+    CAPTURE(how.text);
+    CHECK(how.signal == SIGABRT);
     for (const bao::configuration* each : {&ours, &other})
-      CHECK(said.find(each->name + std::string(" with stacks of ") +
-                      std::to_string(each->stack_size)) != std::string::npos);
+      CHECK(how.says(each->name + std::string(" with stacks of ") +
+                     std::to_string(each->stack_size)));
   }
 }

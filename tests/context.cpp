@@ -1,15 +1,13 @@
 // context.cpp - tests of switching, with nothing around it
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cmath>
-#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <string>
 
 #include "bao.hpp"
+#include "child.hpp"
 
 TEST_CASE("a flow continues where it was left") {
   static bao::context here, there;
@@ -188,25 +186,11 @@ TEST_CASE("many flows take turns, each with its own stack and its own count") {
 TEST_CASE("a program with a shadow stack is told what to do before it faults") {
   static char memory[64 * 1024];
   CHECK(!bao::shadow_stack_in_use());
-  int fds[2];
-  REQUIRE(::pipe(fds) == 0);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::dup2(fds[1], 2);
+  const ending how = in_a_child([] {
     bao::has_shadow_stack = [] { return true; };
-    std::signal(SIGABRT, SIG_DFL);
     bao::make_context(memory, memory + sizeof memory, [] {});
-    ::_exit(0);
-  }
-  ::close(fds[1]);
-  std::string said;
-  char buffer[512];
-  for (ssize_t n; (n = ::read(fds[0], buffer, sizeof buffer)) > 0;)
-    said.append(buffer, static_cast<std::size_t>(n));
-  ::close(fds[0]);
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  CHECK(WIFSIGNALED(status));
-  CHECK(said.find("BAO_USE_UCONTEXT") != std::string::npos);
+  });
+  CHECK(how.signal != 0);
+  CHECK(how.says("BAO_USE_UCONTEXT"));
 }
 #endif

@@ -1,8 +1,6 @@
 // fiber.cpp - tests of what a flow takes along when it is left
 #include <doctest/doctest.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cfenv>
 #include <exception>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "child.hpp"
 #include "sanitized.hpp"
 
 // --- exceptions --------------------------------------------------------------
@@ -314,11 +313,7 @@ TEST_CASE("a fiber that asks for too large a stack is as it was before") {
 TEST_CASE("a stack that runs over ends the program with a line that says so") {
   for (bool on_other_thread : {false, true}) {
     CAPTURE(on_other_thread);
-    int fds[2];
-    REQUIRE(::pipe(fds) == 0);
-    const pid_t child = ::fork();
-    if (child == 0) {
-      ::dup2(fds[1], 2);
+    const ending how = in_a_child([&] {
       const auto run_over = [] {
         bao::coroutine<> deep([] {
           bao::generator<int> deeper(
@@ -331,45 +326,22 @@ TEST_CASE("a stack that runs over ends the program with a line that says so") {
         std::thread(run_over).join();
       else
         run_over();
-      ::_exit(0);
-    }
-    ::close(fds[1]);
-    std::string said;
-    char buffer[512];
-    for (ssize_t n; (n = ::read(fds[0], buffer, sizeof buffer)) > 0;)
-      said.append(buffer, static_cast<std::size_t>(n));
-    ::close(fds[0]);
-    int status = 0;
-    REQUIRE(::waitpid(child, &status, 0) == child);
-    CHECK(WIFSIGNALED(status));
-    CHECK(WTERMSIG(status) == SIGSEGV);
-    CHECK(said.find("stack overflow in a generator") != std::string::npos);
-    CHECK(said.find("256 KiB") != std::string::npos);
+    });
+    CHECK(how.signal == SIGSEGV);
+    CHECK(how.says("stack overflow in a generator"));
+    CHECK(how.says("256 KiB"));
   }
 }
 
 TEST_CASE("a fault that is no overflow meets the handler that was there") {
-  int fds[2];
-  REQUIRE(::pipe(fds) == 0);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::dup2(fds[1], 2);
+  const ending how = in_a_child([] {
     bao::coroutine<> careless([] { ::raise(SIGSEGV); });
     careless.switch_to();
     ::raise(SIGSEGV);
-    ::_exit(0);
-  }
-  ::close(fds[1]);
-  std::string said;  // by nobody, or by an emulator of its own accord
-  char buffer[512];
-  for (ssize_t n; (n = ::read(fds[0], buffer, sizeof buffer)) > 0;)
-    said.append(buffer, static_cast<std::size_t>(n));
-  ::close(fds[0]);
-  CHECK(said.find("bao") == std::string::npos);
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  CHECK(WIFSIGNALED(status));
-  CHECK(WTERMSIG(status) == SIGSEGV);
+  });
+  // An emulator may say something of its own accord, but bao says nothing.
+  CHECK(!how.says("bao"));
+  CHECK(how.signal == SIGSEGV);
 }
 
 #endif

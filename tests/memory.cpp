@@ -1,11 +1,9 @@
 // memory.cpp - many stacks, stacks that run over, and none left
 #include <doctest/doctest.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +19,7 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "child.hpp"
 #include "sanitized.hpp"
 
 #if defined(__linux__)
@@ -38,43 +37,6 @@ namespace {
 
 bool under_valgrind() {
   return bao::valgrind_request(0x1001, nullptr, nullptr) != 0;
-}
-
-// How a process has ended, and what it has written to stderr.
-struct ending {
-  int code = -1;   // what it has exited with
-  int signal = 0;  // or what has killed it
-  std::string text;
-
-  bool says(const char* what) const {
-    return text.find(what) != std::string::npos;
-  }
-};
-
-template <class F>
-ending in_a_child(F f) {
-  int ends[2];
-  bao::check(::pipe2(ends, O_CLOEXEC), "pipe");
-  const pid_t child = bao::check(::fork(), "fork");
-  if (child == 0) {
-    const rlimit none{0, 0};
-    ::setrlimit(RLIMIT_CORE, &none);
-    ::alarm(20);
-    ::dup2(ends[1], 2);
-    f();
-    ::_exit(0);
-  }
-  ::close(ends[1]);
-  ending how;
-  char part[512];
-  for (ssize_t n; (n = ::read(ends[0], part, sizeof part)) > 0;)
-    how.text.append(part, static_cast<std::size_t>(n));
-  ::close(ends[0]);
-  int status = 0;
-  bao::check(::waitpid(child, &status, 0), "waitpid");
-  if (WIFEXITED(status)) how.code = WEXITSTATUS(status);
-  if (WIFSIGNALED(status)) how.signal = WTERMSIG(status);
-  return how;
 }
 
 // Runs a test case that is skipped otherwise in this program started anew,

@@ -579,8 +579,8 @@ void thread_exits() {
   for (const place& p : places) {
     const ending how = in_a_child([&] { std::thread(p.go).join(); });
     expect(how.signal == SIGABRT &&
-               says(how.text, std::string("caller gone\nbao: pthread_exit()") +
-                                  " or pthread_cancel() in a " + p.name),
+               how.says(std::string("caller gone\nbao: pthread_exit()") +
+                        " or pthread_cancel() in a " + p.name),
            std::string("pthread_exit() in a ") + p.name +
                " ends the program, and says so: " + how.text);
   }

@@ -497,8 +497,8 @@ void lines_on_stderr() {
     const auto gets = [&]() noexcept { t.get(); };
     gets();
   });
-  expect(how.signal == SIGABRT && says(how.text, "from a task") &&
-             !says(how.text, "nobody caught"),
+  expect(how.signal == SIGABRT && how.says("from a task") &&
+             !how.says("nobody caught"),
          "an error that main() does not catch ends the program as ever: " +
              how.text);
 }
