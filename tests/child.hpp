@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string>
 
 #include "bao.hpp"
@@ -39,7 +40,12 @@ ending in_a_child(F f) {
     ::dup2(ends[1], 2);
     ::close(ends[0]);
     ::close(ends[1]);
-    f();
+    try {
+      f();
+    } catch (const std::exception& e) {  // or it would go on as a test runner
+      std::fprintf(stderr, "in a child: %s\n", e.what());
+      ::_exit(98);
+    }
     std::exit(0);
   }
   ::close(ends[1]);

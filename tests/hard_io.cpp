@@ -21,7 +21,6 @@
 #include <string>
 #include <tuple>
 #include <utility>
-#include <vector>
 
 #include "bao.hpp"
 #include "io_tools.hpp"

@@ -18,7 +18,6 @@
 #include <algorithm>
 #include <ostream>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
