@@ -88,18 +88,22 @@ class task_block : public fiber, public list_node, public alarm {
   const char* title() const noexcept override { return name.c_str(); }
   unsigned long number() const noexcept override { return id; }
 
+  // What it takes to park, to be woken and to run again comes first, as there
+  // may be thousands that no cache holds: so two lines of it have to be fetched
+  // beside the context, and not five.
   fiber* const flow;  // its first: this, but for the thread's main task
-  fiber* parked_in = nullptr;  // the flow in it that waits
+  fiber* parked_in = nullptr;  // the flow in it that waits, once it has begun
   task_block* next_ready = nullptr;
   task_state stage = task_state::created;
   cause why_woken = cause::none;
-
-  bool kill_wanted = false;  // until it has ended
-  bool kill_is_new = false;  // not thrown yet
-  int kill_refusals = 0;     // how often it was thrown and swallowed
-  std::exception_ptr kill_thrown;
   std::exception_ptr thrown_in;  // to be thrown at its next park, once
+  bool kill_wanted = false;      // until it has ended
+  bool kill_is_new = false;      // not thrown yet
+  int kill_refusals = 0;         // how often it was thrown and swallowed
+  wait_reason waits_for{""};
+  nanoseconds waits_since = 0;
 
+  std::exception_ptr kill_thrown;
   std::exception_ptr error;  // that ended it
   bool ended_by_kill = false;
   bool asked = false;  // somebody wanted to know of the error
@@ -110,8 +114,6 @@ class task_block : public fiber, public list_node, public alarm {
   std::string name;
   const char* file = "";  // where it was spawned
   int line = 0;
-  wait_reason waits_for{""};
-  nanoseconds waits_since = 0;
 };
 
 inline scope::scope(bool shields)

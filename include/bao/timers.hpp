@@ -43,12 +43,12 @@ class timer {
     return due_ != other.due_ ? due_ < other.due_ : order_ < other.order_;
   }
 
-  timer_heap* heap_ = nullptr;
   timer* child_ = nullptr;
   timer* next_ = nullptr;      // sibling
   timer* previous_ = nullptr;  // sibling, or the parent of a first child
   nanoseconds due_ = 0;
   std::uint64_t order_ = 0;  // among those due at once: first armed, first out
+  timer_heap* heap_ = nullptr;  // last, beside what a wake reads of its task
 };
 
 class timer_heap {
