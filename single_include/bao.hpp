@@ -1107,10 +1107,13 @@ BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 // has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
   void (*const end)(void*) = [](void*) { current_thread->end(); };
-  auto made = std::make_unique<thread_state>();
-  if (abi::__cxa_thread_atexit(end, nullptr, reinterpret_cast<void*>(end)) != 0)
+  auto* const made = new thread_state;
+  if (abi::__cxa_thread_atexit(end, nullptr, reinterpret_cast<void*>(end)) !=
+      0) {
+    delete made;
     throw std::bad_alloc();
-  return *(current_thread = made.release());
+  }
+  return *(current_thread = made);
 }
 
 // This thread's, made when there is none. Never suspends.
@@ -4032,10 +4035,8 @@ inline thread_local bool tasks_have_ended = false;
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
-  thread_state& t = this_thread_state();
-  static thread_local std::optional<scheduler> made;
-  made.emplace(t);
-  return *made;
+  static thread_local scheduler made(this_thread_state());
+  return made;
 }
 
 // Never suspends. This thread's, made when there is none. Throws
@@ -5316,12 +5317,12 @@ class remote {
   template <class F>
   bool post(F f) {
     // The task is made here, where it can be said that there is no memory.
+    using call = task_call<spawned_result<F>, F>;
     struct posted final : message {
-      std::unique_ptr<task_block> task;
+      std::unique_ptr<call> task;
     };
     auto made = std::make_unique<posted>();
-    made->task =
-        std::make_unique<task_call<spawned_result<F>, F>>(std::move(f));
+    made->task = std::make_unique<call>(std::move(f));
     made->task->name = "posted";
     made->arrive = [](message& m, scheduler* s) {
       const std::unique_ptr<posted> mine(static_cast<posted*>(&m));
@@ -5466,7 +5467,6 @@ class offloaded : public job, public message {
   // Hands itself to a helper. Whoever calls waits until `done`, or lets it go.
   void submit() {
     scheduler& s = this_scheduler();
-    waits = &s.running();
     if (on_helper_thread) {
       work();
       done = true;
@@ -5490,6 +5490,7 @@ class offloaded : public job, public message {
         home->wake(*me.waits);
     };
     helpers().submit(*this);
+    waits = &s.running();
     ++s.jobs;
   }
 
@@ -5508,23 +5509,23 @@ class offloaded : public job, public message {
 template <class F, class... Args>
 auto offload(F f, Args... args) {
   using R = std::invoke_result_t<F&, Args&...>;
+  const auto f_with_args = [&]() -> R { return std::invoke(f, args...); };
   struct call final : offloaded {
-    call(F& g, std::tuple<Args&...> a) : function(g), arguments(a) {}
+    explicit call(const decltype(f_with_args)& c) : function(c) {}
     void work() noexcept override {
       try {
         if constexpr (std::is_void_v<R>)
-          std::apply(function, arguments), result.emplace();
+          function(), result.emplace();
         else
-          result.emplace(std::apply(function, arguments));
+          result.emplace(function());
       } catch (...) {
         error = what_ended("job of offload");
       }
     }
-    F& function;
-    std::tuple<Args&...> arguments;
+    const decltype(f_with_args)& function;
     std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
     std::exception_ptr error;
-  } here(f, std::tie(args...));
+  } here(f_with_args);
   here.submit();
   {
     shield until_it_is_done;
@@ -6486,16 +6487,19 @@ inline std::vector<address> resolve(const std::string& host,
       if (found != nullptr) ::freeaddrinfo(found);
     }
   };
-  auto job = std::make_unique<look_up>();
+  struct look_up_of_ours {
+    look_up* const job = new look_up;
+    ~look_up_of_ours() {
+      if (job->waits == nullptr || job->done)
+        delete job;
+      else
+        job->waits = nullptr;
+    }
+  } ours;
+  look_up* const job = ours.job;
   job->host = host;
   job->service = service;
   job->submit();
-  struct left_alone {
-    std::unique_ptr<look_up>& job;
-    ~left_alone() {
-      if (!job->done) job.release()->waits = nullptr;
-    }
-  } unless_done{job};
   const std::string what = "resolve: " + host + ':' + service;
   while (!job->done)
     if (!this_scheduler().park(until, {"resolving a name"}))

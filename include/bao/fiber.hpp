@@ -211,10 +211,13 @@ BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 // has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
   void (*const end)(void*) = [](void*) { current_thread->end(); };
-  auto made = std::make_unique<thread_state>();
-  if (abi::__cxa_thread_atexit(end, nullptr, reinterpret_cast<void*>(end)) != 0)
+  auto* const made = new thread_state;
+  if (abi::__cxa_thread_atexit(end, nullptr, reinterpret_cast<void*>(end)) !=
+      0) {
+    delete made;
     throw std::bad_alloc();
-  return *(current_thread = made.release());
+  }
+  return *(current_thread = made);
 }
 
 // This thread's, made when there is none. Never suspends.

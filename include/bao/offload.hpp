@@ -17,9 +17,9 @@
 #include <time.h>
 
 #include <exception>
+#include <functional>
 #include <optional>
 #include <system_error>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -133,7 +133,6 @@ class offloaded : public job, public message {
   // Hands itself to a helper. Whoever calls waits until `done`, or lets it go.
   void submit() {
     scheduler& s = this_scheduler();
-    waits = &s.running();
     if (on_helper_thread) {
       work();
       done = true;
@@ -157,6 +156,7 @@ class offloaded : public job, public message {
         home->wake(*me.waits);
     };
     helpers().submit(*this);
+    waits = &s.running();
     ++s.jobs;
   }
 
@@ -175,23 +175,23 @@ class offloaded : public job, public message {
 template <class F, class... Args>
 auto offload(F f, Args... args) {
   using R = std::invoke_result_t<F&, Args&...>;
+  const auto f_with_args = [&]() -> R { return std::invoke(f, args...); };
   struct call final : offloaded {
-    call(F& g, std::tuple<Args&...> a) : function(g), arguments(a) {}
+    explicit call(const decltype(f_with_args)& c) : function(c) {}
     void work() noexcept override {
       try {
         if constexpr (std::is_void_v<R>)
-          std::apply(function, arguments), result.emplace();
+          function(), result.emplace();
         else
-          result.emplace(std::apply(function, arguments));
+          result.emplace(function());
       } catch (...) {
         error = what_ended("job of offload");
       }
     }
-    F& function;
-    std::tuple<Args&...> arguments;
+    const decltype(f_with_args)& function;
     std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
     std::exception_ptr error;
-  } here(f, std::tie(args...));
+  } here(f_with_args);
   here.submit();
   {
     shield until_it_is_done;

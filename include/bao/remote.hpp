@@ -145,12 +145,12 @@ class remote {
   template <class F>
   bool post(F f) {
     // The task is made here, where it can be said that there is no memory.
+    using call = task_call<spawned_result<F>, F>;
     struct posted final : message {
-      std::unique_ptr<task_block> task;
+      std::unique_ptr<call> task;
     };
     auto made = std::make_unique<posted>();
-    made->task =
-        std::make_unique<task_call<spawned_result<F>, F>>(std::move(f));
+    made->task = std::make_unique<call>(std::move(f));
     made->task->name = "posted";
     made->arrive = [](message& m, scheduler* s) {
       const std::unique_ptr<posted> mine(static_cast<posted*>(&m));

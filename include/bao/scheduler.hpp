@@ -26,7 +26,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -237,10 +236,8 @@ inline thread_local bool tasks_have_ended = false;
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
-  thread_state& t = this_thread_state();
-  static thread_local std::optional<scheduler> made;
-  made.emplace(t);
-  return *made;
+  static thread_local scheduler made(this_thread_state());
+  return made;
 }
 
 // Never suspends. This thread's, made when there is none. Throws

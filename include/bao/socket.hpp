@@ -29,7 +29,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -243,16 +242,19 @@ inline std::vector<address> resolve(const std::string& host,
       if (found != nullptr) ::freeaddrinfo(found);
     }
   };
-  auto job = std::make_unique<look_up>();
+  struct look_up_of_ours {
+    look_up* const job = new look_up;
+    ~look_up_of_ours() {
+      if (job->waits == nullptr || job->done)
+        delete job;
+      else
+        job->waits = nullptr;
+    }
+  } ours;
+  look_up* const job = ours.job;
   job->host = host;
   job->service = service;
   job->submit();
-  struct left_alone {
-    std::unique_ptr<look_up>& job;
-    ~left_alone() {
-      if (!job->done) job.release()->waits = nullptr;
-    }
-  } unless_done{job};
   const std::string what = "resolve: " + host + ':' + service;
   while (!job->done)
     if (!this_scheduler().park(until, {"resolving a name"}))
