@@ -4926,7 +4926,7 @@ spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
-  return spawn_at(std::move(options), clock::time_point{}, std::forward<F>(f),
+  return spawn_at(std::move(options), clock::duration{0}, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
 template <class F,
@@ -5326,7 +5326,7 @@ class remote {
     made->task->name = "posted";
     made->arrive = [](message& m, scheduler* s) {
       const std::unique_ptr<posted> mine(static_cast<posted*>(&m));
-      if (s != nullptr) s->add(*mine->task.release(), clock::time_point{});
+      if (s != nullptr) s->add(*mine->task.release(), clock::duration{0});
     };
     return put(*made) && (made.release(), true);
   }

@@ -154,7 +154,7 @@ class remote {
     made->task->name = "posted";
     made->arrive = [](message& m, scheduler* s) {
       const std::unique_ptr<posted> mine(static_cast<posted*>(&m));
-      if (s != nullptr) s->add(*mine->task.release(), clock::time_point{});
+      if (s != nullptr) s->add(*mine->task.release(), clock::duration{0});
     };
     return put(*made) && (made.release(), true);
   }
