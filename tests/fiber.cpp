@@ -3,7 +3,10 @@
 #include <signal.h>
 
 #include <cfenv>
+#include <cstddef>
+#include <cstdint>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -482,4 +485,64 @@ TEST_CASE("X14: a thread-local generator is unwound when its thread ends") {
     CHECK(numbers.next() == 1);
   }).join();
   CHECK(unwound);
+}
+
+// --- what it is made of ------------------------------------------------------
+
+namespace {
+
+// A callable that checks where it lies.
+template <std::size_t Size, std::size_t Alignment>
+struct placed {
+  alignas(Alignment) char bytes[Size] = {};
+
+  template <class... Yield>
+  void operator()(Yield&...) const {
+    CHECK(reinterpret_cast<std::uintptr_t>(this) % Alignment == 0);
+    CHECK(bytes[Size - 1] == 0);
+  }
+};
+
+template <class Callable>
+void run_in_every_kind_of_flow() {
+  for (int i = 0; i < 3; ++i) {
+    bao::generator<int>(Callable()).next();
+    bao::coroutine<>(Callable()).switch_to();
+    bao::spawn(Callable()).join();
+    std::thread([] { bao::spawn(Callable()).join(); }).join();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a callable may be of any size and alignment") {
+  run_in_every_kind_of_flow<placed<1, 1>>();
+  run_in_every_kind_of_flow<placed<4000, 8>>();
+  run_in_every_kind_of_flow<placed<64, 64>>();
+  run_in_every_kind_of_flow<placed<4000, 128>>();
+}
+
+TEST_CASE("the block of a fiber that is gone serves the next one") {
+  const auto block = [] {
+    const void* lies_at = nullptr;
+    bao::spawn([&] { lies_at = bao::current_flow; }).join();
+    return lies_at;
+  };
+#if defined(SANITIZED)
+  CHECK(block() != nullptr);  // it is kept apart, so that who uses it is seen
+#else
+  const void* const first = block();
+  CHECK(block() == first);
+#endif
+
+  bao::spare_blocks few;
+  CHECK(few.take() == nullptr);
+  int kept = 0;
+  for (; kept < 5000; ++kept) {
+    void* const one = ::operator new(bao::spare_blocks::size);
+    if (few.keep(one)) continue;
+    ::operator delete(one);
+    break;
+  }
+  CHECK(kept < 5000);  // the rest goes back, and these when it is destroyed
 }

@@ -139,7 +139,7 @@ class task_options {
   }
 
   void apply_to(task_block& t) {
-    t.name = std::move(name_);
+    if (!name_.empty()) t.name = std::move(name_);
     t.stack_size = stack_size_;
     t.file = at_.file;
     t.line = at_.line;
@@ -332,7 +332,7 @@ template <class F, class... Args>
 using spawned = task<spawned_result<F, Args...>>;
 
 template <class F, class... Args>
-spawned<F, Args...> spawn_at(task_options options, deadline start, F&& f,
+spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
                              Args&&... args) {
   scheduler& s = this_scheduler();
   task_block* const made =
