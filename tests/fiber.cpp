@@ -336,6 +336,15 @@ TEST_CASE("a stack that runs over ends the program with a line that says so") {
   }
 }
 
+TEST_CASE("a stack that runs over ends the program with stderr closed, too") {
+  const ending how = in_a_child([] {
+    ::close(2);
+    bao::generator<int> deep([](auto& yield) { yield(too_deep(1000000)); });
+    deep.next();
+  });
+  CHECK(how.signal == SIGSEGV);
+}
+
 TEST_CASE("a fault that is no overflow meets the handler that was there") {
   const ending how = in_a_child([] {
     bao::coroutine<> careless([] { ::raise(SIGSEGV); });
@@ -444,6 +453,16 @@ TEST_CASE("X17: a generator released on another thread is unwound on its own") {
   CHECK(!unwound_early);
   CHECK(unwound);
   CHECK(unwound_on_its_own);
+}
+
+TEST_CASE("X17: a handle of a coroutine is copied on its own thread alone") {
+  bao::coroutine<> mine([] {});
+  const bao::coroutine_ref<> handle = mine;
+  std::thread([&] {
+    CHECK_THROWS_AS(bao::coroutine_ref<>{handle}, bao::wrong_thread);
+  }).join();
+  mine.switch_to();
+  CHECK(handle.dead());
 }
 
 TEST_CASE("X17: what outlives its thread can be released, and is not run") {

@@ -205,6 +205,7 @@ TEST_CASE("Y6: a type without a default can be sent, once the body has begun") {
   CHECK(*g.begin() == 0);
   CHECK(g.send(no_default(3)) == 3);
   CHECK(g.send(no_default(4)) == 7);
+  CHECK_THROWS_AS(g.begin(), std::logic_error);  // nothing can be sent by that
 }
 
 // --- throw_in ----------------------------------------------------------------

@@ -471,6 +471,24 @@ TEST_CASE("V42: a deadlock while main unwinds ends the program, and says why") {
   CHECK(how.says("waiting for ever"));
 }
 
+TEST_CASE("V42: a deadlock while a body is destroyed says why, too") {
+  const ending how = in_a_silent_child([] {
+    struct waits {
+      waits() = default;
+      waits(waits&& other) noexcept : last(std::exchange(other.last, false)) {}
+      ~waits() {
+        if (last) wait_for_ever();
+      }
+      bool last = true;
+    };
+    bao::coroutine<> one([here = waits()] {});
+    one.switch_to();
+  });
+  INFO(how.text);
+  CHECK(how.signal == SIGABRT);
+  CHECK(how.says("waiting for ever"));
+}
+
 // --- errors that nobody has asked for ----------------------------------------
 
 TEST_CASE(

@@ -86,6 +86,10 @@ TEST_CASE("V34: a number that is no signal, or cannot be caught, is refused") {
   }
 }
 
+TEST_CASE("V34: to wait for no signal at all is an error") {
+  CHECK_THROWS_AS(bao::wait_signal({}, 1ms), std::invalid_argument);
+}
+
 TEST_CASE("V34: who is killed, late or timed out takes no signal along") {
   for (int i = 0; i < 40; ++i) {  // more than may wait at one time
     auto waiter = bao::spawn([] { bao::wait_signal({SIGUSR1}); });

@@ -592,6 +592,17 @@ TEST_CASE("V66: the same over IPv6") {
         a.local_address().to_string());
 }
 
+TEST_CASE("V66: an address of another kind than the connection is refused") {
+  const auto tcp = bao::address::parse("127.0.0.1:1");
+  const auto unix_path = bao::address::parse("unix:/nowhere");
+  CHECK_THROWS_AS(bao::connect(unix_path, 5s), std::invalid_argument);
+  CHECK_THROWS_AS(bao::connect_unix(tcp, 5s), std::invalid_argument);
+  const std::vector<char> much(4096);
+  CHECK_THROWS_AS(
+      bao::address(reinterpret_cast<const sockaddr*>(much.data()), 4096),
+      std::invalid_argument);
+}
+
 TEST_CASE(
     "V66: unix sockets have a path, or a name that is in no file system") {
   const std::string name = "bao_test_" + std::to_string(::getpid());

@@ -876,6 +876,25 @@ TEST_CASE("V26: kill_all kills all first, then waits for all") {
   CHECK(bao::kill_all(std::vector<bao::task<>>()));
 }
 
+TEST_CASE("V26: kill_all tells those after us, too, when we are among them") {
+  std::vector<bao::task<>> all;
+  int killed = 0;
+  for (int i = 0; i < 3; ++i)
+    all.push_back(bao::spawn([&, i] {
+      try {
+        bao::yield();
+        if (i == 1) bao::kill_all(all);
+        wait_for_ever();
+      } catch (const bao::killed&) {
+        ++killed;
+        throw;
+      }
+    }));
+  CHECK(bao::join_all(all, 10s));
+  CHECK(killed == 3);
+  for (const auto& t : all) CHECK(t.killed());
+}
+
 // --- on_done -----------------------------------------------------------------
 
 TEST_CASE("V15: links are told at the end, in order, with the task") {

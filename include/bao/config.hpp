@@ -50,6 +50,8 @@
 
 #if defined(BAO_USE_EPOLL) + defined(BAO_USE_POLL) + defined(BAO_USE_SELECT) > 1
 #error "bao: choose one of BAO_USE_EPOLL, BAO_USE_POLL and BAO_USE_SELECT"
+#elif defined(BAO_USE_EPOLL) && !defined(__linux__)
+#error "bao: BAO_USE_EPOLL needs Linux"
 #elif defined(BAO_USE_SELECT)
 #define BAO_ABI_POLLER select
 #elif defined(BAO_USE_POLL) || !defined(__linux__)

@@ -80,7 +80,8 @@ class coroutine;
 // A coroutine that belongs to somebody else, or the main flow of a task. It may
 // be kept longer than the coroutine lives, and is dead then. Only switch_to(),
 // throw_in() and kill() suspend. They and set_parent() throw dead_coroutine for
-// an empty handle, wrong_thread, and wrong_task for a coroutine of another one.
+// an empty handle, wrong_thread, and wrong_task for another task's coroutine.
+// To copy one on another thread is wrong_thread as well.
 template <class T = void>
 class coroutine_ref {
  public:
@@ -195,7 +196,9 @@ class coroutine_ref {
   friend coroutine_ref<U> main_coroutine();
 
   explicit coroutine_ref(fiber* flow) : flow_(flow) {
-    if (flow_ != nullptr) flow_->retain();
+    if (flow_ == nullptr) return;
+    if (flow_->home != current_thread) throw_wrong_thread("coroutine", *flow_);
+    flow_->retain();
   }
 
   thread_state& expect_usable(const char* call) const {

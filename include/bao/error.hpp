@@ -143,8 +143,9 @@ inline unhandled_handler tell_unhandled = print_unhandled;
 
 // Who hears of errors that nobody can catch: those that leave a flow while its
 // handle is destroyed, and those of tasks whose last handle goes without anyone
-// having asked. Null stands for print_unhandled, as in the beginning. Returns
-// who it was until now.
+// having asked. One for the process: set it before other threads run. It must
+// neither throw nor suspend. Null stands for print_unhandled, as in the
+// beginning. Returns who it was until now.
 inline unhandled_handler on_unhandled(unhandled_handler handler) {
   unhandled_handler before = tell_unhandled;
   tell_unhandled = handler != nullptr ? handler : print_unhandled;

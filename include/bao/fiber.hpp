@@ -185,8 +185,8 @@ class fiber : public context {  // which is where it stands while suspended
   virtual void dispose() noexcept { delete this; }
 
  private:
-  // The body, called on the new stack. Returns who goes on: one that has a
-  // stack. The fiber may be gone by then.
+  // The body, called on the new stack. Returns who goes on: one that has begun.
+  // This fiber may be gone by then.
   virtual fiber* run() noexcept { return nullptr; }
 
   [[gnu::cold, noreturn, gnu::noinline]] void throw_pending() {
@@ -482,7 +482,9 @@ inline void report_overflow(int signal, siginfo_t* info, void*) {
         "local variables\n",
         current_flow->kind(), inner ? " of a " : "", inner ? root.kind() : "",
         whose, current_flow->memory->size / 1024);
-    if (::write(2, line, static_cast<std::size_t>(n)) == -1) return;
+    // Whether or not anybody reads it, the fault has to come again.
+    [[maybe_unused]] const ssize_t told =
+        ::write(2, line, static_cast<std::size_t>(n));
   }
   ::sigaction(signal, &segv_before, nullptr);
 }
@@ -561,8 +563,8 @@ inline void thread_state::end() {
   throw wrong_thread(text);
 }
 
-// Tells a program that has broken a rule where no exception can be thrown.
-// It takes no memory.
+// Ends the program, saying why: it has broken a rule where no exception can be
+// thrown. Takes no memory.
 [[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
                                         const char* still_more = "") {
   std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);

@@ -43,7 +43,7 @@ class generator;
 template <class Yield, class Send>
 class generator_core;
 
-// T, as a parameter that an argument is converted to and never decides.
+// T, for a parameter: it is not deduced, and the argument is converted to it.
 template <class T>
 struct exactly {
   using type = T;
@@ -51,7 +51,8 @@ struct exactly {
 template <class T>
 using exactly_t = typename exactly<T>::type;
 
-// What a function that hands on what another one returns has to return.
+// The type by which to return what another function has returned: an lvalue
+// reference stays one, all else becomes a value.
 template <class T>
 using handed_on =
     std::conditional_t<std::is_lvalue_reference_v<T>, T, std::decay_t<T>>;
@@ -70,7 +71,9 @@ class yielder {
   // Suspends the body until the consumer, who gets `value`, asks for the next
   // one. Returns what it sends, Send{} when it just asks. Throws bao::killed
   // when the generator is closed, what is thrown in, and wrong_flow when called
-  // from elsewhere than the generator's own body.
+  // from elsewhere than the generator's own body. In a destructor that runs
+  // because of an exception it returns at once, and the generator ends with
+  // close_ignored.
   //
   // An rvalue is handed over itself, an lvalue is copied; a generator<T&>
   // lends.
@@ -119,9 +122,11 @@ class yielder {
   [[gnu::always_inline]] Send received() {
     if constexpr (!std::is_void_v<Send>) {
       Send* sent = std::exchange(core().consumed->sent, nullptr);
+      if (sent != nullptr) return std::move(*sent);
       if constexpr (std::is_default_constructible_v<Send>)
-        if (sent == nullptr) return Send{};
-      return std::move(*sent);
+        return Send{};
+      else
+        throw std::logic_error("yield: nothing was sent: use send()");
     }
   }
 

@@ -144,7 +144,8 @@ class place_in_line {
 // cannot be waited for, a regular file, is ready. Throws std::system_error, and
 // std::invalid_argument when nothing is wanted.
 inline readiness wait_fd(int fd, readiness want, deadline until = never) {
-  if (!want) throw std::invalid_argument("wait_fd: neither direction wanted");
+  if (!(want & (readable | writable)))
+    throw std::invalid_argument("wait_fd: neither direction wanted");
   readiness ready = poll_now(fd, want);
   if (ready || until.passed()) return ready;
   scheduler& s = this_scheduler();
@@ -216,7 +217,8 @@ class descriptor {
   static scheduler* here() {
     return current_thread == nullptr ? nullptr : current_thread->tasks;
   }
-  // This thread's, 0 without a scheduler. No address, which is used again.
+  // This thread's number, 0 without a scheduler. Its address would not do: a
+  // later thread may get the same one.
   static unsigned here_number() {
     return here() == nullptr ? 0 : current_thread->number;
   }
@@ -319,14 +321,18 @@ class io_call {
     }
   }
 
-  // Has a helper thread make the call, with a duplicate of the descriptor: its
-  // number may be closed, and be given to another file, before its turn comes.
+  // Suspends until a helper thread has made the call, however late. It gets a
+  // duplicate of the descriptor: the number may be closed, and be given to
+  // another file, before its turn comes.
   template <class Call>
   auto elsewhere(Call call) {
     if (!place_) get_in_line();
     const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
                                 "duplicate descriptor"));
-    const auto result = offload([&] { return check(call(same.fd()), name_); });
+    const std::string what =
+        std::string(name_) + ' ' + std::to_string(descriptor_.fd_);
+    const auto result =
+        offload([&] { return check(call(same.fd()), what.c_str()); });
     place_->expect_open(name_);
     return result;
   }

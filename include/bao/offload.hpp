@@ -96,7 +96,8 @@ class helper_threads {
       const int late =
           ::pthread_cond_timedwait(&wanted_, mutex_.native(), &until);
       --idle_;
-      if (late == 0 && waiting_ > 0) --waiting_;
+      // Late, but there is work: the signal may have come too late for us.
+      if (waiting_ > 0 && (late == 0 || !jobs_.empty())) --waiting_;
       if (late != 0 && jobs_.empty()) {
         --threads_;
         return nullptr;

@@ -1,8 +1,8 @@
 // bao/poller.hpp - epoll, poll or select: which descriptors are ready
 //
 // Three ways to ask the kernel the same question, each an ordinary class in a
-// file of its own. This ladder is the only place that knows that there are
-// three; what they promise is in readiness.hpp.
+// file of its own. Only this ladder, and the one in config.hpp that names the
+// choice, know that there are three; what they promise is in readiness.hpp.
 //
 //                a wait costs         to watch one costs            limit
 //     epoll      what is ready        a system call; owned: once    memory

@@ -61,7 +61,8 @@ struct visitor {
   fiber* from = nullptr;
 };
 
-// Of its members only park(), yield(), run_ready() and the destructor suspend.
+// Of its members only park(), yield(), run_ready(), the destructor and, after a
+// kill that was swallowed, meet_interruption() suspend.
 class scheduler {
  public:
   explicit scheduler(thread_state& t);
@@ -88,7 +89,8 @@ class scheduler {
     return ++busy_calls_ > most_busy_calls;
   }
 
-  // Throws what interrupts the running task.
+  // Throws what interrupts the running task. Before it throws a kill that was
+  // swallowed once more, it lets the others run.
   void meet_interruption() {
     task_block& me = *running_;
     if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
@@ -177,7 +179,7 @@ class scheduler {
   bool handles_kill(task_block& t, fiber* leaf);
   void interrupt(task_block& t);
   void throw_interruption(task_block& t);
-  // In a callback of one that has ended.
+  // park() called on the flow of a task that has ended: by a callback.
   [[gnu::cold, gnu::noinline]] static bool refuse_to_wait(deadline until) {
     if (until.passed()) return false;
     throw std::logic_error("on_done: a callback must not wait");
@@ -608,8 +610,8 @@ inline void scheduler::declare_deadlock() {
   }
   main_.stage = task_state::running;
   for (fiber* f = current_flow; f != nullptr; f = up(f)) {
-    bool shielded =
-        (f == current_flow ? *current_exceptions : f->handling).uncaught != 0;
+    const auto& own = f == current_flow ? *current_exceptions : f->handling;
+    bool shielded = f->cleaning || own.uncaught != 0;
     for (scope* s = f->scopes; s != nullptr; s = s->outer_)
       shielded = shielded || s->shields_;
     if (shielded || ending_) die(text.c_str());
@@ -752,8 +754,8 @@ inline void scheduler::leave_child() {
 }
 
 inline scheduler::~scheduler() {
-  // exit() called in a task: nothing is unwound, for we stand on one of the
-  // stacks, and the main task will not go on.
+  // Unless exit() was called in a task: then nothing is unwound, as we stand
+  // on one of the stacks, and the main task will not go on.
   if (running_ == &main_) {
     ending_ = true;
     std::size_t left = 0;

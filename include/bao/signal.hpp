@@ -59,12 +59,15 @@ inline void received_signals::handle(int signal) {
 }
 
 // Suspends until the process receives one of these signals, and returns which;
-// 0 when `until` passes. From the first call on, they no longer do what they do
-// by default: those that arrive while nobody waits are kept for the next call.
-// Throws std::system_error, for SIGKILL say, and std::runtime_error when 16
+// 0 when `until` passes. From the first call on, a handler of ours stands in
+// place of what they did before: those that arrive while nobody waits are kept
+// for the next call. Throws std::system_error, for SIGKILL say,
+// std::invalid_argument when none is named, and std::runtime_error when 16
 // tasks wait already.
 inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
+  if (which.size() == 0)
+    throw std::invalid_argument("wait_signal: no signal is named");
   for (int n : which) {
     if (n <= 0 || n >= received_signals::numbers)
       throw std::system_error(EINVAL, std::generic_category(),

@@ -49,6 +49,7 @@ class address {
  public:
   address() = default;
   address(const sockaddr* from, socklen_t n) : size_(n) {
+    if (n > sizeof storage_) throw std::invalid_argument("address: too long");
     std::memcpy(&storage_, from, n);
   }
 
@@ -341,8 +342,11 @@ inline int socket_stream::connected(const address& to, deadline until) {
 }
 
 // Suspends until connected by TCP, `until` at the latest. Throws
-// std::system_error, timed_out when late.
+// std::system_error, timed_out when late; std::invalid_argument for unix.
 inline tcp_stream connect(const address& to, deadline until = never) {
+  if (to.family() == AF_UNIX)
+    throw std::invalid_argument("connect: " + to.to_string() +
+                                " is not for TCP: use connect_unix()");
   return tcp_stream(socket_stream::connected(to, until));
 }
 // The same to "host:port", where each address of a name is tried in turn.
@@ -361,8 +365,12 @@ inline tcp_stream connect(std::string_view host_port, deadline until = never) {
 }
 
 // Suspends until connected to a unix listener, at address::parse("unix:/path"),
-// `until` at the latest. Throws std::system_error.
+// `until` at the latest. Throws std::system_error; std::invalid_argument for
+// an address of another kind.
 inline unix_stream connect_unix(const address& to, deadline until = never) {
+  if (to.family() != AF_UNIX)
+    throw std::invalid_argument("connect_unix: " + to.to_string() +
+                                " is no unix path");
   return unix_stream(socket_stream::connected(to, until));
 }
 

@@ -100,7 +100,8 @@ class task_call final : public frame_with_body<task_frame<R>, F, Args...> {
     else
       this->result.emplace(this->body());
   }
-  // And the result if nobody can ask for it: that may have to wait as well.
+  // Destroys the result too if nobody can ask for it: its destructor may have
+  // to wait as well.
   void drop_body() noexcept override {
     frame_with_body<task_frame<R>, F, Args...>::drop_body();
     if constexpr (!std::is_trivially_destructible_v<
@@ -132,7 +133,8 @@ class task_options {
     name_ = std::move(name);
     return *this;
   }
-  // In bytes, rounded up to a power of two, 16 KiB to 1 GiB.
+  // In bytes, rounded up to a power of two, 16 KiB to 1 GiB. To read a stream
+  // by lines or counts takes more than 16 KiB by itself.
   task_options& stack_size(std::size_t bytes) {
     stack_size_ = bytes;
     return *this;
@@ -257,8 +259,9 @@ class task {
   }
 
   // Has f(task) called when the task has ended, at once if it has. f must not
-  // suspend: to wait is a std::logic_error there. What it throws goes to
-  // on_unhandled(). Throws std::logic_error for the main task.
+  // suspend: to wait while the task itself runs its end is a std::logic_error.
+  // What it throws goes to on_unhandled(). Throws std::logic_error for the main
+  // task.
   template <class F>
   void on_done(F f) const {
     task_block& b = checked("on_done");
@@ -503,7 +506,8 @@ std::optional<std::size_t> join_any(const Range& tasks,
 // Kills all, and waits until all have ended (true) or it is late (false).
 template <class Range>
 bool kill_all(const Range& tasks, deadline until = never) {
-  for (const auto& t : tasks) t.kill(clock::duration{0});
+  for (const auto& t : tasks) this_scheduler().kill(t.checked("kill_all"));
+  this_scheduler().meet_interruption();  // we may be one of them
   return join_all(tasks, until);
 }
 

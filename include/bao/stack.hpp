@@ -49,7 +49,7 @@ inline constexpr std::size_t guard_size = 64 * 1024;
 // The record at the top of a stack.
 struct stack {
   char* low;         // the end that the stack grows to, right above the guard
-  std::size_t size;  // bytes from there up to and including this record
+  std::size_t size;  // bytes from there on, this record among the last
   context idle;      // where its loop is parked while no flow uses it
   context* stands;   // who is on it: idle, or a fiber
   stack* next;       // in the pool
@@ -125,15 +125,16 @@ class stack_pool {
   stack_pool(const stack_pool&) = delete;
   ~stack_pool() { release(); }
 
-  // A stack of at least `size` bytes, rounded up to a power of two, from the
-  // pool if it has one. Throws stack_exhausted, which says what ran out.
+  // A stack of `size` bytes, rounded up to a power of two, from the pool if it
+  // has one; our record takes 1.2 KiB of them at most. Throws stack_exhausted,
+  // which says what ran out.
   stack* take(std::size_t size);
 
   // Takes back what take() gave. Its loop is parked in s->idle.
   void give(stack* s) noexcept;
 
   // Gives memory back that flows have used and left, of the next few stacks in
-  // turn: all have had theirs after 256 calls. 0.3 us for one without any.
+  // turn: 256 calls reach all. A stack with nothing to give costs 0.3 us.
   void sweep() noexcept;
 
   // Gives the slabs that no flow uses back to the system.

@@ -2,7 +2,8 @@
 //
 // Reading asks for as much as there is and keeps what was not wanted yet, so
 // that a line, a delimiter or a count of bytes may come in pieces of any size.
-// That takes one more copy, which only read_some() into memory of yours saves.
+// That takes one more copy, and more than 16 KiB of stack, which only
+// read_some() into memory of yours saves.
 //
 // A stream changes no flag of its descriptor, which others may share: sockets
 // are told with each call not to block, pipes and terminals are polled before
@@ -39,7 +40,8 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // reads is EPIPE to whoever writes, never a SIGPIPE.
 //
 // All that take an `until` suspend while they have to wait, until then at the
-// latest; nothing else suspends. They throw what interrupts us, and
+// latest (of a file: until the helper is through, however late); nothing else
+// suspends. They throw what interrupts us, and
 // std::system_error whose text names the call and the descriptor; its code is
 // std::errc::timed_out when late. What was read before that is kept for the
 // next read; where there is no memory to keep it, the stream is closed. One

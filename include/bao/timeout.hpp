@@ -87,8 +87,9 @@ auto with_timeout(deadline limit, F&& f) {
   }
 }
 
-// While one lives, neither a kill nor a limit that was opened before it strikes
-// the flow: for what has to be cleaned up in peace. Limits opened inside work.
+// While one lives, no kill, no error thrown in and no limit that was opened
+// before it strikes the flow: for what has to be cleaned up in peace. Limits
+// opened inside work.
 // Neither to make nor to destroy one suspends.
 class shield : public scope {
  public:

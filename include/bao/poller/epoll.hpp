@@ -143,11 +143,7 @@ class epoll_poller {
       has_pwait2_ = false;
     }
 #endif
-    // Rounded up: a timer must not be looked at before it is due.
-    const nanoseconds ms = ns < 0 ? -1 : (ns + 999999) / 1000000;
-    const int n =
-        ::epoll_wait(epoll_, events, most,
-                     ms > 1000000000 ? 1000000000 : static_cast<int>(ms));
+    const int n = ::epoll_wait(epoll_, events, most, to_milliseconds(ns));
     if (n == -1 && errno != EINTR) throw_errno("epoll_wait");
     return n;
   }

@@ -90,9 +90,8 @@ class poll_poller {
     const int n = ::ppoll(entries_.data(), static_cast<nfds_t>(entries_.size()),
                           ns < 0 ? nullptr : &t, nullptr);
 #else
-    const nanoseconds ms = ns < 0 ? -1 : (ns + 999999) / 1000000;
     const int n = ::poll(entries_.data(), static_cast<nfds_t>(entries_.size()),
-                         ms > 1000000000 ? 1000000000 : static_cast<int>(ms));
+                         to_milliseconds(ns));
 #endif
     if (n == -1 && errno != EINTR) throw_errno("poll");
     return n;

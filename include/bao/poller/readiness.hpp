@@ -123,5 +123,14 @@ inline timespec to_timespec(nanoseconds ns) {
   return t;
 }
 
+// For calls that count in milliseconds; -1 is for ever. Rounded up: a timer
+// must not be looked at before it is due.
+inline int to_milliseconds(nanoseconds ns) {
+  constexpr nanoseconds longest = 1000000000;  // 11 days, and then once more
+  if (ns < 0) return -1;
+  const nanoseconds ms = ns / 1000000 + (ns % 1000000 != 0);
+  return static_cast<int>(ms < longest ? ms : longest);
+}
+
 }  // namespace BAO_ABI
 }  // namespace bao
