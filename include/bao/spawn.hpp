@@ -506,8 +506,9 @@ std::optional<std::size_t> join_any(const Range& tasks,
 // Kills all, and waits until all have ended (true) or it is late (false).
 template <class Range>
 bool kill_all(const Range& tasks, deadline until = never) {
-  for (const auto& t : tasks) this_scheduler().kill(t.checked("kill_all"));
-  this_scheduler().meet_interruption();  // we may be one of them
+  scheduler& s = this_scheduler();
+  for (const auto& t : tasks) s.kill(t.checked("kill_all"));
+  s.meet_interruption();  // we may be one of them
   return join_all(tasks, until);
 }
 

@@ -41,13 +41,13 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 //
 // All that take an `until` suspend while they have to wait, until then at the
 // latest (of a file: until the helper is through, however late); nothing else
-// suspends. They throw what interrupts us, and
-// std::system_error whose text names the call and the descriptor; its code is
-// std::errc::timed_out when late. What was read before that is kept for the
-// next read; where there is no memory to keep it, the stream is closed. One
-// task may read while another one writes; several that read, or write, take
-// turns in the order in which they came. It may be closed or destroyed under
-// them, which is EBADF; it must not be moved.
+// suspends. They throw what interrupts us, and std::system_error whose text
+// names the call and the descriptor; its code is std::errc::timed_out when
+// late. What was read before that is kept for the next read; where there is no
+// memory to keep it, the stream is closed. One task may read while another one
+// writes; several that read, or write, take turns in the order in which they
+// came. It may be closed or destroyed under them, which is EBADF; it must not
+// be moved.
 class stream {
  public:
   stream() = default;

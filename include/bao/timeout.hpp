@@ -89,8 +89,7 @@ auto with_timeout(deadline limit, F&& f) {
 
 // While one lives, no kill, no error thrown in and no limit that was opened
 // before it strikes the flow: for what has to be cleaned up in peace. Limits
-// opened inside work.
-// Neither to make nor to destroy one suspends.
+// opened inside work. Neither to make nor to destroy one suspends.
 class shield : public scope {
  public:
   [[nodiscard]] shield() : scope(true) {}
