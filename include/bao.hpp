@@ -26,13 +26,17 @@
 #include "bao/poller.hpp"  // epoll, poll or select: which descriptors are ready
 
 // III. Scheduling: who runs next
-#include "bao/task.hpp"       // what is known of a task
-#include "bao/report.hpp"     // who is stuck, and on what
-#include "bao/scheduler.hpp"  // park and wake
-#include "bao/spawn.hpp"      // spawn, join, get, kill
-#include "bao/timeout.hpp"    // a limit on a block of code
+#include "bao/task.hpp"        // what is known of a task
+#include "bao/report.hpp"      // who is stuck, and on what
+#include "bao/scheduler.hpp"   // park and wake
+#include "bao/wait_queue.hpp"  // a line of parked tasks
+#include "bao/spawn.hpp"       // spawn, join, get, kill
+#include "bao/timeout.hpp"     // a limit on a block of code
 
-// IV. The outside world
+// IV. Cooperating: what tasks do for each other
+#include "bao/sync.hpp"  // events, semaphores, locks
+
+// V. The outside world
 #include "bao/remote.hpp"   // wake a thread's tasks from other threads
 #include "bao/offload.hpp"  // threads for what must block
 #include "bao/io.hpp"       // own a descriptor, wait for it
@@ -41,7 +45,7 @@
 #include "bao/signal.hpp"   // wait for a signal
 #include "bao/fork.hpp"     // what a child process begins with
 
-// V. Optional
+// VI. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time
 #include "bao/debug.hpp"         // ask gdb who waits, and where
 

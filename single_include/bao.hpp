@@ -2915,6 +2915,14 @@ class system_calls {
   // It has slept as long as it might, and nothing has happened.
   virtual void slept_until(nanoseconds until) { static_cast<void>(until); }
 
+  // Whether it is asked at each turn which of `n` ready tasks is next, or they
+  // run in the order in which they became ready.
+  virtual bool chooses() { return false; }
+  virtual std::size_t choose(std::size_t n) {
+    static_cast<void>(n);
+    return 0;
+  }
+
   virtual ssize_t read(int fd, void* p, std::size_t n) {
     return ::read(fd, p, n);
   }
@@ -3088,6 +3096,9 @@ class timer_heap {
     while (root_ != nullptr) remove(*root_);
   }
 
+  // From now on, those due at once come out in another order; 0: as armed.
+  void shuffle(std::uint64_t how) { shuffle_ = how; }
+
   bool empty() const { return root_ == nullptr; }
   timer* first() const { return root_; }
 
@@ -3095,7 +3106,7 @@ class timer_heap {
     t.cancel();
     t.heap_ = this;
     t.due_ = due;
-    t.order_ = armed_++;
+    t.order_ = armed_++ ^ shuffle_;
     root_ = root_ == nullptr ? &t : merge(root_, &t);
   }
 
@@ -3153,6 +3164,7 @@ class timer_heap {
 
   timer* root_ = nullptr;
   std::uint64_t armed_ = 0;
+  std::uint64_t shuffle_ = 0;
 };
 
 inline void timer::cancel() {
@@ -3752,10 +3764,17 @@ struct alarm : timer {
   void (*ring)(alarm&, class scheduler&) = nullptr;
 };
 
+// What some task has, and others may wait for: a lock, or its own end.
+struct holding {
+  const char* what;  // the name of the lock; null: its end
+  long task = -1;    // -1: nobody has it
+};
+
 // What a parked task waits for, for those who ask.
 struct wait_reason {
   const char* what;  // "sleeping", "joining task", "reading descriptor"
   long number = -1;  // of that task, that descriptor; -1: there is none
+  const holding* held = nullptr;  // by whom, if that can be told
 };
 
 // A time limit on a block of code, or a shield against interruptions. It
@@ -3849,16 +3868,25 @@ inline scope::~scope() {
 // says what for, so the answer is one line a task:
 //
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
+//     task 4 (server.cpp:9) is parked: locking mutex, held by task 3, for 0.1 s
 //
-// That costs a few stores a park, and no look at the clock: the seconds count
-// from when the scheduler last took one.
+// Where tasks wait for each other in a circle, that is spelled out. All this
+// costs a few stores a park, and no look at the clock: the seconds count from
+// when the scheduler last took one.
+
+#include <algorithm>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-inline std::string describe(const task_block& t, nanoseconds now) {
+inline std::string title(const task_block& t) {
   std::string text = "task " + std::to_string(t.id);
   if (!t.name.empty()) text += " \"" + t.name + '"';
+  return text;
+}
+
+inline std::string describe(const task_block& t, nanoseconds now) {
+  std::string text = title(t);
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
   switch (t.stage) {
@@ -3876,6 +3904,11 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   text += " is parked: " + std::string(t.waits_for.what);
   if (t.waits_for.number != -1)
     text += ' ' + std::to_string(t.waits_for.number);
+  if (const holding* held = t.waits_for.held; held != nullptr && held->what) {
+    text += ' ' + std::string(held->what);
+    if (held->task != -1)
+      text += ", held by task " + std::to_string(held->task);
+  }
   char since[32];
   std::snprintf(since, sizeof since, ", for %.1f s",
                 static_cast<double>(now - t.waits_since) * 1e-9);
@@ -3890,6 +3923,57 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
     for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
       text += "  " + describe(*t, now) + '\n';
   } catch (const std::bad_alloc&) {
+  }
+  return text;
+}
+
+// Every circle of tasks that wait for each other, a line for each: "task 1
+// holds m1, waits for m2; task 2 holds m2, waits for m1".
+inline std::string describe_circles(task_block& main_task,
+                                    list<task_block>& tasks) {
+  std::vector<task_block*> all{&main_task};  // by number
+  for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
+    all.push_back(t);
+  std::sort(all.begin(), all.end(),
+            [](task_block* a, task_block* b) { return a->id < b->id; });
+  // The one that has what another one waits for. None: the number of all.
+  const auto next = [&](std::size_t i) {
+    const holding* const held = all[i]->waits_for.held;
+    if (all[i]->stage != task_state::parked || held == nullptr ||
+        held->task == -1)
+      return all.size();
+    const auto wanted = static_cast<unsigned long>(held->task);
+    const auto at = std::lower_bound(
+        all.begin(), all.end(), wanted,
+        [](task_block* t, unsigned long id) { return t->id < id; });
+    const bool found = at != all.end() && (*at)->id == wanted;
+    return found ? static_cast<std::size_t>(at - all.begin()) : all.size();
+  };
+  std::string text;
+  std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
+  for (std::size_t walk = 1; walk <= all.size(); ++walk) {
+    std::size_t i = walk - 1;
+    for (; i != all.size() && walked[i] == 0; i = next(i)) walked[i] = walk;
+    if (i == all.size() || walked[i] != walk) continue;
+    std::size_t first = i;  // told from its lowest number on
+    for (std::size_t k = next(i); k != i; k = next(k))
+      first = std::min(first, k);
+    std::size_t end = first;
+    while (next(end) != first) end = next(end);
+    std::size_t last = end;
+    i = first;
+    text += " ";
+    do {
+      const char* const has = all[last]->waits_for.held->what;
+      const char* const wants = all[i]->waits_for.held->what;
+      text += ' ' + title(*all[i]);
+      if (has != nullptr) text += " holds " + std::string(has) + ',';
+      text += " waits for ";
+      text += wants != nullptr ? wants : title(*all[next(i)]);
+      text += i == end ? '\n' : ';';
+      last = i;
+      i = next(i);
+    } while (last != end);
   }
   return text;
 }
@@ -3959,6 +4043,7 @@ class scheduler {
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
+  // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
   bool park(deadline until, wait_reason why);
 
   // Makes a parked task ready. False when it is not parked (any more).
@@ -4001,6 +4086,8 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
+  // Looks at the outside world at the next turn.
+  void look_soon() { turns_left_ = 0; }
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
@@ -4070,6 +4157,7 @@ class scheduler {
   }
 
   void look_around(bool may_sleep);
+  void choose_next();
   void report_ready(int fd, readiness ready);
   void declare_deadlock();
   [[noreturn]] void leave_child();
@@ -4186,22 +4274,20 @@ inline void scheduler::visit(task_block& t, visitor& v) {
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
   if (me.stage != task_state::running) return refuse_to_wait(until);
-  for (;;) {
-    meet_interruption();
-    if (until.passed()) return false;
-    if (!until.is_never()) timers_.arm(me, until.at());
-    me.stage = task_state::parked;
-    me.why_woken = task_block::cause::none;
-    me.waits_for = why;
-    me.waits_since = now_;
-    task_block* const next = pick();
-    if (next != &me) switch_to(*next);
-    if (deadlocked_ && &me == &main_) declare_deadlock();
-    me.stage = task_state::running;
-    if (me.why_woken == task_block::cause::woken) return true;
-    if (me.why_woken == task_block::cause::late) return false;
-    // Interrupted: it is thrown above, unless it was withdrawn meanwhile.
-  }
+  meet_interruption();
+  if (until.passed()) return false;
+  if (!until.is_never()) timers_.arm(me, until.at());
+  me.stage = task_state::parked;
+  me.why_woken = task_block::cause::none;
+  me.waits_for = why;
+  me.waits_since = now_;
+  task_block* const next = pick();
+  if (next != &me) switch_to(*next);
+  if (deadlocked_ && &me == &main_) declare_deadlock();
+  me.stage = task_state::running;
+  if (me.why_woken == task_block::cause::late) return false;
+  if (me.why_woken == task_block::cause::interrupted) meet_interruption();
+  return true;
 }
 
 inline bool scheduler::wake(task_block& t) {
@@ -4320,6 +4406,24 @@ inline void scheduler::look_around(bool may_sleep) {
     if (now_ - before > 200000 && turns_ > 1) turns_ /= 2;
   }
   turns_left_ = turns_;
+  if (sys->chooses()) choose_next();
+}
+
+// In tests: any ready task may be the next one.
+[[gnu::cold]] inline void scheduler::choose_next() {
+  turns_left_ = 1;
+  std::size_t ready = 0;
+  for (task_block* t = ready_; t != nullptr; t = t->next_ready) ++ready;
+  if (ready == 0) return;
+  task_block** link = &ready_;
+  for (std::size_t skip = sys->choose(ready); skip > 0; --skip)
+    link = &(*link)->next_ready;
+  task_block* const chosen = *link;
+  *link = chosen->next_ready;
+  if (*link == nullptr) ready_end_ = link;
+  chosen->next_ready = ready_;
+  if (ready_ == nullptr) ready_end_ = &chosen->next_ready;
+  ready_ = chosen;
 }
 
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
@@ -4488,7 +4592,8 @@ inline void scheduler::declare_deadlock() {
   std::string text = "deadlock";
   try {
     text += ": nothing can wake any of these tasks\n  " +
-            describe(main_, now_) + '\n' + describe(tasks_, now_);
+            describe(main_, now_) + '\n' + describe(tasks_, now_) +
+            describe_circles(main_, tasks_);
     if (releaser_.busy) text += "  " + describe(releaser_, now_) + '\n';
   } catch (const std::bad_alloc&) {
   }
@@ -4676,6 +4781,120 @@ inline scheduler::~scheduler() {
 }  // namespace bao
 
 // =============================================================================
+// bao/wait_queue.hpp - a line of parked tasks
+//
+// Locks, channels and whatever else tasks wait for are a few words of state and
+// a line of those who wait. The line is served from its front:
+//
+//     front                                    back
+//     [ task 3 ]--[ task 7 ]--[ task 4 ]     <- park: on the stack of the task
+//         |
+//         '-> wake: it is given what it waits for, then and there
+//
+// What is given belongs to whom is woken, at once, even before it runs: so who
+// comes later cannot snatch it. Who is late or killed just leaves, and is
+// passed over: nothing is given to it that would be lost.
+//
+// A line belongs to the thread that used it first. It allocates nothing.
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// A task's place in a line. Lies on the stack of the task.
+struct waiter : list_node {
+  explicit waiter(task_block& t, void* brings = nullptr)
+      : task(&t), offer(brings) {}
+  bool can_be_woken() const { return task->stage == task_state::parked; }
+
+  task_block* const task;
+  void* offer;         // what it brings: a value to send, room for one
+  bool woken = false;  // and has been given what it waits for
+};
+
+class wait_queue {
+ public:
+  wait_queue() = default;
+  // Those who still wait will not be woken any more.
+  ~wait_queue() {
+    while (waiter* const w = line_.first()) {
+      w->leave();
+      w->task->waits_for = {"waiting for something that is gone"};
+    }
+  }
+
+  // Whoever calls is on the right thread, or gets wrong_thread. Never suspends.
+  scheduler& enter(const char* call) {
+    scheduler& s = this_scheduler();
+    if (home_ != current_thread->number) settle(call);
+    return s;
+  }
+
+  // Suspends in line until `ready()` holds or somebody wakes us (true), or
+  // `until` passes (false). Throws what park() does. ready() is asked at once
+  // and after each wake-up; if it holds, it has taken what there is.
+  template <class Ready>
+  bool wait(deadline until, wait_reason why, Ready ready,
+            void* offer = nullptr) {
+    scheduler& s = enter(why.what);
+    if (ready()) return true;
+    waiter me(s.running(), offer);
+    return wait_as(me, until, why, ready);
+  }
+  // The same, for a waiter that wants to know how it left the line: until it is
+  // woken it stays there.
+  template <class Ready>
+  bool wait_as(waiter& me, deadline until, wait_reason why, Ready ready) {
+    scheduler& s = enter(why.what);
+    line_.push_back(me);
+    do {
+      if (!s.park(until, why)) return me.woken;
+    } while (!me.woken && !ready());
+    return true;
+  }
+
+  // The first that can be woken, or null. One that cannot is late or
+  // interrupted, and will leave.
+  waiter* first() {
+    waiter* w = line_.first();
+    while (w != nullptr && !w->can_be_woken()) w = line_.after(*w);
+    return w;
+  }
+  void push_back(waiter& w) { line_.push_back(w); }
+
+  // Wakes one of those, or all. Never suspends.
+  static void wake(waiter& w) {
+    w.leave();
+    w.woken = true;
+    w.task->home->tasks->wake(*w.task);
+  }
+  bool wake_one() {
+    waiter* const w = first();
+    if (w != nullptr) wake(*w);
+    return w != nullptr;
+  }
+  void wake_all() {
+    while (wake_one()) {
+    }
+  }
+
+ private:
+  [[gnu::cold, gnu::noinline]] void settle(const char* call) {
+    if (home_ == 0)
+      home_ = current_thread->number;
+    else
+      throw wrong_thread(std::string(call) + ": this is thread " +
+                         std::to_string(current_thread->number) +
+                         ", and it belongs to thread " + std::to_string(home_));
+  }
+
+  list<waiter> line_;
+  unsigned home_ = 0;  // the number of its thread
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
 // bao/spawn.hpp - spawn, join, get, kill
 //
 //     auto eater = bao::spawn(eat, "harry");  // a task: runs when we wait
@@ -4858,8 +5077,9 @@ class task {
     joiner j;
     j.waits = &me;
     b.watchers.push_back(j);
+    const holding its_end{nullptr, static_cast<long>(b.id)};
     while (b.stage != task_state::done)
-      if (!s.park(until, {"joining task", static_cast<long>(b.id)}))
+      if (!s.park(until, {"joining task", its_end.task, &its_end}))
         return b.stage == task_state::done;
     return true;
   }
@@ -5267,7 +5487,377 @@ class shield : public scope {
 }  // namespace BAO_ABI
 }  // namespace bao
 
-// IV. The outside world
+// IV. Cooperating: what tasks do for each other
+
+// =============================================================================
+// bao/sync.hpp - events, semaphores, locks
+//
+// Tasks of one thread need no lock for a few lines that do not wait: nobody
+// else runs. What they need one for is to keep something to themselves while
+// they wait, and what they need most is to wait for each other. The names are
+// the standard's, and so are the rules, std::lock_guard and the like included:
+//
+//     bao::mutex door("the door");           bao::event ready;
+//     std::lock_guard hold(door);            ready.wait(5s);
+//
+// All are fair: who releases hands over to the first in line, so that who
+// releases and takes again waits for its turn. Who is late or killed takes
+// nothing along. A lock knows who has it: to lock what one holds, or to unlock
+// what another one does, is an error, and reports name the holder.
+//
+// Each belongs to the thread that used it first; others get wrong_thread. All
+// but those named wait..., lock... and acquire never suspend; these do while
+// they have to wait, `until` at the latest, and then return false. They throw
+// what interrupts us. To take and release what is free is some ns.
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// A door that starts closed. Tasks wait at it; set() lets them all through.
+class event {
+ public:
+  // Those who wait now pass, even if it is cleared before they run.
+  void set() {
+    waiters_.enter("event: set");
+    set_ = true;
+    waiters_.wake_all();
+  }
+  void clear() { set_ = false; }
+  bool is_set() const { return set_; }
+  bool wait(deadline until = never) {
+    return waiters_.wait(until, {"waiting for an event"},
+                         [this] { return set_; });
+  }
+
+  wait_queue& waiters() { return waiters_; }  // for the chapters that follow
+
+ private:
+  bool set_ = false;
+  wait_queue waiters_;
+};
+
+// Units that are taken one by one, and given back.
+class semaphore {
+ public:
+  // Throws std::invalid_argument unless 0 <= units <= most.
+  explicit semaphore(
+      std::ptrdiff_t units,
+      std::ptrdiff_t most = std::numeric_limits<std::ptrdiff_t>::max())
+      : units_(units), most_(most) {
+    if (units < 0 || units > most)
+      throw std::invalid_argument("semaphore: " + std::to_string(units) +
+                                  " of " + std::to_string(most) + " units");
+  }
+
+  bool acquire(deadline until = never) {
+    return waiters_.wait(until, {"acquiring a semaphore"},
+                         [this] { return take(); });
+  }
+  bool try_acquire() { return waiters_.enter("try_acquire"), take(); }
+  // Throws std::logic_error when there would be more than `most`.
+  void release(std::ptrdiff_t units = 1) {
+    waiters_.enter("release");
+    if (units < 0 || units > most_ - units_)
+      throw std::logic_error("release: " + std::to_string(units) +
+                             " units beside " + std::to_string(units_) +
+                             " are more than " + std::to_string(most_));
+    while (units > 0 && waiters_.wake_one()) --units;
+    units_ += units;
+  }
+  std::ptrdiff_t available() const { return units_; }
+
+ private:
+  bool take() {
+    if (units_ == 0) return false;
+    --units_;
+    return true;
+  }
+
+  std::ptrdiff_t units_, most_;
+  wait_queue waiters_;
+};
+
+// Who has a lock, by its number, and who waits for it.
+class lock_holder {
+ public:
+  lock_holder(const char* name) : held_{name} {}
+
+ protected:
+  static constexpr long nobody = -1;
+
+  // The running task, that wants the lock or has it.
+  long me(const char* call) {
+    return static_cast<long>(waiters_.enter(call).running().id);
+  }
+  void expect_not_mine(const char* call) {
+    if (held_.task != nobody && held_.task == me(call))
+      throw deadlock(std::string(call) + ": " + held_.what +
+                     " is held by this task itself");
+  }
+  void expect_mine(const char* call) {
+    if (held_.task != me(call))
+      throw std::logic_error(
+          std::string(call) + ": " + held_.what + " is held by " +
+          (held_.task == nobody ? "no task"
+                                : "task " + std::to_string(held_.task)));
+  }
+
+  holding held_;
+  wait_queue waiters_;
+};
+
+// One task has it at a time. `name` is for reports, and must outlive it.
+class mutex : private lock_holder {
+ public:
+  explicit mutex(const char* name = "mutex") : lock_holder(name) {}
+
+  // Throws deadlock when we hold it already.
+  bool lock(deadline until = never) {
+    expect_not_mine("lock");
+    return waiters_.wait(until, {"locking", -1, &held_}, [this] {
+      if (held_.task != nobody) return false;
+      held_.task = me("lock");
+      return true;
+    });
+  }
+  bool try_lock() {
+    const long us = me("try_lock");
+    if (held_.task != nobody) return false;
+    held_.task = us;
+    return true;
+  }
+  bool try_lock_for(deadline until) { return lock(until); }
+  bool try_lock_until(deadline until) { return lock(until); }
+  // Throws std::logic_error unless we hold it.
+  void unlock() {
+    expect_mine("unlock");
+    waiter* const next = waiters_.first();
+    held_.task = next == nullptr ? nobody : static_cast<long>(next->task->id);
+    if (next != nullptr) wait_queue::wake(*next);
+  }
+  bool held_by_us() { return held_.task == me("held_by_us"); }
+};
+
+// One task has it, as often as it likes.
+class recursive_mutex {
+ public:
+  explicit recursive_mutex(const char* name = "recursive_mutex")
+      : mutex_(name) {}
+
+  bool lock(deadline until = never) {
+    return counted(mutex_.held_by_us() || mutex_.lock(until));
+  }
+  bool try_lock() { return counted(mutex_.held_by_us() || mutex_.try_lock()); }
+  bool try_lock_for(deadline until) { return lock(until); }
+  bool try_lock_until(deadline until) { return lock(until); }
+  // Throws std::logic_error unless we hold it.
+  void unlock() {
+    if (depth_ == 1 || !mutex_.held_by_us()) mutex_.unlock();
+    --depth_;
+  }
+
+ private:
+  bool counted(bool locked) { return locked && ++depth_ > 0; }
+
+  mutex mutex_;
+  std::size_t depth_ = 0;
+};
+
+// One task has it alone, or any number share it. Nobody overtakes: who would
+// share it waits behind one who waits to have it alone.
+class shared_mutex : private lock_holder {
+ public:
+  explicit shared_mutex(const char* name = "shared_mutex")
+      : lock_holder(name) {}
+
+  // Throws deadlock when we have it alone already. Who shares it and wants it
+  // alone waits for itself, which shows when nobody else can run.
+  bool lock(deadline until = never) { return get("lock", until, false); }
+  bool try_lock() { return me("try_lock"), take(false); }
+  bool try_lock_for(deadline until) { return lock(until); }
+  bool try_lock_until(deadline until) { return lock(until); }
+  // Throws std::logic_error unless we have it alone.
+  void unlock() {
+    expect_mine("unlock");
+    held_.task = nobody;
+    hand_over();
+  }
+
+  bool lock_shared(deadline until = never) {
+    return get("lock_shared", until, true);
+  }
+  bool try_lock_shared() { return me("try_lock_shared"), take(true); }
+  bool try_lock_shared_for(deadline until) { return lock_shared(until); }
+  bool try_lock_shared_until(deadline until) { return lock_shared(until); }
+  // Throws std::logic_error when nobody shares it.
+  void unlock_shared() {
+    waiters_.enter("unlock_shared");
+    if (sharing_ == 0)
+      throw std::logic_error(std::string("unlock_shared: nobody shares ") +
+                             held_.what);
+    --sharing_;
+    hand_over();
+  }
+
+ private:
+  bool free_for(bool shared) const {
+    return held_.task == nobody && (shared || sharing_ == 0);
+  }
+  void give(task_block& t, bool shared) {
+    if (shared)
+      ++sharing_;
+    else
+      held_.task = static_cast<long>(t.id);
+  }
+  bool take(bool shared) {
+    if (!free_for(shared) || waiters_.first() != nullptr) return false;
+    give(this_scheduler().running(), shared);
+    return true;
+  }
+  bool get(const char* call, deadline until, bool shared) {
+    expect_not_mine(call);
+    waiters_.enter(call);
+    if (take(shared)) return true;
+    struct in_line final : waiter {
+      shared_mutex& lock;
+      in_line(shared_mutex& m, bool shares)
+          : waiter(this_scheduler().running(), shares ? &m : nullptr),
+            lock(m) {}
+      ~in_line() {  // late or killed: those behind may have waited for us alone
+        if (!in_list()) return;
+        leave();
+        lock.hand_over();
+      }
+    } us(*this, shared);
+    return waiters_.wait_as(us, until,
+                            {shared ? "sharing" : "locking", -1, &held_},
+                            [&] { return take(shared); });
+  }
+  void hand_over() {
+    while (waiter* const w = waiters_.first()) {
+      const bool shared = w->offer != nullptr;
+      if (!free_for(shared)) return;
+      give(*w->task, shared);
+      wait_queue::wake(*w);
+    }
+  }
+
+  std::size_t sharing_ = 0;
+};
+
+// Tasks that hold a lock wait for something to change, and let go of it
+// meanwhile. With any lock that has lock() and unlock(), std::unique_lock, say.
+class condition_variable {
+ public:
+  void notify_one() { waiters_.wake_one(); }
+  void notify_all() { waiters_.wake_all(); }
+
+  // Until notified. Has the lock again when it returns or throws.
+  template <class Lock>
+  bool wait(Lock& lock, deadline until = never) {
+    struct let_go {
+      Lock& lock;
+      explicit let_go(Lock& l) : lock(l) { lock.unlock(); }
+      ~let_go() {
+        shield in_peace;
+        lock.lock();
+      }
+    };
+    std::optional<let_go> meanwhile;
+    return waiters_.wait(until, {"waiting for a condition"}, [&] {
+      if (!meanwhile) meanwhile.emplace(lock);
+      return false;
+    });
+  }
+  // Until ready() holds, which is asked with the lock held.
+  template <class Lock, class Ready,
+            class = std::enable_if_t<std::is_invocable_v<Ready&>>>
+  bool wait(Lock& lock, Ready ready, deadline until = never) {
+    while (!ready())
+      if (!wait(lock, until)) return ready();
+    return true;
+  }
+  template <class Lock, class... Ready>
+  bool wait_for(Lock& lock, deadline until, Ready... ready) {
+    return wait(lock, std::move(ready)..., until);
+  }
+  template <class Lock, class... Ready>
+  bool wait_until(Lock& lock, deadline until, Ready... ready) {
+    return wait(lock, std::move(ready)..., until);
+  }
+
+ private:
+  wait_queue waiters_;
+};
+
+// Counts what is under way; tasks wait until nothing is.
+class wait_group {
+ public:
+  // Throws std::logic_error when less than nothing would be under way.
+  void add(std::ptrdiff_t more = 1) {
+    waiters_.enter("wait_group");
+    if (more < -count_)
+      throw std::logic_error("wait_group: more is done than was added");
+    count_ += more;
+    if (count_ == 0) waiters_.wake_all();
+  }
+  void done() { add(-1); }
+  bool wait(deadline until = never) {
+    return waiters_.wait(until, {"waiting for a group"},
+                         [this] { return count_ == 0; });
+  }
+
+ private:
+  std::ptrdiff_t count_ = 0;
+  wait_queue waiters_;
+};
+
+// A value, or an error, that some task will have.
+template <class T = void>
+class async_result {
+ public:
+  // Each throws std::logic_error when there is a value or an error already.
+  template <class... Args>
+  void set(Args&&... args) {
+    expect_none("set");
+    value_.emplace(std::forward<Args>(args)...);
+    there_.set();
+  }
+  void set_error(std::exception_ptr error) {
+    expect_none("set_error");
+    if (error == nullptr) throw std::invalid_argument("set_error: no error");
+    error_ = std::move(error);
+    there_.set();
+  }
+
+  bool ready() const { return there_.is_set(); }
+  bool wait(deadline until = never) { return there_.wait(until); }
+  // Suspends until it is there. The value, which stays; throws the error, and
+  // std::system_error with timed_out when late.
+  std::add_lvalue_reference_t<T> get(deadline until = never) {
+    if (!there_.wait(until))
+      throw std::system_error(std::make_error_code(std::errc::timed_out),
+                              "async_result: get");
+    if (error_ != nullptr) std::rethrow_exception(error_);
+    if constexpr (!std::is_void_v<T>) return *value_;
+  }
+
+ private:
+  void expect_none(const char* call) const {
+    if (ready())
+      throw std::logic_error(std::string("async_result: ") + call +
+                             ": it has been set already");
+  }
+
+  event there_;
+  std::optional<std::conditional_t<std::is_void_v<T>, nothing, T>> value_;
+  std::exception_ptr error_;
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// V. The outside world
 
 // =============================================================================
 // bao/remote.hpp - wake a thread's tasks from other threads
@@ -5650,8 +6240,6 @@ auto offload(F f, Args... args) {
 //
 // Any number of tasks may wait for one descriptor. Each direction is served in
 // the order of arrival; closing it wakes them all with EBADF.
-
-#include <algorithm>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -7058,10 +7646,10 @@ inline const bool ready_to_fork = [] {
 }  // namespace BAO_ABI
 }  // namespace bao
 
-// V. Optional
+// VI. Optional
 
 // =============================================================================
-// bao/virtual_time.hpp - tests that sleep take no time
+// bao/virtual_time.hpp - tests that sleep take no time, and replay
 //
 //     bao::virtual_time clock;  // as long as it lives, on this thread
 //     bao::sleep(24h);          // returns at once; bao::now() is a day later
@@ -7070,17 +7658,51 @@ inline const bool ready_to_fork = [] {
 // next timer. What is ready outside comes first, and helper threads that are at
 // work are waited for: they take no time on this clock. Nobody else outside is
 // waited for while a timer is set: a peer in another process is always late.
+//
+// A program may be wrong, and yet right as long as its tasks run in the order
+// in which they became ready. With a seed they run in another one, and so ring
+// the timers that are due at once; the same seed gives the same order again:
+//
+//     for (std::uint64_t seed = 0; seed < 200; ++seed) {
+//       bao::virtual_time clock(seed);
+//       test();                          // print the seed when it fails
+//     }
+//
+// What depends on other threads or processes is not replayed. To make system
+// calls fail, derive from this class, and override them.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // None of its members suspends.
-class virtual_time final : public system_calls {
+class virtual_time : public system_calls {
  public:
   // From now on this thread's clock is ours. It shows the same time as before.
   virtual_time() : before_(std::exchange(sys, this)), now_(before_->now()) {}
+  // The same, and the order of what happens at once depends on `seed`.
+  explicit virtual_time(std::uint64_t seed) : virtual_time() {
+    seeded_ = true;
+    state_ = seed;
+    this_scheduler().timers().shuffle(random());
+    this_scheduler().look_soon();
+  }
   virtual_time(const virtual_time&) = delete;
-  ~virtual_time() { sys = before_; }
+  virtual ~virtual_time() {
+    sys = before_;
+    if (seeded_) this_scheduler().timers().shuffle(0);
+  }
+
+  // Lets time pass as if the running task had computed for so long.
+  void advance(std::chrono::nanoseconds by) { now_ += by.count(); }
+
+  // The next number of those that the seed stands for, by SplitMix64 (Steele,
+  // Lea and Flood, 2014): for what else a test has to choose.
+  std::uint64_t random() {
+    std::uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
 
   nanoseconds now() override { return now_; }
   nanoseconds may_sleep(nanoseconds until, bool jobs) override {
@@ -7089,13 +7711,14 @@ class virtual_time final : public system_calls {
   void slept_until(nanoseconds until) override {
     if (until > now_) now_ = until;
   }
-
-  // Lets time pass as if the running task had computed for so long.
-  void advance(std::chrono::nanoseconds by) { now_ += by.count(); }
+  bool chooses() override { return seeded_; }
+  std::size_t choose(std::size_t n) override { return random() % n; }
 
  private:
   system_calls* before_;
   nanoseconds now_;
+  bool seeded_ = false;
+  std::uint64_t state_ = 0;
 };
 
 }  // namespace BAO_ABI

@@ -4,25 +4,35 @@
 // says what for, so the answer is one line a task:
 //
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
+//     task 4 (server.cpp:9) is parked: locking mutex, held by task 3, for 0.1 s
 //
-// That costs a few stores a park, and no look at the clock: the seconds count
-// from when the scheduler last took one.
+// Where tasks wait for each other in a circle, that is spelled out. All this
+// costs a few stores a park, and no look at the clock: the seconds count from
+// when the scheduler last took one.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "bao/task.hpp"
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-inline std::string describe(const task_block& t, nanoseconds now) {
+inline std::string title(const task_block& t) {
   std::string text = "task " + std::to_string(t.id);
   if (!t.name.empty()) text += " \"" + t.name + '"';
+  return text;
+}
+
+inline std::string describe(const task_block& t, nanoseconds now) {
+  std::string text = title(t);
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
   switch (t.stage) {
@@ -40,6 +50,11 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   text += " is parked: " + std::string(t.waits_for.what);
   if (t.waits_for.number != -1)
     text += ' ' + std::to_string(t.waits_for.number);
+  if (const holding* held = t.waits_for.held; held != nullptr && held->what) {
+    text += ' ' + std::string(held->what);
+    if (held->task != -1)
+      text += ", held by task " + std::to_string(held->task);
+  }
   char since[32];
   std::snprintf(since, sizeof since, ", for %.1f s",
                 static_cast<double>(now - t.waits_since) * 1e-9);
@@ -54,6 +69,57 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
     for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
       text += "  " + describe(*t, now) + '\n';
   } catch (const std::bad_alloc&) {
+  }
+  return text;
+}
+
+// Every circle of tasks that wait for each other, a line for each: "task 1
+// holds m1, waits for m2; task 2 holds m2, waits for m1".
+inline std::string describe_circles(task_block& main_task,
+                                    list<task_block>& tasks) {
+  std::vector<task_block*> all{&main_task};  // by number
+  for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
+    all.push_back(t);
+  std::sort(all.begin(), all.end(),
+            [](task_block* a, task_block* b) { return a->id < b->id; });
+  // The one that has what another one waits for. None: the number of all.
+  const auto next = [&](std::size_t i) {
+    const holding* const held = all[i]->waits_for.held;
+    if (all[i]->stage != task_state::parked || held == nullptr ||
+        held->task == -1)
+      return all.size();
+    const auto wanted = static_cast<unsigned long>(held->task);
+    const auto at = std::lower_bound(
+        all.begin(), all.end(), wanted,
+        [](task_block* t, unsigned long id) { return t->id < id; });
+    const bool found = at != all.end() && (*at)->id == wanted;
+    return found ? static_cast<std::size_t>(at - all.begin()) : all.size();
+  };
+  std::string text;
+  std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
+  for (std::size_t walk = 1; walk <= all.size(); ++walk) {
+    std::size_t i = walk - 1;
+    for (; i != all.size() && walked[i] == 0; i = next(i)) walked[i] = walk;
+    if (i == all.size() || walked[i] != walk) continue;
+    std::size_t first = i;  // told from its lowest number on
+    for (std::size_t k = next(i); k != i; k = next(k))
+      first = std::min(first, k);
+    std::size_t end = first;
+    while (next(end) != first) end = next(end);
+    std::size_t last = end;
+    i = first;
+    text += " ";
+    do {
+      const char* const has = all[last]->waits_for.held->what;
+      const char* const wants = all[i]->waits_for.held->what;
+      text += ' ' + title(*all[i]);
+      if (has != nullptr) text += " holds " + std::string(has) + ',';
+      text += " waits for ";
+      text += wants != nullptr ? wants : title(*all[next(i)]);
+      text += i == end ? '\n' : ';';
+      last = i;
+      i = next(i);
+    } while (last != end);
   }
   return text;
 }

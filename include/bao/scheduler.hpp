@@ -75,6 +75,7 @@ class scheduler {
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
+  // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
   bool park(deadline until, wait_reason why);
 
   // Makes a parked task ready. False when it is not parked (any more).
@@ -117,6 +118,8 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
+  // Looks at the outside world at the next turn.
+  void look_soon() { turns_left_ = 0; }
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
@@ -186,6 +189,7 @@ class scheduler {
   }
 
   void look_around(bool may_sleep);
+  void choose_next();
   void report_ready(int fd, readiness ready);
   void declare_deadlock();
   [[noreturn]] void leave_child();
@@ -302,22 +306,20 @@ inline void scheduler::visit(task_block& t, visitor& v) {
 inline bool scheduler::park(deadline until, wait_reason why) {
   task_block& me = *running_;
   if (me.stage != task_state::running) return refuse_to_wait(until);
-  for (;;) {
-    meet_interruption();
-    if (until.passed()) return false;
-    if (!until.is_never()) timers_.arm(me, until.at());
-    me.stage = task_state::parked;
-    me.why_woken = task_block::cause::none;
-    me.waits_for = why;
-    me.waits_since = now_;
-    task_block* const next = pick();
-    if (next != &me) switch_to(*next);
-    if (deadlocked_ && &me == &main_) declare_deadlock();
-    me.stage = task_state::running;
-    if (me.why_woken == task_block::cause::woken) return true;
-    if (me.why_woken == task_block::cause::late) return false;
-    // Interrupted: it is thrown above, unless it was withdrawn meanwhile.
-  }
+  meet_interruption();
+  if (until.passed()) return false;
+  if (!until.is_never()) timers_.arm(me, until.at());
+  me.stage = task_state::parked;
+  me.why_woken = task_block::cause::none;
+  me.waits_for = why;
+  me.waits_since = now_;
+  task_block* const next = pick();
+  if (next != &me) switch_to(*next);
+  if (deadlocked_ && &me == &main_) declare_deadlock();
+  me.stage = task_state::running;
+  if (me.why_woken == task_block::cause::late) return false;
+  if (me.why_woken == task_block::cause::interrupted) meet_interruption();
+  return true;
 }
 
 inline bool scheduler::wake(task_block& t) {
@@ -436,6 +438,24 @@ inline void scheduler::look_around(bool may_sleep) {
     if (now_ - before > 200000 && turns_ > 1) turns_ /= 2;
   }
   turns_left_ = turns_;
+  if (sys->chooses()) choose_next();
+}
+
+// In tests: any ready task may be the next one.
+[[gnu::cold]] inline void scheduler::choose_next() {
+  turns_left_ = 1;
+  std::size_t ready = 0;
+  for (task_block* t = ready_; t != nullptr; t = t->next_ready) ++ready;
+  if (ready == 0) return;
+  task_block** link = &ready_;
+  for (std::size_t skip = sys->choose(ready); skip > 0; --skip)
+    link = &(*link)->next_ready;
+  task_block* const chosen = *link;
+  *link = chosen->next_ready;
+  if (*link == nullptr) ready_end_ = link;
+  chosen->next_ready = ready_;
+  if (ready_ == nullptr) ready_end_ = &chosen->next_ready;
+  ready_ = chosen;
 }
 
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
@@ -604,7 +624,8 @@ inline void scheduler::declare_deadlock() {
   std::string text = "deadlock";
   try {
     text += ": nothing can wake any of these tasks\n  " +
-            describe(main_, now_) + '\n' + describe(tasks_, now_);
+            describe(main_, now_) + '\n' + describe(tasks_, now_) +
+            describe_circles(main_, tasks_);
     if (releaser_.busy) text += "  " + describe(releaser_, now_) + '\n';
   } catch (const std::bad_alloc&) {
   }

@@ -198,8 +198,9 @@ class task {
     joiner j;
     j.waits = &me;
     b.watchers.push_back(j);
+    const holding its_end{nullptr, static_cast<long>(b.id)};
     while (b.stage != task_state::done)
-      if (!s.park(until, {"joining task", static_cast<long>(b.id)}))
+      if (!s.park(until, {"joining task", its_end.task, &its_end}))
         return b.stage == task_state::done;
     return true;
   }

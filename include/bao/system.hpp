@@ -42,6 +42,14 @@ class system_calls {
   // It has slept as long as it might, and nothing has happened.
   virtual void slept_until(nanoseconds until) { static_cast<void>(until); }
 
+  // Whether it is asked at each turn which of `n` ready tasks is next, or they
+  // run in the order in which they became ready.
+  virtual bool chooses() { return false; }
+  virtual std::size_t choose(std::size_t n) {
+    static_cast<void>(n);
+    return 0;
+  }
+
   virtual ssize_t read(int fd, void* p, std::size_t n) {
     return ::read(fd, p, n);
   }

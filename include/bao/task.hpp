@@ -44,10 +44,17 @@ struct alarm : timer {
   void (*ring)(alarm&, class scheduler&) = nullptr;
 };
 
+// What some task has, and others may wait for: a lock, or its own end.
+struct holding {
+  const char* what;  // the name of the lock; null: its end
+  long task = -1;    // -1: nobody has it
+};
+
 // What a parked task waits for, for those who ask.
 struct wait_reason {
   const char* what;  // "sleeping", "joining task", "reading descriptor"
   long number = -1;  // of that task, that descriptor; -1: there is none
+  const holding* held = nullptr;  // by whom, if that can be told
 };
 
 // A time limit on a block of code, or a shield against interruptions. It

@@ -59,6 +59,9 @@ class timer_heap {
     while (root_ != nullptr) remove(*root_);
   }
 
+  // From now on, those due at once come out in another order; 0: as armed.
+  void shuffle(std::uint64_t how) { shuffle_ = how; }
+
   bool empty() const { return root_ == nullptr; }
   timer* first() const { return root_; }
 
@@ -66,7 +69,7 @@ class timer_heap {
     t.cancel();
     t.heap_ = this;
     t.due_ = due;
-    t.order_ = armed_++;
+    t.order_ = armed_++ ^ shuffle_;
     root_ = root_ == nullptr ? &t : merge(root_, &t);
   }
 
@@ -124,6 +127,7 @@ class timer_heap {
 
   timer* root_ = nullptr;
   std::uint64_t armed_ = 0;
+  std::uint64_t shuffle_ = 0;
 };
 
 inline void timer::cancel() {
