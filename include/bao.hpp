@@ -34,13 +34,16 @@
 #include "bao/timeout.hpp"     // a limit on a block of code
 
 // IV. Cooperating: what tasks do for each other
-#include "bao/sync.hpp"  // events, semaphores, locks
+#include "bao/sync.hpp"     // events, semaphores, locks
+#include "bao/channel.hpp"  // values from task to task
+#include "bao/group.hpp"    // tasks that belong together
 
 // V. The outside world
 #include "bao/remote.hpp"   // wake a thread's tasks from other threads
 #include "bao/offload.hpp"  // threads for what must block
 #include "bao/io.hpp"       // own a descriptor, wait for it
 #include "bao/stream.hpp"   // bytes in and out of a descriptor
+#include "bao/select.hpp"   // whatever comes first
 #include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
 #include "bao/signal.hpp"   // wait for a signal
 #include "bao/fork.hpp"     // what a child process begins with

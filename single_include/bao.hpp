@@ -227,6 +227,7 @@ struct parent_cycle    : std::logic_error { using logic_error::logic_error; };
 // The world.
 using world_error = std::runtime_error;
 struct deadlock        : world_error { using world_error::world_error; };
+struct channel_closed  : world_error { using world_error::world_error; };
 struct task_killed     : world_error { using world_error::world_error; };
 struct stack_exhausted : world_error { using world_error::world_error; };
 struct line_too_long   : world_error { using world_error::world_error; };
@@ -4086,6 +4087,12 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
+  // Any number, for whom it shall not matter which: xorshift (Marsaglia, 2003).
+  std::uint32_t draw_lot() {
+    lots_ ^= lots_ << 13;
+    lots_ ^= lots_ >> 17;
+    return lots_ ^= lots_ << 5;
+  }
   // Looks at the outside world at the next turn.
   void look_soon() { turns_left_ = 0; }
 
@@ -4177,6 +4184,7 @@ class scheduler {
   int turns_ = 64;
   int busy_calls_ = 0;  // that did not have to wait, since the last switch
   int due_limits_ = 0;
+  std::uint32_t lots_ = 2463534242;
   nanoseconds now_ = 0;    // when the outside world was last looked at
   nanoseconds swept_ = 0;  // when stacks last gave memory back
   static constexpr nanoseconds sweep_pause = 50000000;
@@ -5857,6 +5865,659 @@ class async_result {
 }  // namespace BAO_ABI
 }  // namespace bao
 
+// =============================================================================
+// bao/channel.hpp - values from task to task
+//
+//     bao::channel<int> numbers;                    // Go's word, and its rules
+//     bao::spawn([&] {
+//       for (int n = 1; n <= 3; ++n) numbers.send(n);
+//       numbers.close();
+//     });
+//     for (int n : numbers) std::printf("%d\n", n);
+//
+// Between those who send and those who receive lies a buffer. What does not fit
+// waits with its sender, who holds it out; without a buffer every value goes
+// from hand to hand:
+//
+//     senders in line          buffer           receivers in line
+//     [ 7: "d" ]-[ 4: "c" ] -> | "b" "a" | ->   (none: there is something)
+//     (none: there is room) -> |         | ->   [ 2: room ]-[ 9: room ]
+//
+// Each line is served in the order of arrival. Who is late or killed leaves it,
+// and nothing is lost: what was not sent stays with the sender, what was
+// received is with a receiver that runs. A message takes some ns, and two
+// switches where one has to wait for the other.
+
+#include <deque>
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// In what order a buffer gives out what it holds: as it came; the latest first;
+// the greatest first.
+struct fifo {
+  template <class T>
+  class buffer {
+   public:
+    std::size_t size() const { return items_.size(); }
+    void push(T&& value) { items_.push_back(std::move(value)); }
+    T pop() {
+      T value = std::move(items_.front());
+      items_.pop_front();
+      return value;
+    }
+
+   private:
+    std::deque<T> items_;
+  };
+};
+
+struct lifo {
+  template <class T>
+  class buffer {
+   public:
+    std::size_t size() const { return items_.size(); }
+    void push(T&& value) { items_.push_back(std::move(value)); }
+    T pop() {
+      T value = std::move(items_.back());
+      items_.pop_back();
+      return value;
+    }
+
+   private:
+    std::vector<T> items_;
+  };
+};
+
+template <class Less>
+struct priority {
+  template <class T>
+  class buffer {
+   public:
+    std::size_t size() const { return items_.size(); }
+    void push(T&& value) {
+      items_.push_back(std::move(value));
+      std::push_heap(items_.begin(), items_.end(), Less());
+    }
+    T pop() {
+      std::pop_heap(items_.begin(), items_.end(), Less());
+      T value = std::move(items_.back());
+      items_.pop_back();
+      return value;
+    }
+
+   private:
+    std::vector<T> items_;
+  };
+};
+
+// Walks over what from.next() returns, until that is empty.
+template <class Source, class T>
+class input_iterator {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = T;
+  using difference_type = std::ptrdiff_t;
+  using pointer = T*;
+  using reference = T&;
+
+  input_iterator() = default;
+  explicit input_iterator(Source& from) : from_(&from) { ++*this; }
+  T& operator*() { return *value_; }
+  T* operator->() { return &*value_; }
+  input_iterator& operator++() {
+    value_.reset();
+    if (auto next = from_->next()) value_.emplace(std::move(*next));
+    return *this;
+  }
+  void operator++(int) { ++*this; }
+  bool operator==(const input_iterator& other) const {
+    return value_.has_value() == other.value_.has_value();
+  }
+  bool operator!=(const input_iterator& other) const {
+    return !(*this == other);
+  }
+
+ private:
+  Source* from_ = nullptr;
+  std::optional<T> value_;
+};
+
+// A capacity that is never reached.
+inline constexpr std::size_t unbounded = PTRDIFF_MAX;
+
+struct discard_t {};
+inline constexpr discard_t discard{};
+
+// Any number of tasks of one thread may send and receive. T may be move-only.
+// Only send(), receive() and a loop over the channel suspend: while they have
+// to wait, and now and then when they need not, to let others run. They throw
+// what interrupts us, and wrong_thread on another thread.
+template <class T, class Order = fifo>
+class channel {
+ public:
+  using value_type = T;
+
+  // How many values the buffer holds; with 0, who sends waits until its value
+  // has been received. Throws std::invalid_argument when it is negative.
+  explicit channel(std::size_t capacity = 0) : capacity_(capacity) {
+    if (capacity > unbounded)
+      throw std::invalid_argument(
+          "channel: the capacity is " +
+          std::to_string(static_cast<std::ptrdiff_t>(capacity)));
+  }
+
+  // True when the value has been received or buffered; false, and the value is
+  // left alone, when `until` passes before that. Throws channel_closed.
+  bool send(T&& value, deadline until = never) {
+    scheduler& s = senders_.enter("send");
+    if (s.time_to_yield() && !until.passed()) s.yield();
+    if (put(value)) return true;
+    waiter me(s.running(), &value);
+    const bool sent = senders_.wait_as(me, until, {"sending to a channel"},
+                                       [&] { return put(value); });
+    if (me.offer == nullptr) throw_closed();
+    return sent;
+  }
+  bool send(const T& value, deadline until = never) {
+    T copy(value);
+    return send(std::move(copy), until);
+  }
+  // The same, without waiting.
+  bool try_send(T&& value) { return senders_.enter("try_send"), put(value); }
+  bool try_send(const T& value) {
+    T copy(value);
+    return try_send(std::move(copy));
+  }
+
+  // The next value; empty when the channel is closed and nothing is left, or
+  // when `until` passes: closed() tells.
+  std::optional<T> receive(deadline until = never) {
+    scheduler& s = receivers_.enter("receive");
+    if (s.time_to_yield() && !until.passed()) s.yield();
+    std::optional<T> value;
+    receivers_.wait(
+        until, {"receiving from a channel"},
+        [&] { return take(value) || closed_; }, &value);
+    return value;
+  }
+  std::optional<T> try_receive() {
+    receivers_.enter("try_receive");
+    std::optional<T> value;
+    take(value);
+    return value;
+  }
+
+  // Nothing more can be sent: who waits to is told, by channel_closed. What is
+  // buffered can still be received, unless it is discarded.
+  void close() {
+    senders_.enter("close");
+    closed_ = true;
+    while (waiter* const w = senders_.first()) {
+      w->offer = nullptr;
+      wait_queue::wake(*w);
+    }
+    receivers_.wake_all();  // with nothing
+  }
+  void close(discard_t) {
+    close();
+    const auto dropped = std::exchange(buffer_, {});
+  }
+  bool closed() const { return closed_; }
+
+  // How many values are buffered.
+  std::size_t size() const { return buffer_.size(); }
+
+  // For range-for and algorithms: until it is closed and nothing is left. ++
+  // suspends like receive().
+  using iterator = input_iterator<channel, T>;
+  iterator begin() { return iterator(*this); }
+  iterator end() { return {}; }
+  std::optional<T> next() { return receive(); }
+
+ private:
+  template <class, class, class>
+  friend class receive_case;
+  template <class, class, class>
+  friend class send_case;
+
+  [[noreturn, gnu::cold]] static void throw_closed() {
+    throw channel_closed("send: the channel is closed");
+  }
+
+  // Into the hands of a receiver, or into the buffer.
+  bool put(T& value) {
+    if (closed_) throw_closed();
+    if (waiter* const w = receivers_.first()) {
+      static_cast<std::optional<T>*>(w->offer)->emplace(std::move(value));
+      wait_queue::wake(*w);
+      return true;
+    }
+    if (buffer_.size() >= capacity_) return false;
+    buffer_.push(std::move(value));
+    return true;
+  }
+
+  // Out of the hands of a sender, or out of the buffer, where the value of a
+  // sender takes its place.
+  bool take(std::optional<T>& into) {
+    waiter* const w = senders_.first();
+    if (w != nullptr && capacity_ == 0)
+      into.emplace(std::move(*static_cast<T*>(w->offer)));
+    else if (w != nullptr)
+      buffer_.push(std::move(*static_cast<T*>(w->offer)));
+    if (w != nullptr) wait_queue::wake(*w);
+    if (!into && buffer_.size() != 0) into.emplace(buffer_.pop());
+    return into.has_value();
+  }
+
+  std::size_t capacity_;
+  bool closed_ = false;
+  typename Order::template buffer<T> buffer_;
+  wait_queue senders_;
+  wait_queue receivers_;
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
+// bao/group.hpp - tasks that belong together
+//
+//     {
+//       bao::group both;                     // nothing outlives these braces
+//       both.spawn(download, "a");
+//       both.spawn(download, "b");
+//       both.join();                         // throws the first error
+//     }
+//
+//     bao::pool ten(10);                       // at most ten at a time
+//     for (auto& page : ten.imap(urls, fetch)) index(page);
+//
+// A task that nobody waits for is easily forgotten. Those of a group end with
+// it: when it goes, those that are left are killed and waited for. A pool is a
+// group of limited size, and its map functions call a function for each element
+// of a range, in tasks: the elements are asked for as there is room, so that
+// the range may be endless, and be slow itself.
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// What groups and pools have in common: their members, until they end.
+class task_set {
+ public:
+  task_set() = default;
+  task_set(const task_set&) = delete;
+
+  // Suspends until all members have ended, those included that they spawn; or
+  // until `until` (false). Throws what interrupts us.
+  bool kill(deadline until = never) {
+    while (!empty())
+      if (!kill_all(std::vector<task<>>(members_), until)) return false;
+    return true;
+  }
+  bool empty() const { return size() == 0; }
+  // How many have not ended.
+  std::size_t size() const {
+    members_.erase(std::remove_if(members_.begin(), members_.end(),
+                                  [](const task<>& t) { return t.done(); }),
+                   members_.end());
+    return members_.size();
+  }
+  bool contains(const task<>& t) const {
+    return !t.done() &&
+           std::find(members_.begin(), members_.end(), t) != members_.end();
+  }
+
+ protected:
+  ~task_set() = default;
+
+  void enter(task_block& t) {
+    if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
+    members_.emplace_back(&t);
+    auto* const note = new member(*this);
+    note->ended = [](completion& c, task_block& ended) {
+      const std::unique_ptr<member> mine(static_cast<member*>(&c));
+      --mine->of.running_;
+      mine->of.has_ended(ended);
+      if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
+    };
+    t.watchers.push_back(*note);
+    ++running_;
+  }
+  virtual void has_ended(task_block& t) = 0;
+
+  // For those who wait until all have ended, or for less.
+  template <class Enough>
+  bool wait(deadline until, Enough enough) {
+    if (contains(self()))
+      throw deadlock("join: a member of the group would wait for itself");
+    return all_ended_.wait(until, {"joining a group"},
+                           [&] { return enough() || empty(); });
+  }
+  wait_queue all_ended_;
+
+  // Kills those that are left, in peace: for destructors.
+  void end() noexcept {
+    if (empty()) return;
+    if (contains(self())) die("a group goes while a member of it runs");
+    shield in_peace;
+    kill();
+  }
+
+ private:
+  struct member final : completion {
+    explicit member(task_set& set) : of(set) {}
+    task_set& of;
+  };
+
+  mutable std::vector<task<>> members_;
+  std::size_t running_ = 0;
+};
+
+// Only join(), kill() and the destructor suspend.
+class group : public task_set {
+ public:
+  group() = default;
+  // Kills those that are left, and waits until they have ended. An error that
+  // nobody has joined for goes to on_unhandled().
+  ~group() {
+    end();
+    if (error_ != nullptr) tell_unhandled("a member of a group", error_);
+  }
+
+  // A member that runs f(args...), as bao::spawn() does.
+  template <class... Args>
+  auto spawn(task_options options, Args&&... args) {
+    auto t = bao::spawn(std::move(options), std::forward<Args>(args)...);
+    enter(t.checked("spawn"));
+    return t;
+  }
+  template <class F,
+            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  auto spawn(F&& f, place at = place::here()) {
+    return spawn(task_options(at), std::forward<F>(f));
+  }
+  template <class F, class A, class... Args,
+            class = std::enable_if_t<std::is_invocable_v<
+                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
+  auto spawn(F&& f, A&& a, Args&&... args) {
+    return spawn(task_options(place{"", 0}), std::forward<F>(f),
+                 std::forward<A>(a), std::forward<Args>(args)...);
+  }
+
+  // Suspends until all members have ended (true) or `until` passes (false). The
+  // first error of a member kills the others, and is thrown when they have
+  // ended. Throws what interrupts us.
+  bool join(deadline until = never) {
+    const bool in_time = wait(until, [this] { return error_ != nullptr; });
+    if (error_ == nullptr) return in_time;
+    kill();
+    std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  void has_ended(task_block& t) override {
+    if (t.error == nullptr) return;
+    t.asked = true;
+    if (error_ != nullptr) return;
+    error_ = t.error;
+    all_ended_.wake_all();
+  }
+
+  std::exception_ptr error_;  // the first, until it is thrown
+};
+
+// The results of a pool's imap functions, one after the other. An error of one
+// element is thrown in its place, and the next call goes on behind it. To drop
+// them kills the tasks that have not ended. next() and a loop suspend.
+template <class R>
+class mapped {
+ public:
+  explicit mapped(generator<task<R>> tasks) : tasks_(std::move(tasks)) {}
+
+  // Empty, or false where there is no value to return, at the end.
+  auto next() {
+    std::optional<task<R>> t = tasks_.next();
+    if constexpr (std::is_void_v<R>) {
+      if (t) t->get();
+      return t.has_value();
+    } else {
+      return t ? std::optional<R>(std::move(*t).get()) : std::nullopt;
+    }
+  }
+
+  using iterator = input_iterator<mapped, R>;
+  iterator begin() { return iterator(*this); }
+  iterator end() { return {}; }
+
+ private:
+  generator<task<R>> tasks_;
+};
+
+// Only spawn(), join(), kill(), map() and the destructor suspend.
+class pool : public task_set {
+ public:
+  // Throws std::invalid_argument for a size of 0, or a negative one.
+  explicit pool(std::size_t size)
+      : size_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
+    if (size == 0) throw std::invalid_argument("pool: of nobody");
+  }
+  // Kills those that are left, and waits until they have ended.
+  ~pool() { end(); }
+
+  // Suspends until a slot is free; then as bao::spawn(). An error stays with
+  // its task.
+  template <class F, class... Args>
+  auto spawn(F&& f, Args&&... args) {
+    slots_.acquire();
+    return spawn_in_slot(std::forward<F>(f), std::forward<Args>(args)...);
+  }
+
+  // Suspends until all have ended (true) or `until` passes (false). Throws what
+  // interrupts us.
+  bool join(deadline until = never) {
+    return wait(until, [] { return false; });
+  }
+
+  // How many could be spawned without waiting.
+  std::size_t free() const {
+    return static_cast<std::size_t>(slots_.available());
+  }
+
+  // f(x) for each x of a range, in its order. Throws the first error of that
+  // order, and kills the rest.
+  template <class Range, class F>
+  auto map(Range&& range, F f) {
+    auto results = imap(std::forward<Range>(range), std::move(f));
+    if constexpr (std::is_same_v<decltype(results.next()), bool>) {
+      while (results.next()) {
+      }
+    } else {
+      std::vector<typename decltype(results)::iterator::value_type> all;
+      while (auto r = results.next()) all.push_back(std::move(*r));
+      return all;
+    }
+  }
+
+  // The same, one by one as they are asked for: as many tasks as the pool has
+  // slots are ahead. A range that is an lvalue is borrowed.
+  template <class Range, class F>
+  auto imap(Range&& range, F f) {
+    return mapping<true>(std::forward<Range>(range), std::move(f));
+  }
+  // The same, in the order in which they are done.
+  template <class Range, class F>
+  auto imap_unordered(Range&& range, F f) {
+    return mapping<false>(std::forward<Range>(range), std::move(f));
+  }
+
+ private:
+  void has_ended(task_block&) override { slots_.release(); }
+
+  template <class... Args>
+  auto spawn_in_slot(Args&&... args) try {
+    auto t =
+        bao::spawn(task_options(place{"", 0}), std::forward<Args>(args)...);
+    enter(t.checked("spawn"));
+    return t;
+  } catch (...) {
+    slots_.release();
+    throw;
+  }
+
+  // While a member waits for other members it needs no slot: else a pool full
+  // of those would stand still.
+  class lent_slot {
+   public:
+    explicit lent_slot(pool& p) : pool_(p), ours_(p.contains(self())) {
+      if (ours_) pool_.slots_.release();
+    }
+    lent_slot(const lent_slot&) = delete;
+    ~lent_slot() {
+      if (!ours_) return;
+      shield in_peace;
+      pool_.slots_.acquire();
+    }
+
+   private:
+    pool& pool_;
+    bool ours_;
+  };
+
+  // The tasks of a mapping that were spawned and not yet handed on.
+  template <class R>
+  struct ahead {
+    std::deque<task<R>> all;    // in order
+    std::deque<task<R>> ended;  // as they did
+    wait_queue news;
+
+    ~ahead() {
+      shield in_peace;
+      kill_all(all);
+    }
+    void add(task<R> t, bool in_order) {
+      all.push_back(t);
+      if (in_order) return;
+      t.on_done([this](const task<R>& done) {
+        ended.push_back(done);
+        news.wake_one();
+      });
+    }
+    task<R> next(bool in_order) {
+      if (in_order) {
+        all.front().join();
+        ended.push_back(all.front());
+      } else {
+        news.wait(never, {"waiting for a mapped task"},
+                  [this] { return !ended.empty(); });
+      }
+      task<R> t = std::move(ended.front());
+      ended.pop_front();
+      all.erase(std::find(all.begin(), all.end(), t));
+      return t;
+    }
+  };
+
+  template <bool InOrder, class Range, class F>
+  auto mapping(Range&& range, F f) {
+    if constexpr (!is_generator<std::decay_t<Range>>::value) {
+      return mapping<InOrder>(from(std::forward<Range>(range)), std::move(f));
+    } else {
+      using kept = handed_on<Range&&>;
+      using in = yielded<Range>;
+      using R = spawned_result<F&, in>;
+      return mapped<R>(generator<task<R>>(
+          [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
+            ahead<R> tasks;
+            std::optional<lent_slot> lent;
+            lent.emplace(*this);
+            const auto hand_on = [&] {
+              task<R> t = tasks.next(InOrder);
+              lent.reset();
+              yield(std::move(t));
+              lent.emplace(*this);
+            };
+            for (auto& x : std::get<0>(source)) {
+              while (tasks.all.size() >= size_) hand_on();
+              slots_.acquire();
+              tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
+                        InOrder);
+            }
+            while (!tasks.all.empty()) hand_on();
+          },
+          std::tuple<kept>(std::forward<Range>(range)), std::move(f)));
+    }
+  }
+
+  std::size_t size_;
+  semaphore slots_;
+};
+
+// --- pipeline stages that wait -----------------------------------------------
+
+template <bool InOrder, class F>
+auto parallel_stage(std::size_t n, F f) {
+  return pipeline_stage{[n, f = std::move(f)](auto&& source) mutable {
+    using in = yielded<decltype(source)>;
+    using out = handed_on<std::invoke_result_t<F&, std::decay_t<in>>>;
+    return std::forward<decltype(source)>(source) |
+           stage<out>([n, f = std::move(f)](auto& values, auto& yield) mutable {
+             pool tasks(n);
+             if constexpr (InOrder)
+               for (auto& r : tasks.imap(values, std::ref(f)))
+                 yield(std::move(r));
+             else
+               for (auto& r : tasks.imap_unordered(values, std::ref(f)))
+                 yield(std::move(r));
+           });
+  }};
+}
+
+// f(x) for every x, in n tasks; in their order, or as they are done. It is the
+// generator that suspends; an error ends it, and kills the tasks.
+template <class F>
+auto par(std::size_t n, F f) {
+  return parallel_stage<true>(n, std::move(f));
+}
+template <class F>
+auto par_unordered(std::size_t n, F f) {
+  return parallel_stage<false>(n, std::move(f));
+}
+
+// The values of several generators, as they come: each runs in a task of its
+// own. The first error ends all.
+template <class First, class... More>
+auto merge(First&& first, More&&... more) {
+  using out = std::decay_t<yielded<First>>;
+  using all = std::tuple<handed_on<First&&>, handed_on<More&&>...>;
+  return generator<out>(
+      [](yielder<out, void>& yield, all sources) {
+        channel<out> values;
+        std::size_t left = sizeof...(More) + 1;
+        group pumps;
+        const auto pump = [&](auto& source) {
+          pumps.spawn([&] {
+            try {
+              for (auto&& x : source)
+                values.send(out(std::forward<decltype(x)>(x)));
+            } catch (...) {
+              values.close();
+              throw;
+            }
+            if (--left == 0) values.close();
+          });
+        };
+        std::apply([&](auto&... each) { (pump(each), ...); }, sources);
+        for (auto& x : values) yield(std::move(x));
+        pumps.join();
+      },
+      all(std::forward<First>(first), std::forward<More>(more)...));
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
 // V. The outside world
 
 // =============================================================================
@@ -6277,6 +6938,7 @@ class place_in_line {
   }
   place_in_line(const place_in_line&) = delete;
   ~place_in_line() {
+    if (watching_) --scheduler_.descriptor_waits;
     self_.leave();
     scheduler_.wake_first(watch_, self_.want);
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
@@ -6307,15 +6969,17 @@ class place_in_line {
   }
   // Until there may be news.
   bool wait(deadline until, const char* what) {
-    if (!watch()) return true;  // always ready
-    struct counted {
-      int& waits;
-      explicit counted(int& n) : waits(n) { ++waits; }
-      ~counted() { --waits; }
-    } one_more(scheduler_.descriptor_waits);
+    if (!watch()) return true;
     const bool news = scheduler_.park(until, {what, fd_});
     expect_open(what);
     return news;
+  }
+  // Has us woken when there may be news; false when it is always ready. From
+  // then on it is no deadlock that we wait.
+  bool watch() {
+    if (!tell_poller()) return false;
+    if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
+    return true;
   }
   void expect_open(const char* what) const {
     if (watch_.closed)
@@ -6325,7 +6989,7 @@ class place_in_line {
   }
 
  private:
-  bool watch() try {
+  bool tell_poller() try {
     poller& p = scheduler_.poller();
     return watch_.owned ? p.watch_owned(fd_, self_.want)
                         : p.watch(fd_, wanted());
@@ -6345,7 +7009,19 @@ class place_in_line {
   int fd_;
   descriptor_watch& watch_;
   descriptor_waiter self_;
+  bool watching_ = false;
 };
+
+// Puts the running task in line for a descriptor, whoever owns it.
+inline void get_in_line(std::optional<place_in_line>& place, int fd,
+                        readiness want) {
+  scheduler& s = this_scheduler();
+  descriptor_watch*& known = s.watch_of(fd);
+  if (known == nullptr) known = new descriptor_watch;
+  // Its owner may have closed it behind our back: the kernel is told anew.
+  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
+  place.emplace(s, fd, *known, want);
+}
 
 // Suspends until any of `want` (readable | writable) holds for a descriptor,
 // whoever owns it, and returns what does; empty when `until` passes. What
@@ -6356,14 +7032,10 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
     throw std::invalid_argument("wait_fd: neither direction wanted");
   readiness ready = poll_now(fd, want);
   if (ready || until.passed()) return ready;
-  scheduler& s = this_scheduler();
-  descriptor_watch*& known = s.watch_of(fd);
-  if (known == nullptr) known = new descriptor_watch;
-  // Its owner may have closed it behind our back: the kernel is told anew.
-  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
-  place_in_line here(s, fd, *known, want);
+  std::optional<place_in_line> here;
+  get_in_line(here, fd, want);
   do {
-    if (!here.wait(until, "waiting for descriptor")) return {};
+    if (!here->wait(until, "waiting for descriptor")) return {};
     ready = poll_now(fd, want);
   } while (!ready);
   return ready;
@@ -6955,6 +7627,296 @@ inline void stream::writev(const std::vector<std::string_view>& pieces,
 }  // namespace bao
 
 // =============================================================================
+// bao/select.hpp - whatever comes first
+//
+//     bao::select(bao::on(orders, [&](auto order) { take(*order); }),
+//                 bao::on_send(ready, dish, [&] { next_dish(); }),
+//                 bao::on(fd, bao::readable, [&] { read_more(); }),
+//                 bao::after(5s, [&] { wipe_the_counter(); }));
+//
+// Exactly one of the cases is taken, and its function called. If several are
+// ready it is any of them, by lot, so that none starves. A case that is not
+// taken loses nothing: what it would have received stays in the channel, what
+// it would have sent with us.
+//
+// First all are tried in turn, then the task stands in every line at once, and
+// leaves them all when it has been woken. The time goes with the number of
+// cases: people wait for two or three.
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// One thing that a task may wait for, beside others.
+class select_case {
+ public:
+  select_case() = default;
+  select_case(const select_case&) = delete;
+
+  // Takes it, if it is ready.
+  virtual bool take() = 0;
+  // Has the task woken when it may be. Called before each wait.
+  virtual void stand_in_line(scheduler& s) = 0;
+  // Whoever woke us has given it to us.
+  virtual bool given() const { return false; }
+  virtual void leave() = 0;
+  virtual void act() = 0;
+  // When it is taken because nothing else is.
+  virtual deadline last_resort() const { return never; }
+
+ protected:
+  ~select_case() = default;
+
+  // Functions may take what the case has to tell, or nothing.
+  template <class F, class What>
+  static void tell(F& f, What&& what) {
+    if constexpr (std::is_invocable_v<F&, What&&>)
+      f(std::forward<What>(what));
+    else
+      f();
+  }
+};
+
+// --- the cases ---------------------------------------------------------------
+
+template <class T, class Order, class F>
+class receive_case final : public select_case {
+ public:
+  receive_case(channel<T, Order>& from, F f)
+      : from_(from), function_(std::move(f)) {}
+
+  bool take() override {
+    from_.receivers_.enter("select");
+    return from_.take(got_) || from_.closed();
+  }
+  void stand_in_line(scheduler& s) override {
+    if (!place_) from_.receivers_.push_back(place_.emplace(s.running(), &got_));
+  }
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override { place_.reset(); }
+  void act() override { tell(function_, std::move(got_)); }
+
+ private:
+  channel<T, Order>& from_;
+  F function_;
+  std::optional<T> got_;
+  std::optional<waiter> place_;
+};
+
+template <class T, class Order, class F>
+class send_case final : public select_case {
+ public:
+  send_case(channel<T, Order>& to, T&& value, F f)
+      : to_(to), value_(value), function_(std::move(f)) {}
+  send_case(channel<T, Order>& to, const T& value, F f)
+      : to_(to), copy_(value), value_(*copy_), function_(std::move(f)) {}
+
+  bool take() override {
+    to_.senders_.enter("select");
+    return to_.put(value_);
+  }
+  void stand_in_line(scheduler& s) override {
+    if (!place_) to_.senders_.push_back(place_.emplace(s.running(), &value_));
+  }
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override {
+    closed_ = given() && place_->offer == nullptr;
+    place_.reset();
+  }
+  void act() override {
+    if (closed_) to_.throw_closed();
+    function_();
+  }
+
+ private:
+  channel<T, Order>& to_;
+  std::optional<T> copy_;
+  T& value_;
+  bool closed_ = false;
+  F function_;
+  std::optional<waiter> place_;
+};
+
+template <class F>
+class event_case final : public select_case {
+ public:
+  event_case(event& e, F f) : event_(e), function_(std::move(f)) {}
+
+  bool take() override {
+    event_.waiters().enter("select");
+    return event_.is_set();
+  }
+  void stand_in_line(scheduler& s) override {
+    if (!place_) event_.waiters().push_back(place_.emplace(s.running()));
+  }
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override { place_.reset(); }
+  void act() override { function_(); }
+
+ private:
+  event& event_;
+  F function_;
+  std::optional<waiter> place_;
+};
+
+template <class R, class F>
+class task_case final : public select_case {
+ public:
+  task_case(task<R> t, F f) : task_(std::move(t)), function_(std::move(f)) {}
+
+  bool take() override { return task_.done(); }
+  void stand_in_line(scheduler& s) override {
+    if (place_) return;
+    place_.emplace().waits = &s.running();
+    task_.checked("select").watchers.push_back(*place_);
+  }
+  void leave() override { place_.reset(); }
+  void act() override { tell(function_, task_); }
+
+ private:
+  task<R> task_;
+  F function_;
+  std::optional<joiner> place_;
+};
+
+template <class F>
+class descriptor_case final : public select_case {
+ public:
+  descriptor_case(int fd, readiness want, F f)
+      : fd_(fd), want_(want), function_(std::move(f)) {}
+
+  bool take() override {
+    if (place_) place_->expect_open("waiting for descriptor");
+    ready_ = poll_now(fd_, want_);
+    return static_cast<bool>(ready_);
+  }
+  void stand_in_line(scheduler&) override {
+    if (!place_) get_in_line(place_, fd_, want_);
+    place_->watch();
+  }
+  void leave() override { place_.reset(); }
+  void act() override { tell(function_, ready_); }
+
+ private:
+  int fd_;
+  readiness want_, ready_;
+  F function_;
+  std::optional<place_in_line> place_;
+};
+
+template <class F>
+class time_case final : public select_case {
+ public:
+  time_case(deadline until, F f) : until_(until), function_(std::move(f)) {}
+
+  bool take() override { return false; }
+  void stand_in_line(scheduler&) override {}
+  void leave() override {}
+  void act() override { function_(); }
+  deadline last_resort() const override { return until_; }
+
+ private:
+  deadline until_;
+  F function_;
+};
+
+// What to select from. None of these suspends. A channel's function is given
+// what was received, an optional that is empty when the channel is closed; a
+// task's the task, a descriptor's what it is ready for; all may take nothing.
+
+template <class T, class Order, class F>
+receive_case<T, Order, F> on(channel<T, Order>& from, F f) {
+  return {from, std::move(f)};
+}
+// With std::move(), the value is moved from if this case is taken.
+template <class T, class Order, class F>
+send_case<T, Order, F> on_send(channel<T, Order>& to,
+                               typename channel<T, Order>::value_type&& value,
+                               F f) {
+  return {to, std::move(value), std::move(f)};
+}
+template <class T, class Order, class F>
+send_case<T, Order, F> on_send(
+    channel<T, Order>& to, const typename channel<T, Order>::value_type& value,
+    F f) {
+  return {to, value, std::move(f)};
+}
+template <class F>
+event_case<F> on(event& e, F f) {
+  return {e, std::move(f)};
+}
+template <class R, class F>
+task_case<R, F> on(task<R> ended, F f) {
+  return {std::move(ended), std::move(f)};
+}
+template <class F>
+descriptor_case<F> on(int fd, readiness want, F f) {
+  return {fd, want, std::move(f)};
+}
+// Taken when none of the others is ready until then.
+template <class F>
+time_case<F> after(deadline until, F f) {
+  return {until, std::move(f)};
+}
+// Taken when none of the others is ready.
+template <class F>
+time_case<F> otherwise(F f) {
+  return {clock::duration{0}, std::move(f)};
+}
+
+// --- select ------------------------------------------------------------------
+
+inline select_case& take_any(select_case** cases, std::size_t n) {
+  scheduler& s = this_scheduler();
+  const std::size_t lot = s.draw_lot() % n;
+  const auto take = [&]() -> select_case* {
+    for (std::size_t i = 0; i < n; ++i)
+      if (cases[(lot + i) % n]->take()) return cases[(lot + i) % n];
+    return nullptr;
+  };
+  if (s.time_to_yield()) s.yield();
+  if (select_case* const ready = take()) return *ready;
+
+  select_case* last = cases[0];
+  for (std::size_t i = 1; i < n; ++i)
+    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
+  const deadline until = last->last_resort();
+  if (until.passed()) return *last;
+
+  struct leaving {
+    select_case** cases;
+    std::size_t n;
+    ~leaving() {
+      for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
+    }
+  } at_end{cases, n};
+  for (;;) {
+    for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
+    const bool in_time = s.park(until, {"selecting"});
+    for (std::size_t i = 0; i < n; ++i)
+      if (cases[i]->given()) return *cases[i];
+    if (select_case* const ready = take()) return *ready;
+    if (!in_time) return *last;
+  }
+}
+
+// Suspends until one of the cases is ready, takes it, and calls its function.
+// Returns its number, from 0 on. Throws what the cases do: channel_closed to
+// whom would send, std::system_error for a descriptor; and what interrupts us.
+template <class... Cases>
+std::size_t select(Cases&&... cases) {
+  static_assert(sizeof...(cases) > 0, "select: from what?");
+  select_case* all[] = {&cases...};
+  select_case& taken = take_any(all, sizeof...(cases));
+  std::size_t number = 0;
+  while (all[number] != &taken) ++number;
+  taken.act();
+  return number;
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
 // bao/socket.hpp - addresses, TCP, UDP, unix sockets
 //
 //     bao::tcp_listener door("127.0.0.1:8080");
@@ -7373,34 +8335,20 @@ class listener {
   // Wakes whoever waits in accept(). Connections not yet accepted are reset.
   void close() noexcept { descriptor_.close(); }
 
-  // For range-for only: until it is closed; ++ suspends as accept() does. The
+  // For range-for: until it is closed; ++ suspends as accept() does. The
   // listener must outlive the loop.
-  class iterator {
-   public:
-    Stream& operator*() { return *peer_; }
-    iterator& operator++() {
-      peer_.reset();
-      try {
-        if (from_->fd() != -1) peer_.emplace(from_->accept());
-      } catch (const std::system_error& e) {
-        if (e.code() != std::errc::bad_file_descriptor) throw;
-      }
-      return *this;
-    }
-    bool operator!=(const iterator&) const { return peer_.has_value(); }
-
-   private:
-    friend listener;
-    listener* from_ = nullptr;
-    std::optional<Stream> peer_;
-  };
-  iterator begin() {
-    iterator i;
-    i.from_ = this;
-    ++i;
-    return i;
-  }
+  using iterator = input_iterator<listener, Stream>;
+  iterator begin() { return iterator(*this); }
   iterator end() { return {}; }
+  // Suspends like accept(); empty when the listener is closed.
+  std::optional<Stream> next() {
+    try {
+      if (fd() != -1) return accept();
+    } catch (const std::system_error& e) {
+      if (e.code() != std::errc::bad_file_descriptor) throw;
+    }
+    return std::nullopt;
+  }
 
  private:
 #if defined(SOCK_NONBLOCK)

@@ -75,6 +75,7 @@ struct parent_cycle    : std::logic_error { using logic_error::logic_error; };
 // The world.
 using world_error = std::runtime_error;
 struct deadlock        : world_error { using world_error::world_error; };
+struct channel_closed  : world_error { using world_error::world_error; };
 struct task_killed     : world_error { using world_error::world_error; };
 struct stack_exhausted : world_error { using world_error::world_error; };
 struct line_too_long   : world_error { using world_error::world_error; };

@@ -69,6 +69,7 @@ class place_in_line {
   }
   place_in_line(const place_in_line&) = delete;
   ~place_in_line() {
+    if (watching_) --scheduler_.descriptor_waits;
     self_.leave();
     scheduler_.wake_first(watch_, self_.want);
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
@@ -99,15 +100,17 @@ class place_in_line {
   }
   // Until there may be news.
   bool wait(deadline until, const char* what) {
-    if (!watch()) return true;  // always ready
-    struct counted {
-      int& waits;
-      explicit counted(int& n) : waits(n) { ++waits; }
-      ~counted() { --waits; }
-    } one_more(scheduler_.descriptor_waits);
+    if (!watch()) return true;
     const bool news = scheduler_.park(until, {what, fd_});
     expect_open(what);
     return news;
+  }
+  // Has us woken when there may be news; false when it is always ready. From
+  // then on it is no deadlock that we wait.
+  bool watch() {
+    if (!tell_poller()) return false;
+    if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
+    return true;
   }
   void expect_open(const char* what) const {
     if (watch_.closed)
@@ -117,7 +120,7 @@ class place_in_line {
   }
 
  private:
-  bool watch() try {
+  bool tell_poller() try {
     poller& p = scheduler_.poller();
     return watch_.owned ? p.watch_owned(fd_, self_.want)
                         : p.watch(fd_, wanted());
@@ -137,7 +140,19 @@ class place_in_line {
   int fd_;
   descriptor_watch& watch_;
   descriptor_waiter self_;
+  bool watching_ = false;
 };
+
+// Puts the running task in line for a descriptor, whoever owns it.
+inline void get_in_line(std::optional<place_in_line>& place, int fd,
+                        readiness want) {
+  scheduler& s = this_scheduler();
+  descriptor_watch*& known = s.watch_of(fd);
+  if (known == nullptr) known = new descriptor_watch;
+  // Its owner may have closed it behind our back: the kernel is told anew.
+  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
+  place.emplace(s, fd, *known, want);
+}
 
 // Suspends until any of `want` (readable | writable) holds for a descriptor,
 // whoever owns it, and returns what does; empty when `until` passes. What
@@ -148,14 +163,10 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
     throw std::invalid_argument("wait_fd: neither direction wanted");
   readiness ready = poll_now(fd, want);
   if (ready || until.passed()) return ready;
-  scheduler& s = this_scheduler();
-  descriptor_watch*& known = s.watch_of(fd);
-  if (known == nullptr) known = new descriptor_watch;
-  // Its owner may have closed it behind our back: the kernel is told anew.
-  if (known->owned && known->waiters.empty()) s.poller().forget(fd);
-  place_in_line here(s, fd, *known, want);
+  std::optional<place_in_line> here;
+  get_in_line(here, fd, want);
   do {
-    if (!here.wait(until, "waiting for descriptor")) return {};
+    if (!here->wait(until, "waiting for descriptor")) return {};
     ready = poll_now(fd, want);
   } while (!ready);
   return ready;

@@ -23,6 +23,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -118,6 +119,12 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
+  // Any number, for whom it shall not matter which: xorshift (Marsaglia, 2003).
+  std::uint32_t draw_lot() {
+    lots_ ^= lots_ << 13;
+    lots_ ^= lots_ >> 17;
+    return lots_ ^= lots_ << 5;
+  }
   // Looks at the outside world at the next turn.
   void look_soon() { turns_left_ = 0; }
 
@@ -209,6 +216,7 @@ class scheduler {
   int turns_ = 64;
   int busy_calls_ = 0;  // that did not have to wait, since the last switch
   int due_limits_ = 0;
+  std::uint32_t lots_ = 2463534242;
   nanoseconds now_ = 0;    // when the outside world was last looked at
   nanoseconds swept_ = 0;  // when stacks last gave memory back
   static constexpr nanoseconds sweep_pause = 50000000;

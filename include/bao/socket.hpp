@@ -38,6 +38,7 @@
 #include <utility>
 #include <vector>
 
+#include "bao/channel.hpp"
 #include "bao/stream.hpp"
 
 namespace bao {
@@ -439,34 +440,20 @@ class listener {
   // Wakes whoever waits in accept(). Connections not yet accepted are reset.
   void close() noexcept { descriptor_.close(); }
 
-  // For range-for only: until it is closed; ++ suspends as accept() does. The
+  // For range-for: until it is closed; ++ suspends as accept() does. The
   // listener must outlive the loop.
-  class iterator {
-   public:
-    Stream& operator*() { return *peer_; }
-    iterator& operator++() {
-      peer_.reset();
-      try {
-        if (from_->fd() != -1) peer_.emplace(from_->accept());
-      } catch (const std::system_error& e) {
-        if (e.code() != std::errc::bad_file_descriptor) throw;
-      }
-      return *this;
-    }
-    bool operator!=(const iterator&) const { return peer_.has_value(); }
-
-   private:
-    friend listener;
-    listener* from_ = nullptr;
-    std::optional<Stream> peer_;
-  };
-  iterator begin() {
-    iterator i;
-    i.from_ = this;
-    ++i;
-    return i;
-  }
+  using iterator = input_iterator<listener, Stream>;
+  iterator begin() { return iterator(*this); }
   iterator end() { return {}; }
+  // Suspends like accept(); empty when the listener is closed.
+  std::optional<Stream> next() {
+    try {
+      if (fd() != -1) return accept();
+    } catch (const std::system_error& e) {
+      if (e.code() != std::errc::bad_file_descriptor) throw;
+    }
+    return std::nullopt;
+  }
 
  private:
 #if defined(SOCK_NONBLOCK)

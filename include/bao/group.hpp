@@ -1,0 +1,415 @@
+// bao/group.hpp - tasks that belong together
+//
+//     {
+//       bao::group both;                     // nothing outlives these braces
+//       both.spawn(download, "a");
+//       both.spawn(download, "b");
+//       both.join();                         // throws the first error
+//     }
+//
+//     bao::pool ten(10);                       // at most ten at a time
+//     for (auto& page : ten.imap(urls, fetch)) index(page);
+//
+// A task that nobody waits for is easily forgotten. Those of a group end with
+// it: when it goes, those that are left are killed and waited for. A pool is a
+// group of limited size, and its map functions call a function for each element
+// of a range, in tasks: the elements are asked for as there is room, so that
+// the range may be endless, and be slow itself.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "bao/channel.hpp"
+#include "bao/pipeline.hpp"
+#include "bao/sync.hpp"
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// What groups and pools have in common: their members, until they end.
+class task_set {
+ public:
+  task_set() = default;
+  task_set(const task_set&) = delete;
+
+  // Suspends until all members have ended, those included that they spawn; or
+  // until `until` (false). Throws what interrupts us.
+  bool kill(deadline until = never) {
+    while (!empty())
+      if (!kill_all(std::vector<task<>>(members_), until)) return false;
+    return true;
+  }
+  bool empty() const { return size() == 0; }
+  // How many have not ended.
+  std::size_t size() const {
+    members_.erase(std::remove_if(members_.begin(), members_.end(),
+                                  [](const task<>& t) { return t.done(); }),
+                   members_.end());
+    return members_.size();
+  }
+  bool contains(const task<>& t) const {
+    return !t.done() &&
+           std::find(members_.begin(), members_.end(), t) != members_.end();
+  }
+
+ protected:
+  ~task_set() = default;
+
+  void enter(task_block& t) {
+    if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
+    members_.emplace_back(&t);
+    auto* const note = new member(*this);
+    note->ended = [](completion& c, task_block& ended) {
+      const std::unique_ptr<member> mine(static_cast<member*>(&c));
+      --mine->of.running_;
+      mine->of.has_ended(ended);
+      if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
+    };
+    t.watchers.push_back(*note);
+    ++running_;
+  }
+  virtual void has_ended(task_block& t) = 0;
+
+  // For those who wait until all have ended, or for less.
+  template <class Enough>
+  bool wait(deadline until, Enough enough) {
+    if (contains(self()))
+      throw deadlock("join: a member of the group would wait for itself");
+    return all_ended_.wait(until, {"joining a group"},
+                           [&] { return enough() || empty(); });
+  }
+  wait_queue all_ended_;
+
+  // Kills those that are left, in peace: for destructors.
+  void end() noexcept {
+    if (empty()) return;
+    if (contains(self())) die("a group goes while a member of it runs");
+    shield in_peace;
+    kill();
+  }
+
+ private:
+  struct member final : completion {
+    explicit member(task_set& set) : of(set) {}
+    task_set& of;
+  };
+
+  mutable std::vector<task<>> members_;
+  std::size_t running_ = 0;
+};
+
+// Only join(), kill() and the destructor suspend.
+class group : public task_set {
+ public:
+  group() = default;
+  // Kills those that are left, and waits until they have ended. An error that
+  // nobody has joined for goes to on_unhandled().
+  ~group() {
+    end();
+    if (error_ != nullptr) tell_unhandled("a member of a group", error_);
+  }
+
+  // A member that runs f(args...), as bao::spawn() does.
+  template <class... Args>
+  auto spawn(task_options options, Args&&... args) {
+    auto t = bao::spawn(std::move(options), std::forward<Args>(args)...);
+    enter(t.checked("spawn"));
+    return t;
+  }
+  template <class F,
+            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  auto spawn(F&& f, place at = place::here()) {
+    return spawn(task_options(at), std::forward<F>(f));
+  }
+  template <class F, class A, class... Args,
+            class = std::enable_if_t<std::is_invocable_v<
+                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
+  auto spawn(F&& f, A&& a, Args&&... args) {
+    return spawn(task_options(place{"", 0}), std::forward<F>(f),
+                 std::forward<A>(a), std::forward<Args>(args)...);
+  }
+
+  // Suspends until all members have ended (true) or `until` passes (false). The
+  // first error of a member kills the others, and is thrown when they have
+  // ended. Throws what interrupts us.
+  bool join(deadline until = never) {
+    const bool in_time = wait(until, [this] { return error_ != nullptr; });
+    if (error_ == nullptr) return in_time;
+    kill();
+    std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  void has_ended(task_block& t) override {
+    if (t.error == nullptr) return;
+    t.asked = true;
+    if (error_ != nullptr) return;
+    error_ = t.error;
+    all_ended_.wake_all();
+  }
+
+  std::exception_ptr error_;  // the first, until it is thrown
+};
+
+// The results of a pool's imap functions, one after the other. An error of one
+// element is thrown in its place, and the next call goes on behind it. To drop
+// them kills the tasks that have not ended. next() and a loop suspend.
+template <class R>
+class mapped {
+ public:
+  explicit mapped(generator<task<R>> tasks) : tasks_(std::move(tasks)) {}
+
+  // Empty, or false where there is no value to return, at the end.
+  auto next() {
+    std::optional<task<R>> t = tasks_.next();
+    if constexpr (std::is_void_v<R>) {
+      if (t) t->get();
+      return t.has_value();
+    } else {
+      return t ? std::optional<R>(std::move(*t).get()) : std::nullopt;
+    }
+  }
+
+  using iterator = input_iterator<mapped, R>;
+  iterator begin() { return iterator(*this); }
+  iterator end() { return {}; }
+
+ private:
+  generator<task<R>> tasks_;
+};
+
+// Only spawn(), join(), kill(), map() and the destructor suspend.
+class pool : public task_set {
+ public:
+  // Throws std::invalid_argument for a size of 0, or a negative one.
+  explicit pool(std::size_t size)
+      : size_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
+    if (size == 0) throw std::invalid_argument("pool: of nobody");
+  }
+  // Kills those that are left, and waits until they have ended.
+  ~pool() { end(); }
+
+  // Suspends until a slot is free; then as bao::spawn(). An error stays with
+  // its task.
+  template <class F, class... Args>
+  auto spawn(F&& f, Args&&... args) {
+    slots_.acquire();
+    return spawn_in_slot(std::forward<F>(f), std::forward<Args>(args)...);
+  }
+
+  // Suspends until all have ended (true) or `until` passes (false). Throws what
+  // interrupts us.
+  bool join(deadline until = never) {
+    return wait(until, [] { return false; });
+  }
+
+  // How many could be spawned without waiting.
+  std::size_t free() const {
+    return static_cast<std::size_t>(slots_.available());
+  }
+
+  // f(x) for each x of a range, in its order. Throws the first error of that
+  // order, and kills the rest.
+  template <class Range, class F>
+  auto map(Range&& range, F f) {
+    auto results = imap(std::forward<Range>(range), std::move(f));
+    if constexpr (std::is_same_v<decltype(results.next()), bool>) {
+      while (results.next()) {
+      }
+    } else {
+      std::vector<typename decltype(results)::iterator::value_type> all;
+      while (auto r = results.next()) all.push_back(std::move(*r));
+      return all;
+    }
+  }
+
+  // The same, one by one as they are asked for: as many tasks as the pool has
+  // slots are ahead. A range that is an lvalue is borrowed.
+  template <class Range, class F>
+  auto imap(Range&& range, F f) {
+    return mapping<true>(std::forward<Range>(range), std::move(f));
+  }
+  // The same, in the order in which they are done.
+  template <class Range, class F>
+  auto imap_unordered(Range&& range, F f) {
+    return mapping<false>(std::forward<Range>(range), std::move(f));
+  }
+
+ private:
+  void has_ended(task_block&) override { slots_.release(); }
+
+  template <class... Args>
+  auto spawn_in_slot(Args&&... args) try {
+    auto t =
+        bao::spawn(task_options(place{"", 0}), std::forward<Args>(args)...);
+    enter(t.checked("spawn"));
+    return t;
+  } catch (...) {
+    slots_.release();
+    throw;
+  }
+
+  // While a member waits for other members it needs no slot: else a pool full
+  // of those would stand still.
+  class lent_slot {
+   public:
+    explicit lent_slot(pool& p) : pool_(p), ours_(p.contains(self())) {
+      if (ours_) pool_.slots_.release();
+    }
+    lent_slot(const lent_slot&) = delete;
+    ~lent_slot() {
+      if (!ours_) return;
+      shield in_peace;
+      pool_.slots_.acquire();
+    }
+
+   private:
+    pool& pool_;
+    bool ours_;
+  };
+
+  // The tasks of a mapping that were spawned and not yet handed on.
+  template <class R>
+  struct ahead {
+    std::deque<task<R>> all;    // in order
+    std::deque<task<R>> ended;  // as they did
+    wait_queue news;
+
+    ~ahead() {
+      shield in_peace;
+      kill_all(all);
+    }
+    void add(task<R> t, bool in_order) {
+      all.push_back(t);
+      if (in_order) return;
+      t.on_done([this](const task<R>& done) {
+        ended.push_back(done);
+        news.wake_one();
+      });
+    }
+    task<R> next(bool in_order) {
+      if (in_order) {
+        all.front().join();
+        ended.push_back(all.front());
+      } else {
+        news.wait(never, {"waiting for a mapped task"},
+                  [this] { return !ended.empty(); });
+      }
+      task<R> t = std::move(ended.front());
+      ended.pop_front();
+      all.erase(std::find(all.begin(), all.end(), t));
+      return t;
+    }
+  };
+
+  template <bool InOrder, class Range, class F>
+  auto mapping(Range&& range, F f) {
+    if constexpr (!is_generator<std::decay_t<Range>>::value) {
+      return mapping<InOrder>(from(std::forward<Range>(range)), std::move(f));
+    } else {
+      using kept = handed_on<Range&&>;
+      using in = yielded<Range>;
+      using R = spawned_result<F&, in>;
+      return mapped<R>(generator<task<R>>(
+          [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
+            ahead<R> tasks;
+            std::optional<lent_slot> lent;
+            lent.emplace(*this);
+            const auto hand_on = [&] {
+              task<R> t = tasks.next(InOrder);
+              lent.reset();
+              yield(std::move(t));
+              lent.emplace(*this);
+            };
+            for (auto& x : std::get<0>(source)) {
+              while (tasks.all.size() >= size_) hand_on();
+              slots_.acquire();
+              tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
+                        InOrder);
+            }
+            while (!tasks.all.empty()) hand_on();
+          },
+          std::tuple<kept>(std::forward<Range>(range)), std::move(f)));
+    }
+  }
+
+  std::size_t size_;
+  semaphore slots_;
+};
+
+// --- pipeline stages that wait -----------------------------------------------
+
+template <bool InOrder, class F>
+auto parallel_stage(std::size_t n, F f) {
+  return pipeline_stage{[n, f = std::move(f)](auto&& source) mutable {
+    using in = yielded<decltype(source)>;
+    using out = handed_on<std::invoke_result_t<F&, std::decay_t<in>>>;
+    return std::forward<decltype(source)>(source) |
+           stage<out>([n, f = std::move(f)](auto& values, auto& yield) mutable {
+             pool tasks(n);
+             if constexpr (InOrder)
+               for (auto& r : tasks.imap(values, std::ref(f)))
+                 yield(std::move(r));
+             else
+               for (auto& r : tasks.imap_unordered(values, std::ref(f)))
+                 yield(std::move(r));
+           });
+  }};
+}
+
+// f(x) for every x, in n tasks; in their order, or as they are done. It is the
+// generator that suspends; an error ends it, and kills the tasks.
+template <class F>
+auto par(std::size_t n, F f) {
+  return parallel_stage<true>(n, std::move(f));
+}
+template <class F>
+auto par_unordered(std::size_t n, F f) {
+  return parallel_stage<false>(n, std::move(f));
+}
+
+// The values of several generators, as they come: each runs in a task of its
+// own. The first error ends all.
+template <class First, class... More>
+auto merge(First&& first, More&&... more) {
+  using out = std::decay_t<yielded<First>>;
+  using all = std::tuple<handed_on<First&&>, handed_on<More&&>...>;
+  return generator<out>(
+      [](yielder<out, void>& yield, all sources) {
+        channel<out> values;
+        std::size_t left = sizeof...(More) + 1;
+        group pumps;
+        const auto pump = [&](auto& source) {
+          pumps.spawn([&] {
+            try {
+              for (auto&& x : source)
+                values.send(out(std::forward<decltype(x)>(x)));
+            } catch (...) {
+              values.close();
+              throw;
+            }
+            if (--left == 0) values.close();
+          });
+        };
+        std::apply([&](auto&... each) { (pump(each), ...); }, sources);
+        for (auto& x : values) yield(std::move(x));
+        pumps.join();
+      },
+      all(std::forward<First>(first), std::forward<More>(more)...));
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,300 @@
+// bao/select.hpp - whatever comes first
+//
+//     bao::select(bao::on(orders, [&](auto order) { take(*order); }),
+//                 bao::on_send(ready, dish, [&] { next_dish(); }),
+//                 bao::on(fd, bao::readable, [&] { read_more(); }),
+//                 bao::after(5s, [&] { wipe_the_counter(); }));
+//
+// Exactly one of the cases is taken, and its function called. If several are
+// ready it is any of them, by lot, so that none starves. A case that is not
+// taken loses nothing: what it would have received stays in the channel, what
+// it would have sent with us.
+//
+// First all are tried in turn, then the task stands in every line at once, and
+// leaves them all when it has been woken. The time goes with the number of
+// cases: people wait for two or three.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "bao/channel.hpp"
+#include "bao/io.hpp"
+#include "bao/sync.hpp"
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// One thing that a task may wait for, beside others.
+class select_case {
+ public:
+  select_case() = default;
+  select_case(const select_case&) = delete;
+
+  // Takes it, if it is ready.
+  virtual bool take() = 0;
+  // Has the task woken when it may be. Called before each wait.
+  virtual void stand_in_line(scheduler& s) = 0;
+  // Whoever woke us has given it to us.
+  virtual bool given() const { return false; }
+  virtual void leave() = 0;
+  virtual void act() = 0;
+  // When it is taken because nothing else is.
+  virtual deadline last_resort() const { return never; }
+
+ protected:
+  ~select_case() = default;
+
+  // Functions may take what the case has to tell, or nothing.
+  template <class F, class What>
+  static void tell(F& f, What&& what) {
+    if constexpr (std::is_invocable_v<F&, What&&>)
+      f(std::forward<What>(what));
+    else
+      f();
+  }
+};
+
+// --- the cases ---------------------------------------------------------------
+
+template <class T, class Order, class F>
+class receive_case final : public select_case {
+ public:
+  receive_case(channel<T, Order>& from, F f)
+      : from_(from), function_(std::move(f)) {}
+
+  bool take() override {
+    from_.receivers_.enter("select");
+    return from_.take(got_) || from_.closed();
+  }
+  void stand_in_line(scheduler& s) override {
+    if (!place_) from_.receivers_.push_back(place_.emplace(s.running(), &got_));
+  }
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override { place_.reset(); }
+  void act() override { tell(function_, std::move(got_)); }
+
+ private:
+  channel<T, Order>& from_;
+  F function_;
+  std::optional<T> got_;
+  std::optional<waiter> place_;
+};
+
+template <class T, class Order, class F>
+class send_case final : public select_case {
+ public:
+  send_case(channel<T, Order>& to, T&& value, F f)
+      : to_(to), value_(value), function_(std::move(f)) {}
+  send_case(channel<T, Order>& to, const T& value, F f)
+      : to_(to), copy_(value), value_(*copy_), function_(std::move(f)) {}
+
+  bool take() override {
+    to_.senders_.enter("select");
+    return to_.put(value_);
+  }
+  void stand_in_line(scheduler& s) override {
+    if (!place_) to_.senders_.push_back(place_.emplace(s.running(), &value_));
+  }
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override {
+    closed_ = given() && place_->offer == nullptr;
+    place_.reset();
+  }
+  void act() override {
+    if (closed_) to_.throw_closed();
+    function_();
+  }
+
+ private:
+  channel<T, Order>& to_;
+  std::optional<T> copy_;
+  T& value_;
+  bool closed_ = false;
+  F function_;
+  std::optional<waiter> place_;
+};
+
+template <class F>
+class event_case final : public select_case {
+ public:
+  event_case(event& e, F f) : event_(e), function_(std::move(f)) {}
+
+  bool take() override {
+    event_.waiters().enter("select");
+    return event_.is_set();
+  }
+  void stand_in_line(scheduler& s) override {
+    if (!place_) event_.waiters().push_back(place_.emplace(s.running()));
+  }
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override { place_.reset(); }
+  void act() override { function_(); }
+
+ private:
+  event& event_;
+  F function_;
+  std::optional<waiter> place_;
+};
+
+template <class R, class F>
+class task_case final : public select_case {
+ public:
+  task_case(task<R> t, F f) : task_(std::move(t)), function_(std::move(f)) {}
+
+  bool take() override { return task_.done(); }
+  void stand_in_line(scheduler& s) override {
+    if (place_) return;
+    place_.emplace().waits = &s.running();
+    task_.checked("select").watchers.push_back(*place_);
+  }
+  void leave() override { place_.reset(); }
+  void act() override { tell(function_, task_); }
+
+ private:
+  task<R> task_;
+  F function_;
+  std::optional<joiner> place_;
+};
+
+template <class F>
+class descriptor_case final : public select_case {
+ public:
+  descriptor_case(int fd, readiness want, F f)
+      : fd_(fd), want_(want), function_(std::move(f)) {}
+
+  bool take() override {
+    if (place_) place_->expect_open("waiting for descriptor");
+    ready_ = poll_now(fd_, want_);
+    return static_cast<bool>(ready_);
+  }
+  void stand_in_line(scheduler&) override {
+    if (!place_) get_in_line(place_, fd_, want_);
+    place_->watch();
+  }
+  void leave() override { place_.reset(); }
+  void act() override { tell(function_, ready_); }
+
+ private:
+  int fd_;
+  readiness want_, ready_;
+  F function_;
+  std::optional<place_in_line> place_;
+};
+
+template <class F>
+class time_case final : public select_case {
+ public:
+  time_case(deadline until, F f) : until_(until), function_(std::move(f)) {}
+
+  bool take() override { return false; }
+  void stand_in_line(scheduler&) override {}
+  void leave() override {}
+  void act() override { function_(); }
+  deadline last_resort() const override { return until_; }
+
+ private:
+  deadline until_;
+  F function_;
+};
+
+// What to select from. None of these suspends. A channel's function is given
+// what was received, an optional that is empty when the channel is closed; a
+// task's the task, a descriptor's what it is ready for; all may take nothing.
+
+template <class T, class Order, class F>
+receive_case<T, Order, F> on(channel<T, Order>& from, F f) {
+  return {from, std::move(f)};
+}
+// With std::move(), the value is moved from if this case is taken.
+template <class T, class Order, class F>
+send_case<T, Order, F> on_send(channel<T, Order>& to,
+                               typename channel<T, Order>::value_type&& value,
+                               F f) {
+  return {to, std::move(value), std::move(f)};
+}
+template <class T, class Order, class F>
+send_case<T, Order, F> on_send(
+    channel<T, Order>& to, const typename channel<T, Order>::value_type& value,
+    F f) {
+  return {to, value, std::move(f)};
+}
+template <class F>
+event_case<F> on(event& e, F f) {
+  return {e, std::move(f)};
+}
+template <class R, class F>
+task_case<R, F> on(task<R> ended, F f) {
+  return {std::move(ended), std::move(f)};
+}
+template <class F>
+descriptor_case<F> on(int fd, readiness want, F f) {
+  return {fd, want, std::move(f)};
+}
+// Taken when none of the others is ready until then.
+template <class F>
+time_case<F> after(deadline until, F f) {
+  return {until, std::move(f)};
+}
+// Taken when none of the others is ready.
+template <class F>
+time_case<F> otherwise(F f) {
+  return {clock::duration{0}, std::move(f)};
+}
+
+// --- select ------------------------------------------------------------------
+
+inline select_case& take_any(select_case** cases, std::size_t n) {
+  scheduler& s = this_scheduler();
+  const std::size_t lot = s.draw_lot() % n;
+  const auto take = [&]() -> select_case* {
+    for (std::size_t i = 0; i < n; ++i)
+      if (cases[(lot + i) % n]->take()) return cases[(lot + i) % n];
+    return nullptr;
+  };
+  if (s.time_to_yield()) s.yield();
+  if (select_case* const ready = take()) return *ready;
+
+  select_case* last = cases[0];
+  for (std::size_t i = 1; i < n; ++i)
+    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
+  const deadline until = last->last_resort();
+  if (until.passed()) return *last;
+
+  struct leaving {
+    select_case** cases;
+    std::size_t n;
+    ~leaving() {
+      for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
+    }
+  } at_end{cases, n};
+  for (;;) {
+    for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
+    const bool in_time = s.park(until, {"selecting"});
+    for (std::size_t i = 0; i < n; ++i)
+      if (cases[i]->given()) return *cases[i];
+    if (select_case* const ready = take()) return *ready;
+    if (!in_time) return *last;
+  }
+}
+
+// Suspends until one of the cases is ready, takes it, and calls its function.
+// Returns its number, from 0 on. Throws what the cases do: channel_closed to
+// whom would send, std::system_error for a descriptor; and what interrupts us.
+template <class... Cases>
+std::size_t select(Cases&&... cases) {
+  static_assert(sizeof...(cases) > 0, "select: from what?");
+  select_case* all[] = {&cases...};
+  select_case& taken = take_any(all, sizeof...(cases));
+  std::size_t number = 0;
+  while (all[number] != &taken) ++number;
+  taken.act();
+  return number;
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao
