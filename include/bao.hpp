@@ -37,6 +37,7 @@
 #include "bao/sync.hpp"     // events, semaphores, locks
 #include "bao/channel.hpp"  // values from task to task
 #include "bao/group.hpp"    // tasks that belong together
+#include "bao/local.hpp"    // one value a task
 
 // V. The outside world
 #include "bao/remote.hpp"   // wake a thread's tasks from other threads

@@ -3778,6 +3778,15 @@ struct wait_reason {
   const holding* held = nullptr;  // by whom, if that can be told
 };
 
+// A value that some task_local has in a task (local.hpp).
+struct local_value {
+  local_value(unsigned long of, local_value* others) : key(of), next(others) {}
+  virtual ~local_value() = default;
+
+  const unsigned long key;
+  local_value* next;
+};
+
 // A time limit on a block of code, or a shield against interruptions. It
 // belongs to the flow that opened it and holds for whatever that one waits for.
 class scope {
@@ -3812,6 +3821,11 @@ class task_block : public fiber, public list_node, public alarm {
   }
   task_block() : task_block(static_cast<fiber&>(*this)) {}
 
+  // Destroys what it has in task_locals, the latest first. That may suspend.
+  void drop_locals() noexcept {
+    while (locals != nullptr) delete std::exchange(locals, locals->next);
+  }
+
   const char* kind() const noexcept override { return "task"; }
   const char* title() const noexcept override { return name.c_str(); }
   unsigned long number() const noexcept override { return id; }
@@ -3836,6 +3850,7 @@ class task_block : public fiber, public list_node, public alarm {
   bool ended_by_kill = false;
   bool asked = false;  // somebody wanted to know of the error
   list<completion> watchers;
+  local_value* locals = nullptr;
 
   unsigned long id = 0;
   std::size_t stack_size = default_stack_size;
@@ -4703,6 +4718,7 @@ inline fiber* scheduler::releasing_task::run() noexcept {
   stage = task_state::running;
   while (busy) {
     home->take_back();
+    drop_locals();
     busy = false;
     if (s.ending_) s.wake(s.main_);
     s.park(never, {"nothing to release"});
@@ -4772,6 +4788,7 @@ inline scheduler::~scheduler() {
       else
         park(never, {"waiting for the tasks that are left"});
     }
+    main_.drop_locals();
     if (wake(releaser_)) let_others_run();  // it ends
     while (ready_ != nullptr)               // killed before their turn
       std::exchange(ready_, ready_->next_ready)->release();
@@ -4946,6 +4963,7 @@ class spawned_task : public task_block {
     }
     cleaning = true;
     drop_body();
+    drop_locals();
     return s.finish(*this);
   }
 
@@ -6518,6 +6536,72 @@ auto merge(First&& first, More&&... more) {
 }  // namespace BAO_ABI
 }  // namespace bao
 
+// =============================================================================
+// bao/local.hpp - one value a task
+//
+//     bao::task_local<std::string> user("nobody");   // at namespace scope, say
+//
+//     user = "harry";          // this task's; every other one has its own
+//     log(user);               // deep in calls that nobody hands it to
+//
+// It is to a task what thread_local is to a thread. A task's value is made when
+// the task first asks for it, as a copy of the first one, and destroyed when
+// the task ends. Coroutines and generators have that of the task that runs
+// them; a task that is spawned inherits none. To ask takes some ns for each
+// such value that the task has.
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// Never reused: so a value outlives its variable without being taken for
+// another one's.
+inline std::atomic<unsigned long> last_local_key{0};
+
+// None of its members suspends. They throw what T's constructors do. It may be
+// used by any thread.
+template <class T>
+class task_local {
+ public:
+  // Each begins as a copy of `first`; where T cannot be copied, as T().
+  explicit task_local(T first = T()) : first_(std::move(first)) {}
+  task_local(const task_local&) = delete;
+
+  T& get() const {
+    task_block& t = this_scheduler().running();
+    for (local_value* v = t.locals; v != nullptr; v = v->next)
+      if (v->key == key_) return static_cast<value&>(*v).own;
+    auto* const made = new value(*this, t.locals);
+    t.locals = made;
+    return made->own;
+  }
+  operator T&() const { return get(); }
+  T& operator*() const { return get(); }
+  T* operator->() const { return &get(); }
+  task_local& operator=(T v) {
+    get() = std::move(v);
+    return *this;
+  }
+
+ private:
+  struct value final : local_value {
+    value(const task_local& of, local_value* others)
+        : local_value(of.key_, others), own(of.first()) {}
+    T own;
+  };
+  T first() const {
+    if constexpr (std::is_copy_constructible_v<T>)
+      return first_;
+    else
+      return T();
+  }
+
+  T first_;
+  const unsigned long key_ = ++last_local_key;
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
 // V. The outside world
 
 // =============================================================================
@@ -6701,7 +6785,7 @@ inline class remote scheduler::remote() { return bao::remote(*this); }
 //
 // The helpers are made when they are needed, ten at most, and leave after five
 // seconds without work; what comes eleventh waits for its turn. They take no
-// signals.
+// signals. Who wants more, or fewer, or some to himself, makes a thread_pool.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -6714,16 +6798,38 @@ struct job : list_node {
 // another helper, ten of them could wait for each other.
 inline thread_local bool on_helper_thread = false;
 
-class helper_threads {
+// Threads for jobs, at most so many. Any thread may use it.
+class thread_pool {
  public:
+  // Throws std::invalid_argument unless `most` is from 1 to 10,000.
+  explicit thread_pool(int most) : most_(most) {
+    if (most < 1 || most > 10000)
+      throw std::invalid_argument("thread_pool: of " + std::to_string(most) +
+                                  " threads");
+  }
+  thread_pool(const thread_pool&) = delete;
+  // Blocks until all jobs are done and all threads have left.
+  ~thread_pool() {
+    if (process_ != ::getpid()) return;  // they are in the parent
+    thread_lock hold(mutex_);
+    ending_ = true;
+    ::pthread_cond_broadcast(&wanted_);
+    while (threads_ > 0) ::pthread_cond_wait(&left_, mutex_.native());
+  }
+
+  // As bao::offload(), by a thread of this pool.
+  template <class F, class... Args>
+  auto offload(F f, Args... args);
+
   // Throws std::system_error when there is no helper and none can be made.
   void submit(job& j) {
+    if (process_ != ::getpid()) start_over();
     thread_lock hold(mutex_);
     jobs_.push_back(j);
     if (idle_ > waiting_) {
       ++waiting_;
       ::pthread_cond_signal(&wanted_);
-    } else if (threads_ < most) {
+    } else if (threads_ < most_) {
       const int failed = make_thread();
       if (failed == 0) {
         ++threads_;
@@ -6735,15 +6841,15 @@ class helper_threads {
     }
   }
 
+ private:
+  static constexpr time_t patience = 5;  // seconds
+
   // In a child process: there are no helpers, and none was at work for it.
   void start_over() {
     while (!jobs_.empty()) jobs_.front().leave();
-    new (this) helper_threads;
+    const int most = most_;
+    new (this) thread_pool(most);
   }
-
- private:
-  static constexpr int most = 10;
-  static constexpr time_t patience = 5;  // seconds
 
   int make_thread() {
     sigset_t all, before;
@@ -6757,7 +6863,7 @@ class helper_threads {
   }
 
   static void* serve(void* pool) {
-    auto& me = *static_cast<helper_threads*>(pool);
+    auto& me = *static_cast<thread_pool*>(pool);
     on_helper_thread = true;
     while (job* j = me.next()) j->run(*j);
     return nullptr;
@@ -6766,6 +6872,7 @@ class helper_threads {
   job* next() {
     thread_lock hold(mutex_);
     while (jobs_.empty()) {
+      if (ending_) return leave();
       timespec until;
       ::clock_gettime(CLOCK_REALTIME, &until);
       until.tv_sec += patience;
@@ -6775,28 +6882,35 @@ class helper_threads {
       --idle_;
       // Late, but there is work: the signal may have come too late for us.
       if (waiting_ > 0 && (late == 0 || !jobs_.empty())) --waiting_;
-      if (late != 0 && jobs_.empty()) {
-        --threads_;
-        return nullptr;
-      }
+      if (late != 0 && jobs_.empty()) return leave();
     }
     job* const j = jobs_.first();
     j->leave();
     return j;
   }
 
+  job* leave() {
+    --threads_;
+    ::pthread_cond_signal(&left_);
+    return nullptr;
+  }
+
+  const int most_;
+  const pid_t process_ = ::getpid();  // which a fork leaves
   thread_mutex mutex_;
   pthread_cond_t wanted_ = PTHREAD_COND_INITIALIZER;
+  pthread_cond_t left_ = PTHREAD_COND_INITIALIZER;
+  bool ending_ = false;
   list<job> jobs_;
   int threads_ = 0;
   int idle_ = 0;
   int waiting_ = 0;  // signals on their way to idle helpers
 };
 
-// The process has one set of helpers. It is never destroyed, for a helper may
-// still be busy when the process ends.
-inline helper_threads& helpers() {
-  static auto* const all = new helper_threads;
+// The process has one such pool. It is never destroyed, for a helper may still
+// be busy when the process ends.
+inline thread_pool& helpers() {
+  static auto* const all = new thread_pool(10);
   return *all;
 }
 
@@ -6809,7 +6923,7 @@ class offloaded : public job, public message {
   task_block* waits = nullptr;  // null: nobody does any more
 
   // Hands itself to a helper. Whoever calls waits until `done`, or lets it go.
-  void submit() {
+  void submit(thread_pool& pool = helpers()) {
     scheduler& s = this_scheduler();
     if (on_helper_thread) {
       work();
@@ -6833,7 +6947,7 @@ class offloaded : public job, public message {
       else
         home->wake(*me.waits);
     };
-    helpers().submit(*this);
+    pool.submit(*this);
     waits = &s.running();
     ++s.jobs;
   }
@@ -6846,12 +6960,8 @@ class offloaded : public job, public message {
   std::optional<remote> home_;
 };
 
-// Suspends until f(args...), called on a helper thread, has finished; returns
-// or throws what it does. It may refer to our variables: we stay even when we
-// are killed or late, and learn of that at the next wait. Throws
-// std::system_error when no helper can be made.
 template <class F, class... Args>
-auto offload(F f, Args... args) {
+auto thread_pool::offload(F f, Args... args) {
   using R = std::invoke_result_t<F&, Args&...>;
   const auto f_with_args = [&]() -> R { return std::invoke(f, args...); };
   struct call final : offloaded {
@@ -6870,7 +6980,7 @@ auto offload(F f, Args... args) {
     std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
     std::exception_ptr error;
   } here(f_with_args);
-  here.submit();
+  here.submit(*this);
   {
     shield until_it_is_done;
     while (!here.done)
@@ -6878,6 +6988,15 @@ auto offload(F f, Args... args) {
   }
   if (here.error != nullptr) std::rethrow_exception(here.error);
   if constexpr (!std::is_void_v<R>) return std::move(*here.result);
+}
+
+// Suspends until f(args...), called on a helper thread, has finished; returns
+// or throws what it does. It may refer to our variables: we stay even when we
+// are killed or late, and learn of that at the next wait. Throws
+// std::system_error when no helper can be made.
+template <class F, class... Args>
+auto offload(F f, Args... args) {
+  return helpers().offload(std::move(f), std::move(args)...);
 }
 
 }  // namespace BAO_ABI
@@ -8574,7 +8693,6 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // Called in the child, by the thread that has forked.
 inline void start_over_in_child() {
   try {
-    helpers().start_over();
     signals.start_over();
     if (current_thread == nullptr || current_thread->tasks == nullptr) return;
     scheduler& s = *current_thread->tasks;

@@ -196,3 +196,70 @@ TEST_CASE("V64: jobs may offload in their turn, however many they are") {
   for (int i = 0; i < 20; ++i)
     CHECK(all[static_cast<std::size_t>(i)].get() > i);
 }
+
+// --- pools of one's own ------------------------------------------------------
+
+TEST_CASE("V40, V64: a pool has as many threads as it was given, at most") {
+  bao::thread_pool two(2);
+  std::atomic<int> running{0}, most{0}, done{0};
+  std::vector<bao::task<>> tasks;
+  for (int i = 0; i < 8; ++i)
+    tasks.push_back(bao::spawn([&] {
+      two.offload([&] {
+        const int now = ++running;
+        for (int seen = most; now > seen;)
+          if (most.compare_exchange_weak(seen, now)) break;
+        ::usleep(2000);
+        --running;
+        ++done;
+      });
+    }));
+  for (auto& t : tasks) t.get();
+  CHECK(most == 2);
+  CHECK(done == 8);
+  CHECK_THROWS_AS(bao::thread_pool(0), std::invalid_argument);
+  CHECK_THROWS_AS(bao::thread_pool(-1), std::invalid_argument);
+  CHECK_THROWS_AS(bao::thread_pool(1'000'000), std::invalid_argument);
+}
+
+TEST_CASE("V64: results and errors come back from a pool of one's own") {
+  bao::thread_pool one(1);
+  CHECK(one.offload([](int a, int b) { return a + b; }, 3, 4) == 7);
+  CHECK_THROWS_WITH(one.offload([] { throw std::runtime_error("there"); }),
+                    "there");
+  auto nested = one.offload([&] { return one.offload([] { return 5; }); });
+  CHECK(nested == 5);
+}
+
+TEST_CASE("V64: several threads share a pool, each with its own scheduler") {
+  bao::thread_pool three(3);
+  std::atomic<int> sum{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      std::vector<bao::task<>> tasks;
+      for (int k = 0; k < 20; ++k)
+        tasks.push_back(
+            bao::spawn([&, k] { sum += three.offload([k] { return k; }); }));
+      bao::join_all(tasks);
+    });
+  for (auto& t : threads) t.join();
+  CHECK(sum == 4 * 190);
+}
+
+TEST_CASE("X18: a pool goes when its jobs are done, whoever was killed") {
+  std::atomic<bool> go{false}, done{false};
+  auto pool = std::make_unique<bao::thread_pool>(1);
+  auto waiter = bao::spawn([&] {
+    pool->offload([&] {
+      while (!go) ::usleep(100);
+      done = true;
+    });
+  });
+  bao::yield();
+  waiter.kill(0s);
+  go = true;
+  pool.reset();
+  CHECK(done);
+  waiter.join();
+}

@@ -34,7 +34,6 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // Called in the child, by the thread that has forked.
 inline void start_over_in_child() {
   try {
-    helpers().start_over();
     signals.start_over();
     if (current_thread == nullptr || current_thread->tasks == nullptr) return;
     scheduler& s = *current_thread->tasks;

@@ -7,7 +7,7 @@
 //
 // The helpers are made when they are needed, ten at most, and leave after five
 // seconds without work; what comes eleventh waits for its turn. They take no
-// signals.
+// signals. Who wants more, or fewer, or some to himself, makes a thread_pool.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -15,10 +15,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <exception>
 #include <functional>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -37,16 +40,38 @@ struct job : list_node {
 // another helper, ten of them could wait for each other.
 inline thread_local bool on_helper_thread = false;
 
-class helper_threads {
+// Threads for jobs, at most so many. Any thread may use it.
+class thread_pool {
  public:
+  // Throws std::invalid_argument unless `most` is from 1 to 10,000.
+  explicit thread_pool(int most) : most_(most) {
+    if (most < 1 || most > 10000)
+      throw std::invalid_argument("thread_pool: of " + std::to_string(most) +
+                                  " threads");
+  }
+  thread_pool(const thread_pool&) = delete;
+  // Blocks until all jobs are done and all threads have left.
+  ~thread_pool() {
+    if (process_ != ::getpid()) return;  // they are in the parent
+    thread_lock hold(mutex_);
+    ending_ = true;
+    ::pthread_cond_broadcast(&wanted_);
+    while (threads_ > 0) ::pthread_cond_wait(&left_, mutex_.native());
+  }
+
+  // As bao::offload(), by a thread of this pool.
+  template <class F, class... Args>
+  auto offload(F f, Args... args);
+
   // Throws std::system_error when there is no helper and none can be made.
   void submit(job& j) {
+    if (process_ != ::getpid()) start_over();
     thread_lock hold(mutex_);
     jobs_.push_back(j);
     if (idle_ > waiting_) {
       ++waiting_;
       ::pthread_cond_signal(&wanted_);
-    } else if (threads_ < most) {
+    } else if (threads_ < most_) {
       const int failed = make_thread();
       if (failed == 0) {
         ++threads_;
@@ -58,15 +83,15 @@ class helper_threads {
     }
   }
 
+ private:
+  static constexpr time_t patience = 5;  // seconds
+
   // In a child process: there are no helpers, and none was at work for it.
   void start_over() {
     while (!jobs_.empty()) jobs_.front().leave();
-    new (this) helper_threads;
+    const int most = most_;
+    new (this) thread_pool(most);
   }
-
- private:
-  static constexpr int most = 10;
-  static constexpr time_t patience = 5;  // seconds
 
   int make_thread() {
     sigset_t all, before;
@@ -80,7 +105,7 @@ class helper_threads {
   }
 
   static void* serve(void* pool) {
-    auto& me = *static_cast<helper_threads*>(pool);
+    auto& me = *static_cast<thread_pool*>(pool);
     on_helper_thread = true;
     while (job* j = me.next()) j->run(*j);
     return nullptr;
@@ -89,6 +114,7 @@ class helper_threads {
   job* next() {
     thread_lock hold(mutex_);
     while (jobs_.empty()) {
+      if (ending_) return leave();
       timespec until;
       ::clock_gettime(CLOCK_REALTIME, &until);
       until.tv_sec += patience;
@@ -98,28 +124,35 @@ class helper_threads {
       --idle_;
       // Late, but there is work: the signal may have come too late for us.
       if (waiting_ > 0 && (late == 0 || !jobs_.empty())) --waiting_;
-      if (late != 0 && jobs_.empty()) {
-        --threads_;
-        return nullptr;
-      }
+      if (late != 0 && jobs_.empty()) return leave();
     }
     job* const j = jobs_.first();
     j->leave();
     return j;
   }
 
+  job* leave() {
+    --threads_;
+    ::pthread_cond_signal(&left_);
+    return nullptr;
+  }
+
+  const int most_;
+  const pid_t process_ = ::getpid();  // which a fork leaves
   thread_mutex mutex_;
   pthread_cond_t wanted_ = PTHREAD_COND_INITIALIZER;
+  pthread_cond_t left_ = PTHREAD_COND_INITIALIZER;
+  bool ending_ = false;
   list<job> jobs_;
   int threads_ = 0;
   int idle_ = 0;
   int waiting_ = 0;  // signals on their way to idle helpers
 };
 
-// The process has one set of helpers. It is never destroyed, for a helper may
-// still be busy when the process ends.
-inline helper_threads& helpers() {
-  static auto* const all = new helper_threads;
+// The process has one such pool. It is never destroyed, for a helper may still
+// be busy when the process ends.
+inline thread_pool& helpers() {
+  static auto* const all = new thread_pool(10);
   return *all;
 }
 
@@ -132,7 +165,7 @@ class offloaded : public job, public message {
   task_block* waits = nullptr;  // null: nobody does any more
 
   // Hands itself to a helper. Whoever calls waits until `done`, or lets it go.
-  void submit() {
+  void submit(thread_pool& pool = helpers()) {
     scheduler& s = this_scheduler();
     if (on_helper_thread) {
       work();
@@ -156,7 +189,7 @@ class offloaded : public job, public message {
       else
         home->wake(*me.waits);
     };
-    helpers().submit(*this);
+    pool.submit(*this);
     waits = &s.running();
     ++s.jobs;
   }
@@ -169,12 +202,8 @@ class offloaded : public job, public message {
   std::optional<remote> home_;
 };
 
-// Suspends until f(args...), called on a helper thread, has finished; returns
-// or throws what it does. It may refer to our variables: we stay even when we
-// are killed or late, and learn of that at the next wait. Throws
-// std::system_error when no helper can be made.
 template <class F, class... Args>
-auto offload(F f, Args... args) {
+auto thread_pool::offload(F f, Args... args) {
   using R = std::invoke_result_t<F&, Args&...>;
   const auto f_with_args = [&]() -> R { return std::invoke(f, args...); };
   struct call final : offloaded {
@@ -193,7 +222,7 @@ auto offload(F f, Args... args) {
     std::optional<std::conditional_t<std::is_void_v<R>, nothing, R>> result;
     std::exception_ptr error;
   } here(f_with_args);
-  here.submit();
+  here.submit(*this);
   {
     shield until_it_is_done;
     while (!here.done)
@@ -201,6 +230,15 @@ auto offload(F f, Args... args) {
   }
   if (here.error != nullptr) std::rethrow_exception(here.error);
   if constexpr (!std::is_void_v<R>) return std::move(*here.result);
+}
+
+// Suspends until f(args...), called on a helper thread, has finished; returns
+// or throws what it does. It may refer to our variables: we stay even when we
+// are killed or late, and learn of that at the next wait. Throws
+// std::system_error when no helper can be made.
+template <class F, class... Args>
+auto offload(F f, Args... args) {
+  return helpers().offload(std::move(f), std::move(args)...);
 }
 
 }  // namespace BAO_ABI

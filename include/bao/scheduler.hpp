@@ -735,6 +735,7 @@ inline fiber* scheduler::releasing_task::run() noexcept {
   stage = task_state::running;
   while (busy) {
     home->take_back();
+    drop_locals();
     busy = false;
     if (s.ending_) s.wake(s.main_);
     s.park(never, {"nothing to release"});
@@ -804,6 +805,7 @@ inline scheduler::~scheduler() {
       else
         park(never, {"waiting for the tasks that are left"});
     }
+    main_.drop_locals();
     if (wake(releaser_)) let_others_run();  // it ends
     while (ready_ != nullptr)               // killed before their turn
       std::exchange(ready_, ready_->next_ready)->release();

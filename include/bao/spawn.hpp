@@ -59,6 +59,7 @@ class spawned_task : public task_block {
     }
     cleaning = true;
     drop_body();
+    drop_locals();
     return s.finish(*this);
   }
 

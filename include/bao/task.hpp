@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <exception>
 #include <string>
+#include <utility>
 
 #include "bao/coroutine.hpp"
 #include "bao/list.hpp"
@@ -55,6 +56,15 @@ struct wait_reason {
   const char* what;  // "sleeping", "joining task", "reading descriptor"
   long number = -1;  // of that task, that descriptor; -1: there is none
   const holding* held = nullptr;  // by whom, if that can be told
+};
+
+// A value that some task_local has in a task (local.hpp).
+struct local_value {
+  local_value(unsigned long of, local_value* others) : key(of), next(others) {}
+  virtual ~local_value() = default;
+
+  const unsigned long key;
+  local_value* next;
 };
 
 // A time limit on a block of code, or a shield against interruptions. It
@@ -91,6 +101,11 @@ class task_block : public fiber, public list_node, public alarm {
   }
   task_block() : task_block(static_cast<fiber&>(*this)) {}
 
+  // Destroys what it has in task_locals, the latest first. That may suspend.
+  void drop_locals() noexcept {
+    while (locals != nullptr) delete std::exchange(locals, locals->next);
+  }
+
   const char* kind() const noexcept override { return "task"; }
   const char* title() const noexcept override { return name.c_str(); }
   unsigned long number() const noexcept override { return id; }
@@ -115,6 +130,7 @@ class task_block : public fiber, public list_node, public alarm {
   bool ended_by_kill = false;
   bool asked = false;  // somebody wanted to know of the error
   list<completion> watchers;
+  local_value* locals = nullptr;
 
   unsigned long id = 0;
   std::size_t stack_size = default_stack_size;
