@@ -46,6 +46,7 @@
 #include "bao/stream.hpp"   // bytes in and out of a descriptor
 #include "bao/select.hpp"   // whatever comes first
 #include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
+#include "bao/server.hpp"   // a task for each connection
 #include "bao/signal.hpp"   // wait for a signal
 #include "bao/fork.hpp"     // what a child process begins with
 

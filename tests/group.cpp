@@ -179,7 +179,7 @@ TEST_CASE("X9, V39: an error that nobody joined for is told when it goes") {
 
 // --- pool --------------------------------------------------------------------
 
-TEST_CASE("V63, V80: a pool runs so many at a time; the next one waits") {
+TEST_CASE("V63: a pool runs so many at a time; the next one waits") {
   in_many_orders([] {
     bao::pool three(3);
     int running = 0, most = 0, ended = 0;

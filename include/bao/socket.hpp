@@ -390,8 +390,9 @@ class listener {
  public:
   // At "host:port" in numbers, port 0 for any that is free; at "unix:/path".
   // Throws std::system_error, and std::invalid_argument for another kind of
-  // address. The system queues up to `backlog` connections.
-  explicit listener(const address& at, int backlog = 1024)
+  // address. The system queues up to `backlog` connections; it divides them
+  // among all listeners at an address that share it.
+  explicit listener(const address& at, int backlog = 1024, bool shared = false)
       : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
     const int on = 1;
     if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
@@ -399,6 +400,8 @@ class listener {
                                   " is an address of another kind");
     if (at.family() != AF_UNIX)
       ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (shared && at.family() != AF_UNIX)
+      ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
       throw_errno("bind: " + at.to_string());
     if (::listen(descriptor_.fd(), backlog) == -1)

@@ -1,0 +1,321 @@
+// bao/server.hpp - a task for each connection
+//
+//     bao::tcp_server server("127.0.0.1:8080", [](bao::tcp_stream& peer) {
+//       while (auto line = peer.read_line()) peer.write_all(*line + "\n");
+//     });
+//     bao::spawn([&] { bao::wait_signal({SIGTERM}), server.stop(5s); });
+//     server.serve();
+//
+// To accept and spawn takes two lines and needs no class. What this one adds is
+// what those lines lack in service: a limit to how many are served at a time,
+// where the others wait in the system's queue; an end that lets the clients
+// finish; and more than one thread, each with a scheduler and a listener of its
+// own, among which the system divides the connections:
+//
+//              port 8080
+//     thread 1   thread 2   thread 3        no task ever leaves its thread,
+//     |     |    |     |    |     |         nothing is shared but the handler
+//    task  task task  task task  task
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "bao/group.hpp"
+#include "bao/socket.hpp"
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// None of its members suspends. They throw std::invalid_argument for what makes
+// no sense.
+class server_options {
+ public:
+  // How many connections are served at a time, on all threads together.
+  server_options& max_clients(std::size_t n) {
+    if (n == 0 || n > unbounded)
+      throw std::invalid_argument("max_clients: " + std::to_string(n));
+    most_ = n;
+    return *this;
+  }
+  // How many threads serve, that of serve() included. The handler must be fit
+  // for several threads.
+  server_options& threads(int n) {
+    if (n < 1 || n > 1000)
+      throw std::invalid_argument("threads: " + std::to_string(n));
+    threads_ = n;
+    return *this;
+  }
+  // How many connections the system may queue up, for each thread.
+  server_options& backlog(int n) {
+    if (n < 1) throw std::invalid_argument("backlog: " + std::to_string(n));
+    backlog_ = n;
+    return *this;
+  }
+
+ private:
+  template <class>
+  friend class server;
+  std::size_t most_ = unbounded;
+  int threads_ = 1;
+  int backlog_ = 1024;
+};
+
+// Only serve(), stop() and the destructor suspend. It belongs to the thread
+// that serves.
+template <class Stream>
+class server {
+ public:
+  // Listens from now on, at an address as for a listener, and throws what that
+  // throws. handler(peer) takes the stream by value or by reference; when it
+  // returns, the connection is closed. Its error ends that connection alone,
+  // and goes to on_unhandled().
+  template <class Handler>
+  server(std::string_view at, Handler handler, server_options options = {})
+      : server(address::parse(at), std::move(handler), options) {}
+  template <class Handler>
+  server(const address& at, Handler handler, server_options options = {})
+      : options_(options),
+        handler_(std::make_unique<handler_of<Handler>>(std::move(handler))),
+        here_(*this, at) {}
+  server(const server&) = delete;
+  // Stops without grace.
+  ~server() {
+    if (tasks_have_ended) return;
+    shield in_peace;
+    stop(clock::duration{0});
+  }
+
+  int port() const { return here_.door.port(); }
+  address local_address() const { return here_.door.local_address(); }
+  // How many are served on this thread.
+  std::size_t clients() const { return here_.size(); }
+
+  // Suspends until it has been stopped. Throws what interrupts us, and
+  // std::system_error when it cannot go on; then it has stopped as well. Throws
+  // std::logic_error when it serves already.
+  void serve() {
+    if (stopped_) return;
+    if (std::exchange(serves_, true))
+      throw std::logic_error("serve: this server serves already");
+    try {
+      start_threads();
+      here_.serve();
+    } catch (...) {
+      shield in_peace;
+      stop(clock::duration{0});
+      throw;
+    }
+    for (auto& t : threads_)
+      if (t->error != nullptr) std::rethrow_exception(t->error);
+  }
+
+  // Takes no more connections but those that have been made, and waits until
+  // all clients have been served, or until `grace`, when it kills the rest.
+  // True if there was none. The address can be used again then. Throws what
+  // interrupts us, and deadlock when it is a client's task that calls.
+  bool stop(deadline grace = std::chrono::seconds(1)) {
+    if (here_.contains(self()))
+      throw deadlock(
+          "stop: a handler would wait for itself: spawn a task that stops");
+    stopped_ = true;
+    starting_.wait();
+    for (auto& t : threads_)
+      if (t->way)
+        t->way->post(
+            [p = t.get(), grace] { p->all_served = p->mine->stop(grace); });
+    bool all = here_.stop(grace);
+    threads_left_.wait();
+    for (auto& t : threads_) {
+      all = all && t->all_served;
+      if (std::exchange(t->runs, false)) ::pthread_join(t->id, nullptr);
+    }
+    return all;
+  }
+
+ private:
+  struct any_handler {
+    virtual ~any_handler() = default;
+    virtual void serve(Stream& peer) = 0;
+  };
+  template <class Handler>
+  struct handler_of final : any_handler {
+    explicit handler_of(Handler&& h) : handler(std::move(h)) {}
+    void serve(Stream& peer) override {
+      if constexpr (std::is_invocable_v<Handler&, Stream>)
+        handler(std::move(peer));
+      else
+        handler(peer);
+    }
+    Handler handler;
+  };
+
+  // What it has on one thread.
+  class part final : public task_set {
+   public:
+    part(server& s, const address& at)
+        : door(at, s.options_.backlog_, s.options_.threads_ > 1),
+          server_(s),
+          slots_(static_cast<std::ptrdiff_t>(
+              (s.options_.most_ - 1) /
+                  static_cast<std::size_t>(s.options_.threads_) +
+              1)) {}
+    ~part() { this->end(); }
+
+    void serve() {
+      acceptor_ = bao::spawn(task_options().name("accepting"), [this] {
+        for (;;) accept_one(never, never);
+      });
+      acceptor_.join();
+      if (!acceptor_.killed()) acceptor_.get();
+      stopped_.wait();
+    }
+
+    bool stop(deadline grace) {
+      if (acceptor_) acceptor_.kill();
+      while (door.fd() != -1 && accept_one(grace, clock::duration{0})) {
+      }
+      close_door();
+      const bool all = this->wait(grace, [] { return false; });
+      if (!all) this->kill();
+      stopped_.set();
+      return all;
+    }
+
+    listener<Stream> door;
+
+   private:
+    // False when late: for a slot, or for a connection.
+    bool accept_one(deadline slot_until, deadline until) {
+      struct slot {
+        semaphore* of;
+        ~slot() {
+          if (of != nullptr) of->release();
+        }
+      } ours{nullptr};
+      if (!slots_.acquire(slot_until)) return false;
+      ours.of = &slots_;
+      std::optional<Stream> peer;
+      try {
+        peer.emplace(door.accept(until));
+      } catch (const std::system_error& e) {
+        if (e.code() == std::errc::timed_out) return false;
+        throw;
+      }
+      const auto t = bao::spawn(
+          task_options().name("client"),
+          [this](Stream s) { server_.handler_->serve(s); }, std::move(*peer));
+      this->enter(t.checked("serve"));
+      ours.of = nullptr;  // has_ended() gives it back
+      return true;
+    }
+    void has_ended(task_block& t) override {
+      slots_.release();
+      if (t.error == nullptr) return;
+      t.asked = true;
+      tell_unhandled("a client's task", t.error);
+    }
+    void close_door() {
+      if (door.fd() == -1) return;
+      const std::string name = door.local_address().to_string();
+      door.close();
+      // The file would be in the way of who wants to listen there again.
+      if constexpr (std::is_same_v<Stream, unix_stream>)
+        if (name.size() > 5 && name[5] != '@') ::unlink(name.c_str() + 5);
+    }
+
+    server& server_;
+    semaphore slots_;
+    task<> acceptor_;
+    event stopped_;
+  };
+
+  // One of the other threads.
+  struct other_thread {
+    other_thread(server& s, address where) : of(s), at(where) {}
+
+    server& of;
+    address at;
+    pthread_t id{};
+    bool runs = false;
+    // From here on set by the thread, before it tells.
+    part* mine = nullptr;
+    std::optional<remote> way;
+    std::exception_ptr error;
+    bool all_served = true;
+  };
+
+  void start_threads() {
+    if (options_.threads_ == 1) return;
+    home_.emplace(this_scheduler());
+    const address at = local_address();
+    for (int i = 1; i < options_.threads_; ++i) {
+      threads_.push_back(std::make_unique<other_thread>(*this, at));
+      other_thread& t = *threads_.back();
+      threads_left_.add();
+      starting_.add();
+      const int failed = ::pthread_create(&t.id, nullptr, run_thread, &t);
+      t.runs = failed == 0;
+      if (failed == 0) continue;
+      threads_left_.done();
+      starting_.done();
+      throw std::system_error(failed, std::generic_category(),
+                              "pthread_create");
+    }
+    starting_.wait();
+    for (auto& t : threads_)
+      if (t->error != nullptr) std::rethrow_exception(t->error);
+  }
+
+  static void* run_thread(void* one) {
+    auto& t = *static_cast<other_thread*>(one);
+    remote home = *t.of.home_;
+    bool started = false;
+    const auto has_started = [&] {
+      started = true;
+      home.post([&s = t.of] { s.starting_.done(); });
+    };
+    try {
+      part mine(t.of, t.at);
+      t.mine = &mine;
+      t.way.emplace(this_scheduler());
+      has_started();
+      mine.serve();
+    } catch (...) {
+      t.error = std::current_exception();
+    }
+    if (!started) has_started();
+    home.post([&s = t.of] { s.threads_left_.done(); });
+    return nullptr;
+  }
+
+  server_options options_;
+  std::unique_ptr<any_handler> handler_;
+  part here_;
+  bool serves_ = false;
+  bool stopped_ = false;
+  std::optional<remote> home_;
+  std::vector<std::unique_ptr<other_thread>> threads_;
+  wait_group starting_;
+  wait_group threads_left_;
+};
+
+using tcp_server = server<tcp_stream>;
+using unix_server = server<unix_stream>;
+
+}  // namespace BAO_ABI
+}  // namespace bao

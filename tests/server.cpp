@@ -1,0 +1,297 @@
+// server.cpp - a task for each connection
+#include <doctest/doctest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <ostream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bao.hpp"
+#include "io_tools.hpp"
+
+using namespace std::literals;
+
+namespace {
+
+void echo(bao::tcp_stream& peer) {
+  while (auto line = peer.read_line()) peer.write_all(*line + "\n");
+}
+
+std::string ask(bao::tcp_stream& peer, const std::string& line) {
+  peer.write_all(line + "\n", 10s);
+  return peer.read_line(10s).value_or("the end");
+}
+
+// Reads until the other end is gone, however it went.
+bool is_closed(bao::tcp_stream& peer) {
+  try {
+    while (!peer.read_some(4096, 10s).empty()) {
+    }
+    return true;
+  } catch (const std::system_error& e) {
+    return e.code() == std::errc::connection_reset;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("V79: a server has a task for each connection, and closes it after") {
+  bao::tcp_server server("127.0.0.1:0", echo);
+  auto serving = bao::spawn([&] { server.serve(); });
+  std::vector<bao::tcp_stream> peers;
+  for (int i = 0; i < 20; ++i)
+    peers.push_back(bao::connect(server.local_address(), 10s));
+  for (std::size_t i = peers.size(); i-- > 0;)
+    CHECK(ask(peers[i], std::to_string(i)) == std::to_string(i));
+  CHECK(server.clients() == 20);
+  for (auto& p : peers) p.shutdown_write();
+  for (auto& p : peers) CHECK(is_closed(p));
+  CHECK(server.stop(10s));
+  serving.get();
+  CHECK(server.clients() == 0);
+}
+
+TEST_CASE("V79: a handler may own the stream, or borrow it") {
+  bao::tcp_server owner("127.0.0.1:0",
+                        [](bao::tcp_stream peer) { peer.write_all("mine\n"); });
+  auto serving = bao::spawn([&] { owner.serve(); });
+  auto peer = bao::connect("127.0.0.1:" + std::to_string(owner.port()), 10s);
+  CHECK(peer.read_line(10s) == "mine");
+  CHECK(is_closed(peer));
+  owner.stop();
+  serving.get();
+}
+
+TEST_CASE(
+    "V79: the error of a handler ends its connection alone, and is told") {
+  static std::string told;
+  told.clear();
+  auto* const before =
+      bao::on_unhandled([](const char* whose, const std::exception_ptr& e) {
+        told += whose + ": "s + bao::describe(e);
+      });
+  bao::tcp_server server("127.0.0.1:0", [](bao::tcp_stream& peer) {
+    while (auto line = peer.read_line()) {
+      if (*line == "fail") throw std::runtime_error("as told");
+      peer.write_all(*line + "\n");
+    }
+  });
+  auto serving = bao::spawn([&] { server.serve(); });
+  auto good = bao::connect(server.local_address());
+  auto bad = bao::connect(server.local_address());
+  CHECK(ask(good, "1") == "1");
+  bad.write_all("fail\n");
+  CHECK(is_closed(bad));
+  bao::on_unhandled(before);
+  CHECK(told.find("as told") != std::string::npos);
+  CHECK(ask(good, "2") == "2");
+  good.close();
+  CHECK(server.stop(10s));
+  serving.get();
+}
+
+TEST_CASE("V80: no more clients at a time than are wanted: the others wait") {
+  int serving_now = 0, most = 0;
+  bao::tcp_server server(
+      "127.0.0.1:0",
+      [&](bao::tcp_stream& peer) {
+        most = std::max(most, ++serving_now);
+        echo(peer);
+        --serving_now;
+      },
+      bao::server_options().max_clients(2));
+  auto serving = bao::spawn([&] { server.serve(); });
+  bao::group clients;
+  for (int i = 0; i < 10; ++i)
+    clients.spawn([&] {
+      auto peer = bao::connect(server.local_address(), 10s);
+      CHECK(ask(peer, "x") == "x");
+      bao::sleep(1ms);
+      CHECK(ask(peer, "y") == "y");
+    });
+  clients.join();
+  CHECK(most == 2);
+  CHECK(server.stop(10s));
+  serving.get();
+}
+
+TEST_CASE("V81: who stops with grace serves those who have come") {
+  std::string order;
+  bao::tcp_server server("127.0.0.1:0", [&](bao::tcp_stream& peer) {
+    const auto line = peer.read_line();
+    bao::sleep(1ms);
+    peer.write_all(*line + " served\n");
+  });
+  auto serving = bao::spawn([&] { server.serve(); });
+  bao::yield();
+  // The connections have been made, and wait in the system's queue.
+  std::vector<bao::tcp_stream> peers;
+  for (int i = 0; i < 5; ++i) {
+    const bao::address at = server.local_address();
+    bao::descriptor d(bao::make_socket(at.family(), SOCK_STREAM));
+    ::connect(d.fd(), at.data(), at.size());
+    peers.emplace_back(d.release());
+  }
+  for (auto& p : peers) bao::spawn([&] { p.write_all("x\n", 10s); });
+  const bao::address at = server.local_address();
+  CHECK(server.stop(10s));
+  serving.get();
+  for (auto& p : peers) CHECK(p.read_line(10s) == "x served");
+  CHECK_THROWS_AS(bao::connect(at, 10s), std::system_error);
+  bao::tcp_server next(at, echo);  // the address is free again
+  CHECK(next.port() == at.port());
+}
+
+TEST_CASE("V81: those who have not ended when grace is over are killed") {
+  bool unwound = false;
+  bao::tcp_server server("127.0.0.1:0", [&](bao::tcp_stream& peer) {
+    struct at_end {
+      bool& note;
+      ~at_end() { note = true; }
+    } note{unwound};
+    peer.write_all("hello\n");
+    peer.read_line();  // of which none comes
+  });
+  auto serving = bao::spawn([&] { server.serve(); });
+  auto peer = bao::connect(server.local_address());
+  CHECK(peer.read_line(10s) == "hello");
+  CHECK(!server.stop(1ms));
+  CHECK(unwound);
+  serving.get();
+  CHECK(is_closed(peer));
+  CHECK(server.stop());  // nobody is left
+}
+
+TEST_CASE("V81: a server that goes, or whose task is killed, leaves nobody") {
+  int unwound = 0;
+  struct at_end {
+    int& note;
+    ~at_end() { ++note; }
+  };
+  bao::tcp_stream peer, other;
+  {
+    bao::tcp_server server("127.0.0.1:0", [&](bao::tcp_stream& p) {
+      at_end note{unwound};
+      p.write_all("hello\n");
+      bao::sleep(1h);
+    });
+    auto serving = bao::spawn([&] { server.serve(); });
+    peer = bao::connect(server.local_address());
+    CHECK(peer.read_line(10s) == "hello");
+    serving.kill();
+    CHECK(serving.killed());
+    CHECK(unwound == 1);
+  }
+  CHECK(is_closed(peer));
+}
+
+TEST_CASE("V81: what cannot be is refused") {
+  bao::tcp_server server("127.0.0.1:0", echo);
+  auto serving = bao::spawn([&] { server.serve(); });
+  bao::yield();
+  CHECK_THROWS_AS(server.serve(), std::logic_error);
+  server.stop();
+  serving.get();
+  server.serve();  // returns at once
+  CHECK_THROWS_AS(bao::server_options().max_clients(0), std::invalid_argument);
+  CHECK_THROWS_AS(
+      bao::server_options().max_clients(static_cast<std::size_t>(-5)),
+      std::invalid_argument);
+  CHECK_THROWS_AS(bao::server_options().threads(0), std::invalid_argument);
+  CHECK_THROWS_AS(bao::server_options().backlog(-1), std::invalid_argument);
+  bao::tcp_server first("127.0.0.1:0", echo);
+  CHECK_THROWS_AS(bao::tcp_server(first.local_address(), echo),
+                  std::system_error);
+}
+
+TEST_CASE("X11: a handler that stops its server would wait for itself") {
+  bool refused = false, served = false;
+  bao::tcp_server server("127.0.0.1:0", [&](bao::tcp_stream& peer) {
+    try {
+      server.stop();
+    } catch (const bao::deadlock&) {
+      refused = true;
+    }
+    bao::spawn([&] { server.stop(10s); });
+    bao::yield();
+    peer.write_all("bye\n");
+    served = true;
+  });
+  auto serving = bao::spawn([&] { server.serve(); });
+  auto peer = bao::connect(server.local_address());
+  CHECK(peer.read_line(10s) == "bye");
+  serving.get();
+  CHECK(refused);
+  CHECK(served);
+}
+
+TEST_CASE("V79: a server at a unix path takes the file away when it stops") {
+  const std::string path = "bao_tests_" + std::to_string(::getpid());
+  const std::string name = "unix:" + path;
+  auto server =
+      std::make_unique<bao::unix_server>(name, [](bao::unix_stream& peer) {
+        while (auto line = peer.read_line()) peer.write_all(*line + "\n");
+      });
+  auto serving = bao::spawn([&] { server->serve(); });
+  auto peer = bao::connect_unix(bao::address::parse(name));
+  peer.write_all("x\n");
+  CHECK(peer.read_line(10s) == "x");
+  peer.close();
+  CHECK(server->stop(10s));
+  serving.get();
+  CHECK(::access(path.c_str(), F_OK) == -1);
+}
+
+TEST_CASE("V81: several threads serve one address, and stop together") {
+  std::atomic<int> served{0};
+  bao::tcp_server server(
+      "127.0.0.1:0",
+      [&](bao::tcp_stream& peer) {
+        echo(peer);
+        ++served;
+      },
+      bao::server_options().threads(3));
+  auto serving = bao::spawn([&] { server.serve(); });
+  bao::group clients;
+  for (int i = 0; i < 50; ++i)
+    clients.spawn([&] {
+      auto peer = bao::connect(server.local_address(), 10s);
+      for (int k = 0; k < 5; ++k) CHECK(ask(peer, "x") == "x");
+    });
+  clients.join();
+  CHECK(server.stop(10s));
+  serving.get();
+  CHECK(served == 50);
+}
+
+TEST_CASE("V81: threads too kill whom no grace is left for") {
+  std::atomic<int> greeted{0}, unwound{0};
+  bao::tcp_server server(
+      "127.0.0.1:0",
+      [&](bao::tcp_stream& peer) {
+        struct at_end {
+          std::atomic<int>& note;
+          ~at_end() { ++note; }
+        } note{unwound};
+        ++greeted;
+        peer.write_all("hello\n");
+        bao::sleep(1h);
+      },
+      bao::server_options().threads(2));
+  auto serving = bao::spawn([&] { server.serve(); });
+  std::vector<bao::tcp_stream> peers;
+  for (int i = 0; i < 20; ++i) {
+    peers.push_back(bao::connect(server.local_address(), 10s));
+    CHECK(peers.back().read_line(10s) == "hello");
+  }
+  CHECK(!server.stop(0s));
+  serving.get();
+  CHECK(greeted == 20);
+  CHECK(unwound == 20);
+  for (auto& p : peers) CHECK(is_closed(p));
+}
