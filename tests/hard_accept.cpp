@@ -22,7 +22,8 @@ using namespace std::chrono_literals;
 
 // --- accepting ---------------------------------------------------------------
 
-TEST_CASE("V65: accept without descriptors backs off, says so once, recovers") {
+TEST_CASE(
+    "V65, V82: accept without descriptors backs off, says so once, recovers") {
   struct odd_system final : other_system {
     int error = 0;
     int accepts = 0;

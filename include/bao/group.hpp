@@ -66,7 +66,7 @@ class task_set {
   }
 
  protected:
-  ~task_set() = default;
+  virtual ~task_set() = default;
 
   void enter(task_block& t) {
     if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
