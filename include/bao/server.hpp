@@ -66,6 +66,11 @@ class server_options {
     backlog_ = n;
     return *this;
   }
+  // Other processes may listen at the same address, if they say this as well.
+  server_options& shared() {
+    shared_ = true;
+    return *this;
+  }
 
  private:
   template <class>
@@ -73,6 +78,7 @@ class server_options {
   std::size_t most_ = unbounded;
   int threads_ = 1;
   int backlog_ = 1024;
+  bool shared_ = false;
 };
 
 // Only serve(), stop() and the destructor suspend. It belongs to the thread
@@ -168,7 +174,8 @@ class server {
   class part final : public task_set {
    public:
     part(server& s, const address& at)
-        : door(at, s.options_.backlog_, s.options_.threads_ > 1),
+        : door(at, s.options_.backlog_,
+               s.options_.shared_ || s.options_.threads_ > 1),
           server_(s),
           slots_(static_cast<std::ptrdiff_t>(
               (s.options_.most_ - 1) /

@@ -11,6 +11,10 @@
 //     rr            10,000 tasks round robin, a yield
 //     spawn         start, run and join an empty task, one at a time and
 //                   (`spawn-batch`) 1,000 at a time
+//     channel       a 64-bit value through a channel without a buffer, and
+//                   (`channel-128`) with one of 128 slots
+//     mutex         a mutex that goes back and forth between two tasks, each
+//                   time it is handed over
 //     timer [N]     N tasks of 100 sleeps of 1 to 10 ms, CPU time a sleep
 //     mem [N]       resident bytes of each of N parked tasks, and the mappings
 //                   of the process
@@ -160,6 +164,44 @@ void measure_spawn() {
   if (ran != 2 * count) std::abort();
 }
 
+void measure_channel(const char* test, std::size_t capacity) {
+  constexpr std::uint64_t count = 5000000;
+  std::uint64_t sum = 0;
+  const double start = bench::now_ns();
+  bao::channel<std::uint64_t> values(capacity);
+  auto sender = bao::spawn([&] {
+    for (std::uint64_t i = 0; i < count; ++i) values.send(i);
+    values.close();
+  });
+  auto receiver = bao::spawn([&] {
+    for (std::uint64_t value : values) sum += value;
+  });
+  sender.join();
+  receiver.join();
+  const double elapsed = bench::now_ns() - start;
+  bench::report("bao", test, elapsed / double{count}, "ns");
+  if (sum != count * (count - 1) / 2) std::abort();
+}
+
+void measure_mutex() {
+  constexpr int count = 2000000;
+  bao::mutex door;
+  const auto body = [&] {
+    for (int i = 0; i < count; ++i) {
+      door.lock();
+      bao::yield();  // so that the other one waits for it
+      door.unlock();
+    }
+  };
+  const double start = bench::now_ns();
+  auto one = bao::spawn(body);
+  auto other = bao::spawn(body);
+  one.join();
+  other.join();
+  bench::report("bao", "mutex", (bench::now_ns() - start) / (2.0 * count),
+                "ns");
+}
+
 void measure_timer(std::size_t count) {
   bench::nap_times times;
   std::vector<bao::task<>> all;
@@ -214,6 +256,11 @@ int main(int argc, char** argv) {
     measure_rr();
   } else if (test == "spawn") {
     measure_spawn();
+  } else if (test == "channel") {
+    measure_channel("channel", 0);
+    measure_channel("channel-128", 128);
+  } else if (test == "mutex") {
+    measure_mutex();
   } else if (test == "timer") {
     measure_timer(count(10000));
   } else if (test == "mem") {
@@ -221,7 +268,7 @@ int main(int argc, char** argv) {
   } else {
     std::fputs(
         "usage: bao_bench switch|fiber-switch|gen|gen-next|gen-from4|yield|rr|"
-        "spawn|timer [N]|mem [N]\n",
+        "spawn|channel|mutex|timer [N]|mem [N]\n",
         stderr);
     return 2;
   }

@@ -6,6 +6,9 @@
 //     rr       boost.fiber: 10,000 fibers round robin, a yield
 //     spawn    boost.fiber: start, run and join an empty fiber, one at a time
 //              and (`spawn-batch`) 1,000 at a time; stacks come from a pool
+//     channel  boost.fiber: a value through an unbuffered channel, and
+//              (`channel-128`) through one of 128 slots
+//     mutex    boost.fiber: a mutex between two fibers, each hand-over
 //     timer N  boost.fiber: N fibers of 100 sleeps of 1 to 10 ms, CPU time a
 //              sleep
 //     mem N    boost.fiber: resident bytes of each of N fibers that wait, and
@@ -122,6 +125,50 @@ void measure_spawn() {
   if (ran != 2 * count) std::abort();
 }
 
+template <class Channel>
+void measure_channel(const char* test, Channel& values) {
+  constexpr std::uint64_t count = 2000000;
+  std::uint64_t sum = 0;
+  const double start = bench::now_ns();
+  fibers::fiber sender([&] {
+    for (std::uint64_t i = 0; i < count; ++i) values.push(i);
+    values.close();
+  });
+  fibers::fiber receiver([&] {
+    for (std::uint64_t value : values) sum += value;
+  });
+  sender.join();
+  receiver.join();
+  const double elapsed = bench::now_ns() - start;
+  bench::report("boost.fiber", test, elapsed / double{count}, "ns");
+  if (sum != count * (count - 1) / 2) std::abort();
+}
+
+void measure_channels() {
+  fibers::unbuffered_channel<std::uint64_t> direct;
+  measure_channel("channel", direct);
+  fibers::buffered_channel<std::uint64_t> buffered(128);
+  measure_channel("channel-128", buffered);
+}
+
+void measure_mutex() {
+  constexpr int count = 1000000;
+  fibers::mutex door;
+  const auto body = [&] {
+    for (int i = 0; i < count; ++i) {
+      door.lock();
+      boost::this_fiber::yield();
+      door.unlock();
+    }
+  };
+  const double start = bench::now_ns();
+  fibers::fiber one(body), other(body);
+  one.join();
+  other.join();
+  bench::report("boost.fiber", "mutex",
+                (bench::now_ns() - start) / (2.0 * count), "ns");
+}
+
 void measure_timer(std::size_t count) {
   bench::nap_times times;
   std::vector<fibers::fiber> all;
@@ -178,13 +225,18 @@ int main(int argc, char** argv) {
     measure_rr();
   } else if (test == "spawn") {
     measure_spawn();
+  } else if (test == "channel") {
+    measure_channels();
+  } else if (test == "mutex") {
+    measure_mutex();
   } else if (test == "timer") {
     measure_timer(count(10000));
   } else if (test == "mem") {
     measure_mem(count(10000));
   } else {
     std::fputs(
-        "usage: boost_bench switch|gen|yield|rr|spawn|timer [N]|mem [N]\n",
+        "usage: boost_bench switch|gen|yield|rr|spawn|channel|mutex|timer [N]|"
+        "mem [N]\n",
         stderr);
     return 2;
   }

@@ -4,6 +4,9 @@
     tests/bench/compare.py switch       switching stacks
     tests/bench/compare.py generator    a value of a generator
     tests/bench/compare.py tasks        yield, spawn and timers against boost.fiber
+                                        and Go
+    tests/bench/compare.py cooperation  channels, a mutex, and many timers against
+                                        the same
     tests/bench/compare.py echo         an echo server against a bare epoll loop
 
 The programs of a topic take turns, ROUNDS times over. A ratio is taken within
@@ -56,14 +59,26 @@ PROGRAMS = {
     "tasks": [
         "bao_bench yield",
         "boost_bench yield",
+        "go_bench yield",
         "bao_bench rr",
         "boost_bench rr",
         "bao_bench spawn",
         "boost_bench spawn",
+        "go_bench spawn",
         "bao_bench timer 10000",
         "boost_bench timer 10000",
         "bao_bench mem 10000",
         "boost_bench mem 10000",
+    ],
+    "cooperation": [
+        "bao_bench channel",
+        "boost_bench channel",
+        "go_bench channel",
+        "bao_bench mutex",
+        "boost_bench mutex",
+        "bao_bench timer 100000",
+        "boost_bench timer 100000",
+        "go_bench timer 100000",
     ],
 }
 
@@ -100,6 +115,25 @@ RATIOS = {
             ("CPU time of a sleep", "timer"),
             ("resident bytes of a parked task", "mem"),
         ]
+    ] + [
+        (what + ", bao / Go", "bao " + test, "go " + test, None)
+        for what, test in [
+            ("yield", "yield"),
+            ("spawn and join, one by one", "spawn"),
+            ("spawn and join, 1,000 at a time", "spawn-batch"),
+        ]
+    ],
+    "cooperation": [
+        ("%s, bao / %s" % (what, peer), "bao " + test, lib + " " + test, most)
+        for what, test, most in [
+            ("channel without a buffer", "channel", 1 / 3),
+            ("channel of 128 slots", "channel-128", 1.0),
+            ("CPU time of 100,000 tasks that sleep", "timer", 0.8),
+        ]
+        for lib, peer in [("boost.fiber", "boost.fiber"), ("go", "Go")]
+    ] + [
+        ("mutex handed over, bao / boost.fiber", "bao mutex",
+         "boost.fiber mutex", 0.5),
     ],
 }
 
