@@ -107,6 +107,7 @@ class task_block : public fiber, public list_node, public alarm {
   std::exception_ptr error;  // that ended it
   bool ended_by_kill = false;
   bool asked = false;  // somebody wanted to know of the error
+  bool serves = false;  // the others: join_all() does not wait for it
   list<completion> watchers;
 
   unsigned long id = 0;
