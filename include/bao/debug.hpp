@@ -36,6 +36,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "bao/io.hpp"
 
@@ -121,8 +122,10 @@ struct report_bell {
     for (report_bell* b = first.load(); b != nullptr; b = b->next) {
       int nobody = 0;
       if (b->process == ::getpid() &&
-          b->signal.compare_exchange_strong(nobody, signal))
+          b->signal.compare_exchange_strong(nobody, signal)) {
+        b->bell.answer();  // what it was rung for is over
         return *b;
+      }
     }
     report_bell* before = first.load();
     for (;;) {
@@ -140,13 +143,7 @@ struct report_bell {
 // so is returned: kill it to end it. It keeps nobody waiting: join_all() goes
 // by without it, and a deadlock is one all the same. A child process is to call
 // this anew. Throws std::system_error, for SIGKILL say.
-inline task<> report_on(int signal) {
-  struct sigaction ours {};
-  ours.sa_handler = report_bell::handle;
-  ours.sa_flags = SA_RESTART;
-  sigemptyset(&ours.sa_mask);
-  if (::sigaction(signal, &ours, nullptr) == -1)
-    throw_errno("sigaction: signal " + std::to_string(signal));
+inline task<> report_on(int signal, place at = place::here()) {
   struct seat {
     report_bell* taken;
     explicit seat(int n) : taken(&report_bell::take(n)) {}
@@ -155,9 +152,15 @@ inline task<> report_on(int signal) {
       if (taken != nullptr) taken->signal = 0;
     }
   };
-  const auto serve = [](const seat& mine) {
+  seat mine(signal);
+  struct sigaction ours {};
+  ours.sa_handler = report_bell::handle;
+  ours.sa_flags = SA_RESTART;
+  sigemptyset(&ours.sa_mask);
+  if (::sigaction(signal, &ours, nullptr) == -1)
+    throw_errno("sigaction: signal " + std::to_string(signal));
+  const auto serve = [](const seat& own) {
     scheduler& s = this_scheduler();
-    s.running().serves = true;
     struct idly {
       int& waits;
       explicit idly(int& n) : waits(n) { ++waits; }
@@ -166,13 +169,15 @@ inline task<> report_on(int signal) {
     for (;;) {
       {
         const idly one(s.idle_waits);
-        wait_fd(mine.taken->bell.fd(), readable);
+        wait_fd(own.taken->bell.fd(), readable);
       }
-      mine.taken->bell.answer();
+      own.taken->bell.answer();
       report();
     }
   };
-  return spawn(task_options().name("report"), serve, seat(signal));
+  auto made = spawn(task_options(at).name("report"), serve, std::move(mine));
+  made.checked("report_on").serves = true;
+  return made;
 }
 
 }  // namespace BAO_ABI
