@@ -52,7 +52,8 @@
 
 // VI. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time
-#include "bao/debug.hpp"         // ask gdb who waits, and where
+#include "bao/debug.hpp"         // ask who waits, and where
+#include "bao/watchdog.hpp"      // who keeps the thread
 
 // Nothing private survives.
 #undef BAO_ABI

@@ -3848,7 +3848,8 @@ class task_block : public fiber, public list_node, public alarm {
   std::exception_ptr kill_thrown;
   std::exception_ptr error;  // that ended it
   bool ended_by_kill = false;
-  bool asked = false;  // somebody wanted to know of the error
+  bool asked = false;   // somebody wanted to know of the error
+  bool serves = false;  // the others: join_all() does not wait for it
   list<completion> watchers;
   local_value* locals = nullptr;
 
@@ -4045,6 +4046,17 @@ struct visitor {
   fiber* from = nullptr;
 };
 
+// Told what a thread does, by its scheduler: see watchdog.hpp.
+class onlooker {
+ public:
+  virtual void sleeps() noexcept = 0;  // or may, from now on
+  virtual void awake() noexcept = 0;
+  virtual void ends() noexcept = 0;
+
+ protected:
+  ~onlooker() = default;
+};
+
 // Of its members only park(), yield(), run_ready(), the destructor and, after a
 // kill that was swallowed, meet_interruption() suspend.
 class scheduler {
@@ -4109,7 +4121,10 @@ class scheduler {
     return lots_ ^= lots_ << 5;
   }
   // Looks at the outside world at the next turn.
-  void look_soon() { turns_left_ = 0; }
+  void look_soon() { look_at_ = 0; }
+  // Which turn this is: no two have the same number, and none goes on after the
+  // thread has looked around.
+  unsigned long turn() const { return turn_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
@@ -4144,6 +4159,9 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
+  // Of the first, those of tasks that wake nobody.
+  int idle_waits = 0;
+  onlooker* seen_by = nullptr;
   // Takes in what other threads have left; `last` when we end.
   void (*take_mail)(scheduler&, bool last) = nullptr;
   struct mailbox* mail = nullptr;
@@ -4195,8 +4213,9 @@ class scheduler {
   task_block* running_;
   task_block* ready_ = nullptr;  // the first in line
   task_block** ready_end_ = &ready_;
-  int turns_left_ = 64;  // until the poller is asked though tasks are ready
-  int turns_ = 64;
+  unsigned long turn_ = 1;
+  unsigned long look_at_ = 64;  // the poller is asked though tasks are ready
+  unsigned turns_ = 64;         // from one such turn to the next
   int busy_calls_ = 0;  // that did not have to wait, since the last switch
   int due_limits_ = 0;
   std::uint32_t lots_ = 2463534242;
@@ -4346,7 +4365,7 @@ inline void scheduler::make_ready(task_block& t, task_block::cause why) {
 // The next task to run, taken out of the line. It may be the one that asks.
 inline task_block* scheduler::pick() {
   busy_calls_ = 0;
-  if (--turns_left_ <= 0) look_around(false);
+  if (++turn_ >= look_at_) look_around(false);
   for (;;) {
     task_block* const t = ready_;
     if (t == nullptr) {
@@ -4391,7 +4410,9 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
-  if (may_sleep && !timed && !outside) {
+  const bool in_vain =
+      descriptor_waits == idle_waits && remotes == 0 && jobs == 0;
+  if (may_sleep && !timed && in_vain) {
     deadlocked_ = true;
     if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
@@ -4404,6 +4425,7 @@ inline void scheduler::look_around(bool may_sleep) {
     swept_ = now_;
     thread_.stacks.sweep();
   }
+  if (sleep != 0 && seen_by != nullptr) seen_by->sleeps();
   bool anything = false;
   if (may_sleep || outside) {
     try {
@@ -4428,13 +4450,14 @@ inline void scheduler::look_around(bool may_sleep) {
     if (now_ - before < 50000 && turns_ < 512) turns_ *= 2;
     if (now_ - before > 200000 && turns_ > 1) turns_ /= 2;
   }
-  turns_left_ = turns_;
+  look_at_ = ++turn_ + turns_;
+  if (seen_by != nullptr) seen_by->awake();
   if (sys->chooses()) choose_next();
 }
 
 // In tests: any ready task may be the next one.
 [[gnu::cold]] inline void scheduler::choose_next() {
-  turns_left_ = 1;
+  look_at_ = turn_ + 1;
   std::size_t ready = 0;
   for (task_block* t = ready_; t != nullptr; t = t->next_ready) ++ready;
   if (ready == 0) return;
@@ -4451,6 +4474,7 @@ inline void scheduler::look_around(bool may_sleep) {
 
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   poller_.prepare(fds);
+  if (seen_by != nullptr) seen_by->sleeps();
   if (ready_ != nullptr || thread_.released.load() != nullptr)
     return clock::duration{0};
   if (timers_.empty()) return never;
@@ -4750,7 +4774,8 @@ inline void scheduler::start_over() {
     while (!w->waiters.empty()) w->waiters.front().leave();
     if (!w->owned) w = nullptr;
   }
-  descriptor_waits = jobs = 0;
+  descriptor_waits = idle_waits = jobs = 0;
+  seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
   poller_.~type();  // closes our duplicates; the parent's are its own
@@ -4793,6 +4818,7 @@ inline scheduler::~scheduler() {
     while (ready_ != nullptr)               // killed before their turn
       std::exchange(ready_, ready_->next_ready)->release();
   }
+  if (seen_by != nullptr) seen_by->ends();
   if (take_mail != nullptr) take_mail(*this, true);
   for (descriptor_watch* w : watches_)
     if (w != nullptr && w->parted.exchange(true)) delete w;
@@ -5333,11 +5359,12 @@ void join_all(const task<R>&... tasks) {
   (tasks.join(), ...);
 }
 
-// Until no other task is left, those included that are spawned meanwhile.
+// Until no other task is left, those included that are spawned meanwhile, but
+// not one of report_on().
 inline void join_all() {
   scheduler& s = this_scheduler();
   for (task_block* t = s.tasks().first(); t != nullptr;) {
-    if (t == &s.running()) {
+    if (t == &s.running() || t->serves) {
       t = s.tasks().after(*t);
     } else {
       task<>(t).join();
@@ -6188,7 +6215,7 @@ class task_set {
   }
 
  protected:
-  ~task_set() = default;
+  virtual ~task_set() = default;
 
   void enter(task_block& t) {
     if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
@@ -6794,6 +6821,16 @@ struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
+// Makes a thread that takes no signals. Returns what pthread_create() does.
+inline int make_thread(pthread_t& made, void* (*body)(void*), void* argument) {
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int failed = ::pthread_create(&made, nullptr, body, argument);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return failed;
+}
+
 // A job that offloads in its turn does the work itself: were it to wait for
 // another helper, ten of them could wait for each other.
 inline thread_local bool on_helper_thread = false;
@@ -6830,8 +6867,10 @@ class thread_pool {
       ++waiting_;
       ::pthread_cond_signal(&wanted_);
     } else if (threads_ < most_) {
-      const int failed = make_thread();
+      pthread_t made;
+      const int failed = make_thread(made, serve, this);
       if (failed == 0) {
+        ::pthread_detach(made);
         ++threads_;
       } else if (threads_ == 0) {
         j.leave();
@@ -6849,17 +6888,6 @@ class thread_pool {
     while (!jobs_.empty()) jobs_.front().leave();
     const int most = most_;
     new (this) thread_pool(most);
-  }
-
-  int make_thread() {
-    sigset_t all, before;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_t made;
-    const int failed = ::pthread_create(&made, nullptr, serve, this);
-    if (failed == 0) ::pthread_detach(made);
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    return failed;
   }
 
   static void* serve(void* pool) {
@@ -8404,8 +8432,9 @@ class listener {
  public:
   // At "host:port" in numbers, port 0 for any that is free; at "unix:/path".
   // Throws std::system_error, and std::invalid_argument for another kind of
-  // address. The system queues up to `backlog` connections.
-  explicit listener(const address& at, int backlog = 1024)
+  // address. The system queues up to `backlog` connections; it divides them
+  // among all listeners at an address that share it.
+  explicit listener(const address& at, int backlog = 1024, bool shared = false)
       : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
     const int on = 1;
     if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
@@ -8413,6 +8442,8 @@ class listener {
                                   " is an address of another kind");
     if (at.family() != AF_UNIX)
       ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (shared && at.family() != AF_UNIX)
+      ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
       throw_errno("bind: " + at.to_string());
     if (::listen(descriptor_.fd(), backlog) == -1)
@@ -8564,6 +8595,315 @@ class udp_socket {
  private:
   descriptor descriptor_;
 };
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
+// bao/server.hpp - a task for each connection
+//
+//     bao::tcp_server server("127.0.0.1:8080", [](bao::tcp_stream& peer) {
+//       while (auto line = peer.read_line()) peer.write_all(*line + "\n");
+//     });
+//     bao::spawn([&] { bao::wait_signal({SIGTERM}), server.stop(5s); });
+//     server.serve();
+//
+// To accept and spawn takes two lines and needs no class. What this one adds is
+// what those lines lack in service: a limit to how many are served at a time,
+// where the others wait in the system's queue; an end that lets the clients
+// finish; and more than one thread, each with a scheduler and a listener of its
+// own, among which the system divides the connections:
+//
+//              port 8080
+//     thread 1   thread 2   thread 3        no task ever leaves its thread,
+//     |     |    |     |    |     |         nothing is shared but the handler
+//    task  task task  task task  task
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// None of its members suspends. They throw std::invalid_argument for what makes
+// no sense.
+class server_options {
+ public:
+  // How many connections are served at a time, on all threads together.
+  server_options& max_clients(std::size_t n) {
+    if (n == 0 || n > unbounded)
+      throw std::invalid_argument("max_clients: " + std::to_string(n));
+    most_ = n;
+    return *this;
+  }
+  // How many threads serve, that of serve() included. The handler must be fit
+  // for several threads.
+  server_options& threads(int n) {
+    if (n < 1 || n > 1000)
+      throw std::invalid_argument("threads: " + std::to_string(n));
+    threads_ = n;
+    return *this;
+  }
+  // How many connections the system may queue up, for each thread.
+  server_options& backlog(int n) {
+    if (n < 1) throw std::invalid_argument("backlog: " + std::to_string(n));
+    backlog_ = n;
+    return *this;
+  }
+  // Other processes may listen at the same address, if they say this as well.
+  server_options& shared() {
+    shared_ = true;
+    return *this;
+  }
+
+ private:
+  template <class>
+  friend class server;
+  std::size_t most_ = unbounded;
+  int threads_ = 1;
+  int backlog_ = 1024;
+  bool shared_ = false;
+};
+
+// Only serve(), stop() and the destructor suspend. It belongs to the thread
+// that serves.
+template <class Stream>
+class server {
+ public:
+  // Listens from now on, at an address as for a listener, and throws what that
+  // throws. handler(peer) takes the stream by value or by reference; when it
+  // returns, the connection is closed. Its error ends that connection alone,
+  // and goes to on_unhandled().
+  template <class Handler>
+  server(std::string_view at, Handler handler, server_options options = {})
+      : server(address::parse(at), std::move(handler), options) {}
+  template <class Handler>
+  server(const address& at, Handler handler, server_options options = {})
+      : options_(options),
+        handler_(std::make_unique<handler_of<Handler>>(std::move(handler))),
+        here_(*this, at) {}
+  server(const server&) = delete;
+  // Stops without grace.
+  ~server() {
+    if (tasks_have_ended) return;
+    shield in_peace;
+    stop(clock::duration{0});
+  }
+
+  int port() const { return here_.door.port(); }
+  address local_address() const { return here_.door.local_address(); }
+  // How many are served on this thread.
+  std::size_t clients() const { return here_.size(); }
+
+  // Suspends until it has been stopped. Throws what interrupts us, and
+  // std::system_error when it cannot go on; then it has stopped as well. Throws
+  // std::logic_error when it serves already.
+  void serve() {
+    if (stopped_) return;
+    if (std::exchange(serves_, true))
+      throw std::logic_error("serve: this server serves already");
+    try {
+      start_threads();
+      here_.serve();
+    } catch (...) {
+      shield in_peace;
+      stop(clock::duration{0});
+      throw;
+    }
+    for (auto& t : threads_)
+      if (t->error != nullptr) std::rethrow_exception(t->error);
+  }
+
+  // Takes no more connections but those that have been made, and waits until
+  // all clients have been served, or until `grace`, when it kills the rest.
+  // True if there was none. The address can be used again then. Throws what
+  // interrupts us, and deadlock when it is a client's task that calls.
+  bool stop(deadline grace = std::chrono::seconds(1)) {
+    if (here_.contains(self()))
+      throw deadlock(
+          "stop: a handler would wait for itself: spawn a task that stops");
+    stopped_ = true;
+    starting_.wait();
+    for (auto& t : threads_)
+      if (t->way)
+        t->way->post(
+            [p = t.get(), grace] { p->all_served = p->mine->stop(grace); });
+    bool all = here_.stop(grace);
+    threads_left_.wait();
+    for (auto& t : threads_) {
+      all = all && t->all_served;
+      if (std::exchange(t->runs, false)) ::pthread_join(t->id, nullptr);
+    }
+    return all;
+  }
+
+ private:
+  struct any_handler {
+    virtual ~any_handler() = default;
+    virtual void serve(Stream& peer) = 0;
+  };
+  template <class Handler>
+  struct handler_of final : any_handler {
+    explicit handler_of(Handler&& h) : handler(std::move(h)) {}
+    void serve(Stream& peer) override {
+      if constexpr (std::is_invocable_v<Handler&, Stream>)
+        handler(std::move(peer));
+      else
+        handler(peer);
+    }
+    Handler handler;
+  };
+
+  // What it has on one thread.
+  class part final : public task_set {
+   public:
+    part(server& s, const address& at)
+        : door(at, s.options_.backlog_,
+               s.options_.shared_ || s.options_.threads_ > 1),
+          server_(s),
+          slots_(static_cast<std::ptrdiff_t>(
+              (s.options_.most_ - 1) /
+                  static_cast<std::size_t>(s.options_.threads_) +
+              1)) {}
+    ~part() { this->end(); }
+
+    void serve() {
+      acceptor_ = bao::spawn(task_options().name("accepting"), [this] {
+        for (;;) accept_one(never, never);
+      });
+      acceptor_.join();
+      if (!acceptor_.killed()) acceptor_.get();
+      stopped_.wait();
+    }
+
+    bool stop(deadline grace) {
+      if (acceptor_) acceptor_.kill();
+      while (door.fd() != -1 && accept_one(grace, clock::duration{0})) {
+      }
+      close_door();
+      const bool all = this->wait(grace, [] { return false; });
+      if (!all) this->kill();
+      stopped_.set();
+      return all;
+    }
+
+    listener<Stream> door;
+
+   private:
+    // False when late: for a slot, or for a connection.
+    bool accept_one(deadline slot_until, deadline until) {
+      struct slot {
+        semaphore* of;
+        ~slot() {
+          if (of != nullptr) of->release();
+        }
+      } ours{nullptr};
+      if (!slots_.acquire(slot_until)) return false;
+      ours.of = &slots_;
+      std::optional<Stream> peer;
+      try {
+        peer.emplace(door.accept(until));
+      } catch (const std::system_error& e) {
+        if (e.code() == std::errc::timed_out) return false;
+        throw;
+      }
+      const auto t = bao::spawn(
+          task_options().name("client"),
+          [this](Stream s) { server_.handler_->serve(s); }, std::move(*peer));
+      this->enter(t.checked("serve"));
+      ours.of = nullptr;  // has_ended() gives it back
+      return true;
+    }
+    void has_ended(task_block& t) override {
+      slots_.release();
+      if (t.error == nullptr) return;
+      t.asked = true;
+      tell_unhandled("a client's task", t.error);
+    }
+    void close_door() {
+      if (door.fd() == -1) return;
+      const std::string name = door.local_address().to_string();
+      door.close();
+      // The file would be in the way of who wants to listen there again.
+      if constexpr (std::is_same_v<Stream, unix_stream>)
+        if (name.size() > 5 && name[5] != '@') ::unlink(name.c_str() + 5);
+    }
+
+    server& server_;
+    semaphore slots_;
+    task<> acceptor_;
+    event stopped_;
+  };
+
+  // One of the other threads.
+  struct other_thread {
+    other_thread(server& s, address where) : of(s), at(where) {}
+
+    server& of;
+    address at;
+    pthread_t id{};
+    bool runs = false;
+    // From here on set by the thread, before it tells.
+    part* mine = nullptr;
+    std::optional<remote> way;
+    std::exception_ptr error;
+    bool all_served = true;
+  };
+
+  void start_threads() {
+    if (options_.threads_ == 1) return;
+    home_.emplace(this_scheduler());
+    const address at = local_address();
+    for (int i = 1; i < options_.threads_; ++i) {
+      threads_.push_back(std::make_unique<other_thread>(*this, at));
+      other_thread& t = *threads_.back();
+      threads_left_.add();
+      starting_.add();
+      const int failed = ::pthread_create(&t.id, nullptr, run_thread, &t);
+      t.runs = failed == 0;
+      if (failed == 0) continue;
+      threads_left_.done();
+      starting_.done();
+      throw std::system_error(failed, std::generic_category(),
+                              "pthread_create");
+    }
+    starting_.wait();
+    for (auto& t : threads_)
+      if (t->error != nullptr) std::rethrow_exception(t->error);
+  }
+
+  static void* run_thread(void* one) {
+    auto& t = *static_cast<other_thread*>(one);
+    remote home = *t.of.home_;
+    bool started = false;
+    const auto has_started = [&] {
+      started = true;
+      home.post([&s = t.of] { s.starting_.done(); });
+    };
+    try {
+      part mine(t.of, t.at);
+      t.mine = &mine;
+      t.way.emplace(this_scheduler());
+      has_started();
+      mine.serve();
+    } catch (...) {
+      t.error = std::current_exception();
+    }
+    if (!started) has_started();
+    home.post([&s = t.of] { s.threads_left_.done(); });
+    return nullptr;
+  }
+
+  server_options options_;
+  std::unique_ptr<any_handler> handler_;
+  part here_;
+  bool serves_ = false;
+  bool stopped_ = false;
+  std::optional<remote> home_;
+  std::vector<std::unique_ptr<other_thread>> threads_;
+  wait_group starting_;
+  wait_group threads_left_;
+};
+
+using tcp_server = server<tcp_stream>;
+using unix_server = server<unix_stream>;
 
 }  // namespace BAO_ABI
 }  // namespace bao
@@ -8793,9 +9133,10 @@ class virtual_time : public system_calls {
 // =============================================================================
 // bao/debug.hpp - ask who waits, and where
 //
-// The program can ask itself: report() writes a line for every task, and where
-// the C library can tell, the functions that it is in, with their names if it
-// was linked with -rdynamic. And gdb can be asked:
+// The program can ask itself: report() writes a line for every task, with how
+// much of its stack is in use, and where the C library can tell, the functions
+// that it is in, with their names if it was linked with -rdynamic. report_on()
+// has that done when a signal arrives, Ctrl-\ say. And gdb can be asked:
 //
 //     (gdb) bao tasks
 //     Thread 1:
@@ -8827,17 +9168,24 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 struct trace : visitor {
   void* places[100];  // innermost first
   int depth = 0;
+  std::size_t stack_used = 0;
+  std::size_t stack_size = 0;  // 0: the thread's own, of which we know nothing
 
   trace() {
 #if defined(__GLIBC__)
     ::backtrace(places, 1);  // now: the first call takes much stack
+#endif
     look = [](visitor& v) {
       auto& me = static_cast<trace&>(v);
+      if (stack* const s = current_flow->memory) {
+        const auto here = static_cast<char*>(__builtin_frame_address(0));
+        me.stack_used = static_cast<std::size_t>(s->low + s->size - here);
+        me.stack_size = s->size;
+      }
+#if defined(__GLIBC__)
       me.depth = ::backtrace(me.places, 100);
-    };
-#else
-    look = [](visitor&) {};
 #endif
+    };
   }
 
   void print(std::FILE* to) const {
@@ -8852,19 +9200,101 @@ struct trace : visitor {
   }
 };
 
-// Never suspends. Writes what each task of this thread does, and where. To tell
-// that takes 2 KiB of the stack of a task that waits.
+// Never suspends. Writes what each task of this thread does, and where, and how
+// far down it is on the stack that it stands on: a generator has another one.
+// To tell that takes 2 KiB of the stack of a task that waits.
 inline void report(std::FILE* to = stderr) {
   scheduler& s = this_scheduler();
   const auto tell = [&](task_block& t) {
     trace where;
     s.visit(t, where);
-    std::fprintf(to, "  %s\n", describe(t, s.turn_began()).c_str());
+    std::fprintf(to, "  %s", describe(t, s.turn_began()).c_str());
+    if (where.stack_size != 0)
+      std::fprintf(to, ", on %.1f of %zu KiB of stack",
+                   static_cast<double>(where.stack_used) / 1024,
+                   where.stack_size / 1024);
+    std::fputc('\n', to);
     where.print(to);
   };
   tell(s.main_task());
   for (task_block* t = s.tasks().first(); t != nullptr; t = s.tasks().after(*t))
     tell(*t);
+}
+
+// Rung when a signal arrives, in the process that has asked for it. It stays
+// when nobody listens any more: a handler may be about to ring it.
+struct report_bell {
+  std::atomic<int> signal;  // 0: it is free
+  const pid_t process = ::getpid();
+  report_bell* const next;
+  doorbell bell;
+
+  inline static std::atomic<report_bell*> first{nullptr};
+
+  static void handle(int signal) {
+    for (report_bell* b = first.load(); b != nullptr; b = b->next)
+      if (b->signal == signal && b->process == ::getpid()) b->bell.ring();
+  }
+  static report_bell& take(int signal) {
+    for (report_bell* b = first.load(); b != nullptr; b = b->next) {
+      int nobody = 0;
+      if (b->process == ::getpid() &&
+          b->signal.compare_exchange_strong(nobody, signal)) {
+        b->bell.answer();  // what it was rung for is over
+        return *b;
+      }
+    }
+    report_bell* before = first.load();
+    for (;;) {
+      auto made = std::unique_ptr<report_bell>(
+          new report_bell{{signal}, ::getpid(), before, {}});
+      if (first.compare_exchange_weak(before, made.get()))
+        return *made.release();
+    }
+  }
+};
+
+// Never suspends. From now on this signal, in place of whatever it did before,
+// has report() written to stderr for this thread, and for each that has called
+// this; while a task keeps the thread, once that gives way. The task that does
+// so is returned: kill it to end it. It keeps nobody waiting: join_all() goes
+// by without it, and a deadlock is one all the same. A child process is to call
+// this anew. Throws std::system_error, for SIGKILL say.
+inline task<> report_on(int signal, place at = place::here()) {
+  struct seat {
+    report_bell* taken;
+    explicit seat(int n) : taken(&report_bell::take(n)) {}
+    seat(seat&& other) noexcept : taken(std::exchange(other.taken, nullptr)) {}
+    ~seat() {
+      if (taken != nullptr) taken->signal = 0;
+    }
+  };
+  seat mine(signal);
+  struct sigaction ours {};
+  ours.sa_handler = report_bell::handle;
+  ours.sa_flags = SA_RESTART;
+  sigemptyset(&ours.sa_mask);
+  if (::sigaction(signal, &ours, nullptr) == -1)
+    throw_errno("sigaction: signal " + std::to_string(signal));
+  const auto serve = [](const seat& own) {
+    scheduler& s = this_scheduler();
+    struct idly {
+      int& waits;
+      explicit idly(int& n) : waits(n) { ++waits; }
+      ~idly() { --waits; }
+    };
+    for (;;) {
+      {
+        const idly one(s.idle_waits);
+        wait_fd(own.taken->bell.fd(), readable);
+      }
+      own.taken->bell.answer();
+      report();
+    }
+  };
+  auto made = spawn(task_options(at).name("report"), serve, std::move(mine));
+  made.checked("report_on").serves = true;
+  return made;
 }
 
 }  // namespace BAO_ABI
@@ -9032,6 +9462,272 @@ BAO_GDB_SCRIPT(
 // clang-format on
 #undef BAO_GDB_SCRIPT
 #endif
+
+// =============================================================================
+// bao/watchdog.hpp - who keeps the thread
+//
+// A task that computes for long, or blocks in a call that bao knows nothing of,
+// holds up all the others. They cannot say so, for none of them runs: so
+// another thread looks on.
+//
+//     bao::watchdog dog(100ms);  // this thread's, as long as it lives
+//
+//     bao: task 3 "parser" (server.cpp:4) keeps its thread, for 0.104 s so far
+//         ./server(_Z5parseRKSs+0x2c) [0x55d0c8a0b1d2]
+//
+//     looked around?  --yes--> all is well
+//          | no, for a while
+//          v
+//     SIGURG: which turn is this?  ...  SIGURG: is it still the same one?
+//
+// Turns are numbered, so a task that gives way is never taken for one that does
+// not. Only the thread itself may read the number, and knows where it stands:
+// hence the signal, which programs hardly use and ignore by default. One that
+// never keeps the thread for a quarter of the limit is never sent any. To a
+// task that does, poll() and nanosleep() may return early, with EINTR.
+//
+// The price is some ns each time the thread looks around; a turn costs nothing.
+// While the thread sleeps, so does the one that looks on.
+
+#if defined(__GLIBC__) && defined(__x86_64__)
+#include <ucontext.h>
+#include <unwind.h>
+#endif
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// A task that keeps its thread.
+struct stall {
+  const char* task;               // task 3 "parser" (server.cpp:4)
+  std::chrono::nanoseconds kept;  // so far, at least
+  const trace& where;             // it is, with the handler on top
+};
+
+// None of its members suspends. One for a thread; it is destroyed there, and
+// a child process has none. It measures real time, whatever virtual_time says.
+class watchdog final : private onlooker {
+ public:
+  // From now on a task that keeps this thread for longer than `limit` is named
+  // on stderr before it has done so for twice that time, and again when it has
+  // for 2, 4, 8 ... times as long. Throws std::logic_error when the thread has
+  // one, std::invalid_argument for a limit that is not positive, and
+  // std::system_error when there can be no thread.
+  [[nodiscard]] explicit watchdog(std::chrono::nanoseconds limit)
+      : watchdog(limit, print) {}
+  // The same, but f(stall) is called: on another thread, of which the watchdog
+  // waits for the end. It must not throw.
+  template <class F>
+  watchdog(std::chrono::nanoseconds limit, F f)
+      : tell_(new teller_by<F>(std::move(f))), limit_(limit.count()) {
+    begin();
+  }
+  watchdog(const watchdog&) = delete;
+  ~watchdog() {
+    if (home_ == nullptr) return;
+    if (current_thread == nullptr || current_thread->tasks != home_)
+      die("a watchdog is destroyed on another thread than its own");
+    ends();
+  }
+
+ private:
+  struct teller {
+    virtual ~teller() = default;
+    virtual void tell(const stall& s) = 0;
+  };
+  template <class F>
+  struct teller_by final : teller {
+    explicit teller_by(F f) : call(std::move(f)) {}
+    void tell(const stall& s) override { call(s); }
+    F call;
+  };
+  static void print(const stall& s) {
+    std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far\n",
+                 s.task, std::chrono::duration<double>(s.kept).count());
+    s.where.print(stderr);
+  }
+
+  void begin();
+
+  // Told by the scheduler. Who wakes says so after the new turn has begun.
+  void sleeps() noexcept override { asleep_ = true; }
+  void awake() noexcept override {
+    looks_.store(looks_.load(std::memory_order_relaxed) + 1);
+    if (!asleep_.load(std::memory_order_relaxed)) return;
+    asleep_ = false;
+    if (dozes_) bell_.ring();
+  }
+  void ends() noexcept override;
+
+  // On the other thread.
+  void look_on();
+  void rest(int milliseconds) {
+    pollfd p{bell_.fd(), POLLIN, 0};
+    ::poll(&p, 1, milliseconds);
+    bell_.answer();
+  }
+
+  // On ours, in the handler of the signal.
+  static void handle(int signal, siginfo_t* info, void* where);
+  void look_closer(const void* where);
+  [[gnu::no_sanitize_address]] static bool between_flows(const void* where);
+
+  inline static struct sigaction before_ {};
+
+  std::unique_ptr<teller> tell_;
+  nanoseconds limit_;
+  scheduler* home_ = nullptr;
+  pthread_t watched_, watching_;
+  doorbell bell_;  // wakes the one that looks on
+  std::atomic<unsigned long> looks_{0};
+  std::atomic<bool> asleep_{false};
+  std::atomic<bool> dozes_{false};  // who looks on, until we are awake
+  std::atomic<bool> ending_{false};
+
+  // The turn that was met, and since when it is known to last.
+  unsigned long turn_ = 0;
+  nanoseconds since_ = 0;
+  // What is to be told: the handler's until `told_` is false, then the other's.
+  std::atomic<bool> told_{true};
+  char task_[160];
+  nanoseconds kept_ = 0;
+  trace trace_;
+};
+
+inline void watchdog::begin() {
+  if (limit_ <= 0) throw std::invalid_argument("watchdog: no time is no limit");
+  scheduler& s = this_scheduler();
+  if (s.seen_by != nullptr)
+    throw std::logic_error("watchdog: this thread has one already");
+  static const int installed = [] {
+    struct sigaction ours {};
+    ours.sa_sigaction = handle;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+    sigemptyset(&ours.sa_mask);
+    return check(::sigaction(SIGURG, &ours, &before_), "sigaction: SIGURG");
+  }();
+  static_cast<void>(installed);
+  sigset_t urgent;
+  sigemptyset(&urgent);
+  sigaddset(&urgent, SIGURG);
+  ::pthread_sigmask(SIG_UNBLOCK, &urgent, nullptr);
+  watched_ = ::pthread_self();
+  home_ = &s;
+  const auto body = [](void* dog) -> void* {
+    static_cast<watchdog*>(dog)->look_on();
+    return nullptr;
+  };
+  s.seen_by = this;
+  if (const int failed = make_thread(watching_, body, this)) {
+    s.seen_by = nullptr;
+    throw std::system_error(failed, std::generic_category(), "pthread_create");
+  }
+}
+
+// Also when the thread does. In a child process there is nobody to wait for.
+inline void watchdog::ends() noexcept {
+  scheduler& s = *std::exchange(home_, nullptr);
+  if (s.seen_by != this) return;
+  s.seen_by = nullptr;
+  ending_ = true;
+  bell_.ring();
+  ::pthread_join(watching_, nullptr);
+}
+
+inline void watchdog::look_on() {
+  const int pause = to_milliseconds(limit_ / 4);
+  unsigned long looks = 0;
+  nanoseconds ask_at = 0;  // at once
+  bool asked = false;
+  for (;;) {
+    rest(pause);
+    if (ending_) return;
+    const nanoseconds now = the_system.now();
+    if (!told_) {
+      tell_->tell({task_, std::chrono::nanoseconds(kept_), trace_});
+      ask_at = now + kept_;
+      told_ = true;
+    }
+    const unsigned long seen = looks_;
+    if (asleep_ || std::exchange(looks, seen) != seen) {
+      dozes_ = true;
+      while (asleep_ && seen == looks_ && told_ && !ending_) rest(-1);
+      dozes_ = false;
+      ask_at = 0;
+      asked = false;
+    } else if (now >= ask_at) {
+      if (!std::exchange(asked, true)) ask_at = now + limit_;
+      ::pthread_kill(watched_, SIGURG);
+    }
+  }
+}
+
+inline void watchdog::handle(int signal, siginfo_t* info, void* where) {
+  const int error = errno;
+  scheduler* const s =
+      current_thread != nullptr ? current_thread->tasks : nullptr;
+  if (s != nullptr && s->seen_by != nullptr)
+    static_cast<watchdog*>(s->seen_by)->look_closer(where);
+  if (before_.sa_flags & SA_SIGINFO)
+    before_.sa_sigaction(signal, info, where);
+  else if (before_.sa_handler != SIG_DFL && before_.sa_handler != SIG_IGN)
+    before_.sa_handler(signal);
+  errno = error;
+}
+
+// What it calls may be called in a handler; backtrace() too, since a trace has
+// called it before.
+inline void watchdog::look_closer(const void* where) {
+  if (!told_) return;
+  const nanoseconds now = the_system.now();
+  const task_block& t = home_->running();
+  const bool running = t.stage == task_state::running;
+  const unsigned long turn = running ? home_->turn() : 0;
+  if (turn != turn_ || !running) {
+    turn_ = turn;
+    since_ = now;
+  } else if (now - since_ >= limit_) {
+    const int n = std::snprintf(task_, sizeof task_,
+                                t.name.empty() ? "task %lu" : "task %lu \"%s\"",
+                                t.id, t.name.c_str());
+    const auto used = static_cast<std::size_t>(n);
+    if (t.line != 0 && used < sizeof task_)
+      std::snprintf(task_ + used, sizeof task_ - used, " (%s:%d)", t.file,
+                    t.line);
+    trace_.depth = 0;
+    if (!between_flows(where)) trace_.look(trace_);
+    kept_ = now - since_;
+    told_ = false;
+    bell_.ring();
+  }
+}
+
+// In the middle of a switch the code is still that of one flow, and the stack
+// that of the other: who went up from there would be lost. Where that cannot be
+// ruled out, there is no trace.
+inline bool watchdog::between_flows(const void* where) {
+#if defined(__GLIBC__) && defined(__x86_64__)
+  const auto& now = static_cast<const ucontext_t*>(where)->uc_mcontext.gregs;
+  if (current_flow->empty()) return false;  // nobody has left it yet
+#if defined(BAO_USE_UCONTEXT)
+  const auto& then = current_flow->saved->uc_mcontext.gregs;
+  const auto sp = reinterpret_cast<void*>(then[REG_RSP]);
+  const auto ip = reinterpret_cast<void*>(then[REG_RIP]);
+#else
+  void* const sp = current_flow->sp;
+  void* const ip = current_flow->ip;
+#endif
+  return reinterpret_cast<void*>(now[REG_RSP]) == sp &&
+         ::_Unwind_FindEnclosingFunction(reinterpret_cast<void*>(
+             now[REG_RIP])) != ::_Unwind_FindEnclosingFunction(ip);
+#else
+  static_cast<void>(where);
+  return true;
+#endif
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao
 
 // Nothing private survives.
 #undef BAO_ABI

@@ -1,8 +1,9 @@
 // bao/debug.hpp - ask who waits, and where
 //
-// The program can ask itself: report() writes a line for every task, and where
-// the C library can tell, the functions that it is in, with their names if it
-// was linked with -rdynamic. And gdb can be asked:
+// The program can ask itself: report() writes a line for every task, with how
+// much of its stack is in use, and where the C library can tell, the functions
+// that it is in, with their names if it was linked with -rdynamic. report_on()
+// has that done when a signal arrives, Ctrl-\ say. And gdb can be asked:
 //
 //     (gdb) bao tasks
 //     Thread 1:
@@ -26,10 +27,18 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <signal.h>
+#include <unistd.h>  // getpid
+
+#include <atomic>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
+#include <string>
+#include <utility>
 
-#include "bao/scheduler.hpp"
+#include "bao/io.hpp"
 
 #if defined(__GLIBC__)
 #include <execinfo.h>
@@ -42,17 +51,24 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 struct trace : visitor {
   void* places[100];  // innermost first
   int depth = 0;
+  std::size_t stack_used = 0;
+  std::size_t stack_size = 0;  // 0: the thread's own, of which we know nothing
 
   trace() {
 #if defined(__GLIBC__)
     ::backtrace(places, 1);  // now: the first call takes much stack
+#endif
     look = [](visitor& v) {
       auto& me = static_cast<trace&>(v);
+      if (stack* const s = current_flow->memory) {
+        const auto here = static_cast<char*>(__builtin_frame_address(0));
+        me.stack_used = static_cast<std::size_t>(s->low + s->size - here);
+        me.stack_size = s->size;
+      }
+#if defined(__GLIBC__)
       me.depth = ::backtrace(me.places, 100);
-    };
-#else
-    look = [](visitor&) {};
 #endif
+    };
   }
 
   void print(std::FILE* to) const {
@@ -67,19 +83,101 @@ struct trace : visitor {
   }
 };
 
-// Never suspends. Writes what each task of this thread does, and where. To tell
-// that takes 2 KiB of the stack of a task that waits.
+// Never suspends. Writes what each task of this thread does, and where, and how
+// far down it is on the stack that it stands on: a generator has another one.
+// To tell that takes 2 KiB of the stack of a task that waits.
 inline void report(std::FILE* to = stderr) {
   scheduler& s = this_scheduler();
   const auto tell = [&](task_block& t) {
     trace where;
     s.visit(t, where);
-    std::fprintf(to, "  %s\n", describe(t, s.turn_began()).c_str());
+    std::fprintf(to, "  %s", describe(t, s.turn_began()).c_str());
+    if (where.stack_size != 0)
+      std::fprintf(to, ", on %.1f of %zu KiB of stack",
+                   static_cast<double>(where.stack_used) / 1024,
+                   where.stack_size / 1024);
+    std::fputc('\n', to);
     where.print(to);
   };
   tell(s.main_task());
   for (task_block* t = s.tasks().first(); t != nullptr; t = s.tasks().after(*t))
     tell(*t);
+}
+
+// Rung when a signal arrives, in the process that has asked for it. It stays
+// when nobody listens any more: a handler may be about to ring it.
+struct report_bell {
+  std::atomic<int> signal;  // 0: it is free
+  const pid_t process = ::getpid();
+  report_bell* const next;
+  doorbell bell;
+
+  inline static std::atomic<report_bell*> first{nullptr};
+
+  static void handle(int signal) {
+    for (report_bell* b = first.load(); b != nullptr; b = b->next)
+      if (b->signal == signal && b->process == ::getpid()) b->bell.ring();
+  }
+  static report_bell& take(int signal) {
+    for (report_bell* b = first.load(); b != nullptr; b = b->next) {
+      int nobody = 0;
+      if (b->process == ::getpid() &&
+          b->signal.compare_exchange_strong(nobody, signal)) {
+        b->bell.answer();  // what it was rung for is over
+        return *b;
+      }
+    }
+    report_bell* before = first.load();
+    for (;;) {
+      auto made = std::unique_ptr<report_bell>(
+          new report_bell{{signal}, ::getpid(), before, {}});
+      if (first.compare_exchange_weak(before, made.get()))
+        return *made.release();
+    }
+  }
+};
+
+// Never suspends. From now on this signal, in place of whatever it did before,
+// has report() written to stderr for this thread, and for each that has called
+// this; while a task keeps the thread, once that gives way. The task that does
+// so is returned: kill it to end it. It keeps nobody waiting: join_all() goes
+// by without it, and a deadlock is one all the same. A child process is to call
+// this anew. Throws std::system_error, for SIGKILL say.
+inline task<> report_on(int signal, place at = place::here()) {
+  struct seat {
+    report_bell* taken;
+    explicit seat(int n) : taken(&report_bell::take(n)) {}
+    seat(seat&& other) noexcept : taken(std::exchange(other.taken, nullptr)) {}
+    ~seat() {
+      if (taken != nullptr) taken->signal = 0;
+    }
+  };
+  seat mine(signal);
+  struct sigaction ours {};
+  ours.sa_handler = report_bell::handle;
+  ours.sa_flags = SA_RESTART;
+  sigemptyset(&ours.sa_mask);
+  if (::sigaction(signal, &ours, nullptr) == -1)
+    throw_errno("sigaction: signal " + std::to_string(signal));
+  const auto serve = [](const seat& own) {
+    scheduler& s = this_scheduler();
+    struct idly {
+      int& waits;
+      explicit idly(int& n) : waits(n) { ++waits; }
+      ~idly() { --waits; }
+    };
+    for (;;) {
+      {
+        const idly one(s.idle_waits);
+        wait_fd(own.taken->bell.fd(), readable);
+      }
+      own.taken->bell.answer();
+      report();
+    }
+  };
+  auto made = spawn(task_options(at).name("report"), serve, std::move(mine));
+  made.checked("report_on").serves = true;
+  return made;
 }
 
 }  // namespace BAO_ABI

@@ -36,6 +36,16 @@ struct job : list_node {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
+// Makes a thread that takes no signals. Returns what pthread_create() does.
+inline int make_thread(pthread_t& made, void* (*body)(void*), void* argument) {
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int failed = ::pthread_create(&made, nullptr, body, argument);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return failed;
+}
+
 // A job that offloads in its turn does the work itself: were it to wait for
 // another helper, ten of them could wait for each other.
 inline thread_local bool on_helper_thread = false;
@@ -72,8 +82,10 @@ class thread_pool {
       ++waiting_;
       ::pthread_cond_signal(&wanted_);
     } else if (threads_ < most_) {
-      const int failed = make_thread();
+      pthread_t made;
+      const int failed = make_thread(made, serve, this);
       if (failed == 0) {
+        ::pthread_detach(made);
         ++threads_;
       } else if (threads_ == 0) {
         j.leave();
@@ -91,17 +103,6 @@ class thread_pool {
     while (!jobs_.empty()) jobs_.front().leave();
     const int most = most_;
     new (this) thread_pool(most);
-  }
-
-  int make_thread() {
-    sigset_t all, before;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_t made;
-    const int failed = ::pthread_create(&made, nullptr, serve, this);
-    if (failed == 0) ::pthread_detach(made);
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    return failed;
   }
 
   static void* serve(void* pool) {

@@ -62,6 +62,17 @@ struct visitor {
   fiber* from = nullptr;
 };
 
+// Told what a thread does, by its scheduler: see watchdog.hpp.
+class onlooker {
+ public:
+  virtual void sleeps() noexcept = 0;  // or may, from now on
+  virtual void awake() noexcept = 0;
+  virtual void ends() noexcept = 0;
+
+ protected:
+  ~onlooker() = default;
+};
+
 // Of its members only park(), yield(), run_ready(), the destructor and, after a
 // kill that was swallowed, meet_interruption() suspend.
 class scheduler {
@@ -126,7 +137,10 @@ class scheduler {
     return lots_ ^= lots_ << 5;
   }
   // Looks at the outside world at the next turn.
-  void look_soon() { turns_left_ = 0; }
+  void look_soon() { look_at_ = 0; }
+  // Which turn this is: no two have the same number, and none goes on after the
+  // thread has looked around.
+  unsigned long turn() const { return turn_; }
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
@@ -161,6 +175,9 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
+  // Of the first, those of tasks that wake nobody.
+  int idle_waits = 0;
+  onlooker* seen_by = nullptr;
   // Takes in what other threads have left; `last` when we end.
   void (*take_mail)(scheduler&, bool last) = nullptr;
   struct mailbox* mail = nullptr;
@@ -212,8 +229,9 @@ class scheduler {
   task_block* running_;
   task_block* ready_ = nullptr;  // the first in line
   task_block** ready_end_ = &ready_;
-  int turns_left_ = 64;  // until the poller is asked though tasks are ready
-  int turns_ = 64;
+  unsigned long turn_ = 1;
+  unsigned long look_at_ = 64;  // the poller is asked though tasks are ready
+  unsigned turns_ = 64;         // from one such turn to the next
   int busy_calls_ = 0;  // that did not have to wait, since the last switch
   int due_limits_ = 0;
   std::uint32_t lots_ = 2463534242;
@@ -363,7 +381,7 @@ inline void scheduler::make_ready(task_block& t, task_block::cause why) {
 // The next task to run, taken out of the line. It may be the one that asks.
 inline task_block* scheduler::pick() {
   busy_calls_ = 0;
-  if (--turns_left_ <= 0) look_around(false);
+  if (++turn_ >= look_at_) look_around(false);
   for (;;) {
     task_block* const t = ready_;
     if (t == nullptr) {
@@ -408,7 +426,9 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
-  if (may_sleep && !timed && !outside) {
+  const bool in_vain =
+      descriptor_waits == idle_waits && remotes == 0 && jobs == 0;
+  if (may_sleep && !timed && in_vain) {
     deadlocked_ = true;
     if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
@@ -421,6 +441,7 @@ inline void scheduler::look_around(bool may_sleep) {
     swept_ = now_;
     thread_.stacks.sweep();
   }
+  if (sleep != 0 && seen_by != nullptr) seen_by->sleeps();
   bool anything = false;
   if (may_sleep || outside) {
     try {
@@ -445,13 +466,14 @@ inline void scheduler::look_around(bool may_sleep) {
     if (now_ - before < 50000 && turns_ < 512) turns_ *= 2;
     if (now_ - before > 200000 && turns_ > 1) turns_ /= 2;
   }
-  turns_left_ = turns_;
+  look_at_ = ++turn_ + turns_;
+  if (seen_by != nullptr) seen_by->awake();
   if (sys->chooses()) choose_next();
 }
 
 // In tests: any ready task may be the next one.
 [[gnu::cold]] inline void scheduler::choose_next() {
-  turns_left_ = 1;
+  look_at_ = turn_ + 1;
   std::size_t ready = 0;
   for (task_block* t = ready_; t != nullptr; t = t->next_ready) ++ready;
   if (ready == 0) return;
@@ -468,6 +490,7 @@ inline void scheduler::look_around(bool may_sleep) {
 
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   poller_.prepare(fds);
+  if (seen_by != nullptr) seen_by->sleeps();
   if (ready_ != nullptr || thread_.released.load() != nullptr)
     return clock::duration{0};
   if (timers_.empty()) return never;
@@ -767,7 +790,8 @@ inline void scheduler::start_over() {
     while (!w->waiters.empty()) w->waiters.front().leave();
     if (!w->owned) w = nullptr;
   }
-  descriptor_waits = jobs = 0;
+  descriptor_waits = idle_waits = jobs = 0;
+  seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
   poller_.~type();  // closes our duplicates; the parent's are its own
@@ -810,6 +834,7 @@ inline scheduler::~scheduler() {
     while (ready_ != nullptr)               // killed before their turn
       std::exchange(ready_, ready_->next_ready)->release();
   }
+  if (seen_by != nullptr) seen_by->ends();
   if (take_mail != nullptr) take_mail(*this, true);
   for (descriptor_watch* w : watches_)
     if (w != nullptr && w->parted.exchange(true)) delete w;

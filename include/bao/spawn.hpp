@@ -429,11 +429,12 @@ void join_all(const task<R>&... tasks) {
   (tasks.join(), ...);
 }
 
-// Until no other task is left, those included that are spawned meanwhile.
+// Until no other task is left, those included that are spawned meanwhile, but
+// not one of report_on().
 inline void join_all() {
   scheduler& s = this_scheduler();
   for (task_block* t = s.tasks().first(); t != nullptr;) {
-    if (t == &s.running()) {
+    if (t == &s.running() || t->serves) {
       t = s.tasks().after(*t);
     } else {
       task<>(t).join();
