@@ -11,7 +11,8 @@
 //     for (auto& page : ten.imap(urls, fetch)) index(page);
 //
 // A task that nobody waits for is easily forgotten. Those of a group end with
-// it: when it goes, those that are left are killed and waited for. A pool is a
+// it: when it goes, those that are left are killed and waited for. So it comes
+// after all variables that its members use, and goes before them. A pool is a
 // group of limited size, and its map functions call a function for each element
 // of a range, in tasks: the elements are asked for as there is room, so that
 // the range may be endless, and be slow itself.
@@ -397,6 +398,8 @@ auto merge(First&& first, More&&... more) {
             try {
               for (auto&& x : source)
                 values.send(out(std::forward<decltype(x)>(x)));
+            } catch (const killed&) {
+              throw;  // nobody reads any more
             } catch (...) {
               values.close();
               throw;

@@ -136,8 +136,13 @@ class scheduler {
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // Looks at the outside world at the next turn.
-  void look_soon() { look_at_ = 0; }
+  // From now on all that is left to chance depends on this number; 0: as usual.
+  void shuffle(std::uint64_t how) {
+    timers_.shuffle(how);
+    lots_ = static_cast<std::uint32_t>(how) | 1;
+    busy_calls_ = 0;
+    look_at_ = 0;  // at the next turn
+  }
   // Which turn this is: no two have the same number, and none goes on after the
   // thread has looked around.
   unsigned long turn() const { return turn_; }

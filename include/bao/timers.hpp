@@ -59,8 +59,12 @@ class timer_heap {
     while (root_ != nullptr) remove(*root_);
   }
 
-  // From now on, those due at once come out in another order; 0: as armed.
-  void shuffle(std::uint64_t how) { shuffle_ = how; }
+  // From now on, those due at once come out in another order, always the same
+  // one; 0: as armed.
+  void shuffle(std::uint64_t how) {
+    shuffle_ = how;
+    before_ = how != 0 ? armed_ : 0;
+  }
 
   bool empty() const { return root_ == nullptr; }
   timer* first() const { return root_; }
@@ -69,7 +73,7 @@ class timer_heap {
     t.cancel();
     t.heap_ = this;
     t.due_ = due;
-    t.order_ = armed_++ ^ shuffle_;
+    t.order_ = (armed_++ - before_) ^ shuffle_;
     root_ = root_ == nullptr ? &t : merge(root_, &t);
   }
 
@@ -127,6 +131,7 @@ class timer_heap {
 
   timer* root_ = nullptr;
   std::uint64_t armed_ = 0;
+  std::uint64_t before_ = 0;  // they were shuffled
   std::uint64_t shuffle_ = 0;
 };
 

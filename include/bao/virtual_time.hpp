@@ -42,13 +42,12 @@ class virtual_time : public system_calls {
   explicit virtual_time(std::uint64_t seed) : virtual_time() {
     seeded_ = true;
     state_ = seed;
-    this_scheduler().timers().shuffle(random());
-    this_scheduler().look_soon();
+    this_scheduler().shuffle(random());
   }
   virtual_time(const virtual_time&) = delete;
   virtual ~virtual_time() {
     sys = before_;
-    if (seeded_) this_scheduler().timers().shuffle(0);
+    if (seeded_) this_scheduler().shuffle(0);
   }
 
   // Lets time pass as if the running task had computed for so long.
