@@ -38,7 +38,7 @@
 #include "bao/io.hpp"       // own a descriptor, wait for it
 #include "bao/stream.hpp"   // bytes in and out of a descriptor
 #include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
-#include "bao/signal.hpp"   // wait for a signal
+#include "bao/signal.hpp"   // wait for a signal, or have it handled
 #include "bao/fork.hpp"     // what a child process begins with
 
 // V. Optional

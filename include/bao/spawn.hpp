@@ -427,11 +427,12 @@ void join_all(const task<R>&... tasks) {
   (tasks.join(), ...);
 }
 
-// Until no other task is left, those included that are spawned meanwhile.
+// Until no other task is left, those included that are spawned meanwhile, but
+// for those that wait for on_signal().
 inline void join_all() {
   scheduler& s = this_scheduler();
   for (task_block* t = s.tasks().first(); t != nullptr;) {
-    if (t == &s.running()) {
+    if (t == &s.running() || t->background) {
       t = s.tasks().after(*t);
     } else {
       task<>(t).join();
