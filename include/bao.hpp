@@ -40,6 +40,7 @@
 #include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
 #include "bao/signal.hpp"   // wait for a signal, or have it handled
 #include "bao/fork.hpp"     // what a child process begins with
+#include "bao/process.hpp"  // run other programs
 
 // V. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time
