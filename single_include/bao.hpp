@@ -7260,16 +7260,16 @@ struct process_result {
   int status = 0;  // as wait() tells it
 };
 
-// A child. Move-only; an empty one is nobody's, and most calls are a
-// std::logic_error then. What was not waited for is killed when the object
-// goes, which blocks the thread until the child is gone: some 100 microseconds,
-// longer if it had much memory.
+// A child. Move-only; an empty one is nobody's: std::logic_error. It must
+// neither move nor go under those who use it.
 //
 // Only communicate() and wait() suspend, until `until` at the latest; they
 // throw what interrupts us, and the child runs on. All throw std::system_error
 // whose text names the call: "waitpid" with ECHILD where others take the ends
-// of our children, or the program ignores SIGCHLD. The object must neither move
-// nor go under those who use it.
+// of our children, or the program ignores SIGCHLD.
+//
+// A child that has not ended is killed when its object goes. That blocks the
+// thread until it is gone: some 100 microseconds, longer if it has much memory.
 class process {
  public:
   process() = default;
