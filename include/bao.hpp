@@ -47,11 +47,12 @@
 #include "bao/select.hpp"   // whatever comes first
 #include "bao/socket.hpp"   // addresses, TCP, UDP, unix sockets
 #include "bao/server.hpp"   // a task for each connection
-#include "bao/signal.hpp"   // wait for a signal
+#include "bao/signal.hpp"   // wait for a signal, or have it handled
 #include "bao/fork.hpp"     // what a child process begins with
+#include "bao/process.hpp"  // run other programs
 
 // VI. Optional
-#include "bao/virtual_time.hpp"  // tests that sleep take no time
+#include "bao/virtual_time.hpp"  // tests that sleep take no time, and replay
 #include "bao/debug.hpp"         // ask who waits, and where
 #include "bao/watchdog.hpp"      // who keeps the thread
 

@@ -3097,8 +3097,12 @@ class timer_heap {
     while (root_ != nullptr) remove(*root_);
   }
 
-  // From now on, those due at once come out in another order; 0: as armed.
-  void shuffle(std::uint64_t how) { shuffle_ = how; }
+  // From now on, those due at once come out in another order, always the same
+  // one; 0: as armed.
+  void shuffle(std::uint64_t how) {
+    shuffle_ = how;
+    before_ = how != 0 ? armed_ : 0;
+  }
 
   bool empty() const { return root_ == nullptr; }
   timer* first() const { return root_; }
@@ -3107,7 +3111,7 @@ class timer_heap {
     t.cancel();
     t.heap_ = this;
     t.due_ = due;
-    t.order_ = armed_++ ^ shuffle_;
+    t.order_ = (armed_++ - before_) ^ shuffle_;
     root_ = root_ == nullptr ? &t : merge(root_, &t);
   }
 
@@ -3165,6 +3169,7 @@ class timer_heap {
 
   timer* root_ = nullptr;
   std::uint64_t armed_ = 0;
+  std::uint64_t before_ = 0;  // they were shuffled
   std::uint64_t shuffle_ = 0;
 };
 
@@ -3848,8 +3853,8 @@ class task_block : public fiber, public list_node, public alarm {
   std::exception_ptr kill_thrown;
   std::exception_ptr error;  // that ended it
   bool ended_by_kill = false;
-  bool asked = false;   // somebody wanted to know of the error
-  bool serves = false;  // the others: join_all() does not wait for it
+  bool asked = false;       // somebody wanted to know of the error
+  bool background = false;  // join_all() does not wait for it
   list<completion> watchers;
   local_value* locals = nullptr;
 
@@ -4120,8 +4125,13 @@ class scheduler {
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // Looks at the outside world at the next turn.
-  void look_soon() { look_at_ = 0; }
+  // From now on all that is left to chance depends on this number; 0: as usual.
+  void shuffle(std::uint64_t how) {
+    timers_.shuffle(how);
+    lots_ = static_cast<std::uint32_t>(how) | 1;
+    busy_calls_ = 0;
+    look_at_ = 0;  // at the next turn
+  }
   // Which turn this is: no two have the same number, and none goes on after the
   // thread has looked around.
   unsigned long turn() const { return turn_; }
@@ -5360,11 +5370,11 @@ void join_all(const task<R>&... tasks) {
 }
 
 // Until no other task is left, those included that are spawned meanwhile, but
-// not one of report_on().
+// for those that only serve others, as for on_signal() and report_on().
 inline void join_all() {
   scheduler& s = this_scheduler();
   for (task_block* t = s.tasks().first(); t != nullptr;) {
-    if (t == &s.running() || t->serves) {
+    if (t == &s.running() || t->background) {
       t = s.tasks().after(*t);
     } else {
       task<>(t).join();
@@ -6180,7 +6190,8 @@ class channel {
 //     for (auto& page : ten.imap(urls, fetch)) index(page);
 //
 // A task that nobody waits for is easily forgotten. Those of a group end with
-// it: when it goes, those that are left are killed and waited for. A pool is a
+// it: when it goes, those that are left are killed and waited for. So it comes
+// after all variables that its members use, and goes before them. A pool is a
 // group of limited size, and its map functions call a function for each element
 // of a range, in tasks: the elements are asked for as there is room, so that
 // the range may be endless, and be slow itself.
@@ -6546,6 +6557,8 @@ auto merge(First&& first, More&&... more) {
             try {
               for (auto&& x : source)
                 values.send(out(std::forward<decltype(x)>(x)));
+            } catch (const killed&) {
+              throw;  // nobody reads any more
             } catch (...) {
               values.close();
               throw;
@@ -7187,6 +7200,20 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   } while (!ready);
   return ready;
 }
+
+// How long to wait for the next try at what the kernel will give no word of:
+// twice as long each time.
+class growing_pause {
+ public:
+  growing_pause(clock::duration first, clock::duration most)
+      : next_(first), most_(most) {}
+  clock::duration next() {
+    return std::exchange(next_, std::min(next_ * 2, most_));
+  }
+
+ private:
+  clock::duration next_, most_;
+};
 
 // Owns a descriptor. Move-only; an empty one has the number -1. It belongs to
 // the thread where a task first had to wait for it: others get wrong_thread.
@@ -8126,19 +8153,6 @@ class address {
   socklen_t size_ = 0;
 };
 
-// How long to wait for the next try at what the kernel will give no word of:
-// twice as long each time.
-class growing_pause {
- public:
-  growing_pause(clock::duration first, clock::duration most)
-      : next_(first), most_(most) {}
-  clock::duration next() {
-    return std::exchange(next_, std::min(next_ * 2, most_));
-  }
-
- private:
-  clock::duration next_, most_;
-};
 // For a place in the queue of a unix socket.
 inline growing_pause unix_pause() {
   return {std::chrono::milliseconds(1), std::chrono::milliseconds(50)};
@@ -8909,11 +8923,16 @@ using unix_server = server<unix_stream>;
 }  // namespace bao
 
 // =============================================================================
-// bao/signal.hpp - wait for a signal
+// bao/signal.hpp - wait for a signal, or have it handled
 //
 // A signal handler may do next to nothing. Ours counts the signal and rings a
-// doorbell; a task that waits for it does the rest, as for any descriptor. At
-// most 16 tasks may wait at a time; each bell is a descriptor, and stays open.
+// doorbell; a task that waits for it does the rest, as for any descriptor.
+//
+//     int which = bao::wait_signal({SIGINT, SIGTERM});
+//     auto reload = bao::on_signal(SIGHUP, [] { read_settings(); });
+//
+// At most 16 tasks may wait at a time, one for each handler among them; each
+// bell is a descriptor, and stays open.
 
 #include <initializer_list>
 
@@ -8937,6 +8956,31 @@ struct received_signals {
 
   static void handle(int signal);
 
+  // Puts that handler in place of what the signal did before.
+  void begin_to_handle(int signal, const char* call) {
+    if (signal <= 0 || signal >= numbers)
+      throw std::system_error(
+          EINVAL, std::generic_category(),
+          std::string(call) + ": " + std::to_string(signal));
+    if (handled[signal].exchange(true)) return;
+    struct sigaction ours {};
+    ours.sa_handler = handle;
+    ours.sa_flags = SA_RESTART;
+    sigemptyset(&ours.sa_mask);
+    if (::sigaction(signal, &ours, nullptr) != -1) return;
+    handled[signal] = false;
+    throw_errno("sigaction: signal " + std::to_string(signal));
+  }
+
+  // Takes one that has arrived, if any has.
+  bool take(int signal) {
+    int arrived = count[signal].load();
+    while (arrived > 0)
+      if (count[signal].compare_exchange_weak(arrived, arrived - 1))
+        return true;
+    return false;
+  }
+
   // In a child process: those who wait are in the parent, and so are its bells
   // and what it has received.
   void start_over() {
@@ -8956,6 +9000,41 @@ inline void received_signals::handle(int signal) {
     if (const doorbell* bell = s.bell.load()) bell->ring();
 }
 
+// A seat, for as long as it lives.
+class signal_seat {
+ public:
+  // Throws std::runtime_error when there is none.
+  explicit signal_seat(const char* call) : seat_(signals.seats) {
+    while (seat_->taken.exchange(true))
+      if (++seat_ == std::end(signals.seats))
+        throw std::runtime_error(std::string(call) +
+                                 ": 16 tasks wait for signals already");
+    if (seat_->bell.load() != nullptr) return;
+    try {
+      seat_->bell = new doorbell;
+    } catch (...) {
+      seat_->taken = false;
+      throw;
+    }
+  }
+  signal_seat(const signal_seat&) = delete;
+  ~signal_seat() { seat_->taken = false; }
+
+  // Suspends until there may be news (true) or `until` passes (false).
+  bool wait(deadline until) const {
+    const doorbell& bell = *seat_->bell.load();
+    if (!wait_fd(bell.fd(), readable, until)) return false;
+    bell.answer();
+    return true;
+  }
+  void ring() const noexcept {
+    if (const doorbell* bell = seat_->bell.load()) bell->ring();
+  }
+
+ private:
+  received_signals::seat* seat_;
+};
+
 // Suspends until the process receives one of these signals, and returns which;
 // 0 when `until` passes. From the first call on, a handler of ours stands in
 // place of what they did before: those that arrive while nobody waits are kept
@@ -8966,41 +9045,86 @@ inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
   if (which.size() == 0)
     throw std::invalid_argument("wait_signal: no signal is named");
-  for (int n : which) {
-    if (n <= 0 || n >= received_signals::numbers)
-      throw std::system_error(EINVAL, std::generic_category(),
-                              "wait_signal: " + std::to_string(n));
-    if (signals.handled[n].exchange(true)) continue;
-    struct sigaction ours {};
-    ours.sa_handler = received_signals::handle;
-    ours.sa_flags = SA_RESTART;
-    sigemptyset(&ours.sa_mask);
-    if (::sigaction(n, &ours, nullptr) == -1) {
-      signals.handled[n] = false;
-      throw_errno("sigaction: signal " + std::to_string(n));
-    }
-  }
-  received_signals::seat* seat = signals.seats;
-  while (seat->taken.exchange(true))
-    if (++seat == std::end(signals.seats))
-      throw std::runtime_error(
-          "wait_signal: 16 tasks wait for signals already");
-  struct stand_up {
-    std::atomic<bool>& taken;
-    ~stand_up() { taken = false; }
-  } at_end{seat->taken};
-  if (seat->bell.load() == nullptr) seat->bell = new doorbell;
-  const doorbell& bell = *seat->bell.load();
+  for (int n : which) signals.begin_to_handle(n, "wait_signal");
+  const signal_seat here("wait_signal");
   for (;;) {
-    for (int n : which) {
-      int arrived = signals.count[n].load();
-      while (arrived > 0)
-        if (signals.count[n].compare_exchange_weak(arrived, arrived - 1))
-          return n;
-    }
-    if (!wait_fd(bell.fd(), readable, until)) return 0;
-    bell.answer();
+    for (int n : which)
+      if (signals.take(n)) return n;
+    if (!here.wait(until)) return 0;
   }
+}
+
+// Shared by a handler, the task that waits for it, and its calls.
+struct signal_watch {
+  const signal_seat seat{"on_signal"};
+  std::atomic<bool> cancelled{false};
+};
+
+// What on_signal() returns: while it lives, the signal is looked after.
+// Move-only. None of its members suspends, and it may be destroyed on any
+// thread.
+class signal_handler {
+ public:
+  signal_handler() = default;
+  signal_handler(signal_handler&&) noexcept = default;
+  signal_handler& operator=(signal_handler&& other) noexcept {
+    cancel();
+    watch_ = std::move(other.watch_);
+    return *this;
+  }
+  ~signal_handler() { cancel(); }
+
+  // No call begins any more; one that has begun goes on.
+  void cancel() noexcept {
+    if (watch_ == nullptr) return;
+    watch_->cancelled = true;
+    watch_->seat.ring();
+    watch_ = nullptr;
+  }
+  explicit operator bool() const { return watch_ != nullptr; }
+
+  // For on_signal().
+  explicit signal_handler(std::shared_ptr<signal_watch> w)
+      : watch_(std::move(w)) {}
+
+ private:
+  std::shared_ptr<signal_watch> watch_;
+};
+
+// Never suspends. Has f(), or f(signal), run as a task of this thread each time
+// the signal arrives, for as long as what is returned lives. The signal is
+// caught from now on, and for good, as by wait_signal(); several who look after
+// the same one share what arrives.
+//
+// join_all() does not wait for a handler. But as one might end any other wait,
+// none is a deadlock while it lives. Throws as wait_signal() does; its seat is
+// free again when the others have had a turn.
+template <class F>
+[[nodiscard]] signal_handler on_signal(int signal, F f,
+                                       place at = place::here()) {
+  struct handler : signal_watch {
+    explicit handler(F g) : call(std::move(g)) {}
+    F call;
+  };
+  signals.begin_to_handle(signal, "on_signal");
+  const auto on = std::make_shared<handler>(std::move(f));
+  const auto call = [on, signal] {
+    if (on->cancelled) return;
+    if constexpr (std::is_invocable_v<F&, int>)
+      on->call(signal);
+    else
+      static_cast<void>(signal), on->call();
+  };
+  task<> waits = spawn(task_options(at).name("on_signal"), [=] {
+    while (!on->cancelled) {
+      if (signals.take(signal))
+        spawn(task_options(at).name("signal " + std::to_string(signal)), call);
+      else
+        on->seat.wait(never);
+    }
+  });
+  waits.checked("on_signal").background = true;
+  return signal_handler(on);
 }
 
 }  // namespace BAO_ABI
@@ -9052,6 +9176,463 @@ inline const bool ready_to_fork = [] {
 }  // namespace BAO_ABI
 }  // namespace bao
 
+// =============================================================================
+// bao/process.hpp - run other programs
+//
+//     auto listing = bao::run({"ls", "-l"}, 5s);
+//     if (listing.status == 0) show(listing.output);
+//
+// A child is a program of its own. To us it is a number, and three streams:
+//
+//     in()  -->  0  the child  1  -->  out()
+//                              2  -->  err()
+//
+// A pipe holds 64 KiB, and then whoever writes has to wait. So one who writes
+// all of a child's input before reading any of its output waits for ever, if
+// the child does likewise: communicate() has a task for each pipe.
+//
+// The child begins with what it was given and no other descriptor of bao's,
+// with no signal blocked, and with the usual end by SIGPIPE. It is started by
+// posix_spawn(), which does not copy our memory: some 150 microseconds, during
+// which the thread stands still. Of its end Linux tells by a descriptor;
+// elsewhere we ask time and again. Only children made here are waited for:
+// those that others have started are theirs.
+
+#include <spawn.h>
+#include <sys/wait.h>
+#if defined(__linux__)
+#include <sys/syscall.h>  // pidfd_open
+#endif
+
+extern "C" char** environ;  // POSIX leaves it to the program to declare it
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// What a child is given besides its arguments:
+//     bao::process_options().directory("/tmp").stdout_to("log.txt")
+// Without more, its input and its outputs are pipes to us. A descriptor stays
+// ours, and has to be open until the child has started: stdout_to(1) gives it
+// our own output. A file is opened, and made or emptied to write to it;
+// "/dev/null" is one. None of its members suspends.
+class process_options {
+ public:
+  // Where it starts, and from where a program named "./so" is looked for.
+  process_options& directory(std::string path) {
+    return directory_ = std::move(path), *this;
+  }
+  // One variable more than we have now, or another value. Throws
+  // std::invalid_argument for a name that cannot be one.
+  process_options& env(const std::string& name, const std::string& value);
+  // None but those that are set from here on.
+  process_options& clear_env() { return environment_.emplace(), *this; }
+
+  process_options& stdin_from(int fd) { return connect(0, fd); }
+  process_options& stdin_from(std::string file) {
+    return connect(0, a_file, std::move(file));
+  }
+  process_options& stdout_to(int fd) { return connect(1, fd); }
+  process_options& stdout_to(std::string file) {
+    return connect(1, a_file, std::move(file));
+  }
+  process_options& stderr_to(int fd) { return connect(2, fd); }
+  process_options& stderr_to(std::string file) {
+    return connect(2, a_file, std::move(file));
+  }
+  // Both outputs are one, as by 2>&1 in a shell.
+  process_options& stderr_to_stdout() { return connect(2, its_output); }
+
+ private:
+  friend class process;
+
+  enum : int { a_pipe = -2, a_file = -3, its_output = -4 };  // or a descriptor
+  struct end {
+    int fd = a_pipe;
+    std::string file;
+  };
+
+  process_options& connect(int number, int fd, std::string file = {}) {
+    return ends_[number] = {fd, std::move(file)}, *this;
+  }
+
+  std::string directory_;
+  std::optional<std::vector<std::string>> environment_;  // as ours if it is not
+  end ends_[3];
+};
+
+struct process_result {
+  std::string output, errors;
+  int status = 0;  // as wait() tells it
+};
+
+// A child. Move-only; an empty one is nobody's: std::logic_error. It must
+// neither move nor go under those who use it.
+//
+// Only communicate() and wait() suspend, until `until` at the latest; they
+// throw what interrupts us, and the child runs on. All throw std::system_error
+// whose text names the call: "waitpid" with ECHILD where others take the ends
+// of our children, or the program ignores SIGCHLD.
+//
+// A child that has not ended is killed when its object goes. That blocks the
+// thread until it is gone: some 100 microseconds, longer if it has much memory.
+class process {
+ public:
+  process() = default;
+  // Starts a program, looked for along our PATH unless its name has a /.
+  // Throws std::system_error when that fails, also in the child: there is no
+  // such program or directory, there are no descriptors left; and
+  // std::invalid_argument when nothing is named, or a text has a NUL byte.
+  explicit process(std::vector<std::string> command,
+                   process_options options = {});
+  process(process&& other) noexcept { swap(other); }
+  process& operator=(process&& other) noexcept {
+    process taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
+  ~process();
+
+  explicit operator bool() const { return pid_ != 0; }
+  pid_t pid() const { return expect_one("pid"), pid_; }
+
+  // What it reads and writes. Where that is not a pipe, they are empty.
+  stream& in() { return expect_one("in"), in_; }
+  stream& out() { return expect_one("out"), out_; }
+  stream& err() { return expect_one("err"), err_; }
+
+  // Writes `input`, closes in(), reads both outputs up to their ends and waits
+  // for the child's. It need not read its input. When this is late, it throws
+  // std::errc::timed_out; then, or when we are interrupted, it may be called
+  // once more: it goes on where it was, with what is left of the input first.
+  // Only one task at a time may: std::logic_error.
+  //
+  // The outputs end when nobody can write to them any more, neither the child
+  // nor those whom it has started.
+  process_result communicate(std::string_view input, deadline until = never);
+  process_result communicate(deadline until = never) {
+    return communicate({}, until);
+  }
+
+  // Until it has ended: what it exited with, or -n when signal n was its end.
+  // Empty when late.
+  std::optional<int> wait(deadline until = never);
+  bool running();
+  // Sends it a signal, unless it has ended.
+  void kill(int signal = SIGKILL);
+
+ private:
+  void swap(process& other) noexcept;
+  void expect_one(const char* call) const {
+    if (pid_ == 0)
+      throw std::logic_error(std::string(call) + ": there is no process here");
+  }
+  std::string text(const char* call) const {
+    return std::string(call) + ": process " + std::to_string(pid_);
+  }
+  void feed();
+
+  pid_t pid_ = 0;
+  std::optional<int> status_;  // once it is reaped
+  stream in_, out_, err_;
+  bool communicates_ = false;
+  std::string input_;            // what communicate() has still to write
+  std::size_t fed_ = 0;          // but for so much of it
+  std::string output_, errors_;  // what it has read to the end
+};
+
+// Suspends as communicate() does. Runs a program to its end; when this is late
+// or interrupted, the child is killed.
+inline process_result run(std::vector<std::string> command,
+                          process_options options, std::string_view input,
+                          deadline until = never) {
+  process child(std::move(command), std::move(options));
+  return child.communicate(input, until);
+}
+inline process_result run(std::vector<std::string> command,
+                          process_options options, deadline until = never) {
+  return run(std::move(command), std::move(options), {}, until);
+}
+inline process_result run(std::vector<std::string> command,
+                          std::string_view input, deadline until = never) {
+  return run(std::move(command), process_options(), input, until);
+}
+inline process_result run(std::vector<std::string> command,
+                          deadline until = never) {
+  return run(std::move(command), process_options(), {}, until);
+}
+
+// --- before it starts --------------------------------------------------------
+
+inline process_options& process_options::env(const std::string& name,
+                                             const std::string& value) {
+  if (name.empty() || name.find('=') != std::string::npos)
+    throw std::invalid_argument("env: \"" + name + "\" is no name");
+  if (!environment_) {
+    environment_.emplace();
+    for (char** ours = environ; ours != nullptr && *ours != nullptr; ++ours)
+      environment_->push_back(*ours);
+  }
+  auto& all = *environment_;
+  const std::string begin = name + '=';
+  const auto same = [&](const std::string& variable) {
+    return variable.compare(0, begin.size(), begin) == 0;
+  };
+  all.erase(std::remove_if(all.begin(), all.end(), same), all.end());
+  all.push_back(begin + value);
+  return *this;
+}
+
+inline const char* c_string(const std::string& text) {
+  if (text.find('\0') == std::string::npos) return text.c_str();
+  throw std::invalid_argument(
+      std::string("process: there is a NUL byte after \"") + text.c_str() +
+      '"');
+}
+
+// As C takes them: null comes last.
+inline std::vector<char*> c_strings(std::vector<std::string>& texts) {
+  std::vector<char*> all;
+  for (std::string& text : texts) c_string(text), all.push_back(text.data());
+  all.push_back(nullptr);
+  return all;
+}
+
+// A duplicate that is none of 0, 1 and 2: what is to become one of those in the
+// child must not be overwritten by another that does so first.
+inline descriptor duplicate_above_2(int fd) {
+  const int made = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (made == -1) throw_errno("process: descriptor " + std::to_string(fd));
+  return descriptor(made);
+}
+
+// The ends of a new pipe: to read, and to write.
+inline std::pair<descriptor, descriptor> make_child_pipe() {
+  int ends[2];
+#if defined(__APPLE__)
+  check(::pipe(ends), "pipe");
+#else
+  check(::pipe2(ends, O_CLOEXEC), "pipe2");
+#endif
+  const descriptor from(ends[0]), to(ends[1]);
+  return {duplicate_above_2(from.fd()), duplicate_above_2(to.fd())};
+}
+
+// What posix_spawn() is told.
+class child_setup {
+ public:
+  child_setup() {
+    expect(::posix_spawn_file_actions_init(&actions_), "posix_spawn");
+    if (const int error = ::posix_spawnattr_init(&attributes_)) {
+      ::posix_spawn_file_actions_destroy(&actions_);
+      expect(error, "posix_spawn");
+    }
+    sigset_t blocked, usual;
+    sigemptyset(&blocked);
+    sigemptyset(&usual);
+    sigaddset(&usual, SIGPIPE);  // those with a handler become so anyway
+    ::posix_spawnattr_setsigmask(&attributes_, &blocked);
+    ::posix_spawnattr_setsigdefault(&attributes_, &usual);
+    ::posix_spawnattr_setflags(&attributes_,
+                               POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  }
+  child_setup(const child_setup&) = delete;
+  ~child_setup() {
+    ::posix_spawnattr_destroy(&attributes_);
+    ::posix_spawn_file_actions_destroy(&actions_);
+  }
+
+  void connect(int fd, int number) {
+    expect(::posix_spawn_file_actions_adddup2(&actions_, fd, number),
+           "posix_spawn");
+  }
+  void change_directory(const char* path) {
+#if defined(__GLIBC__) && __GLIBC__ == 2 && __GLIBC_MINOR__ < 29
+    static_cast<void>(path);
+    expect(ENOSYS, "posix_spawn_file_actions_addchdir_np");
+#else
+    expect(::posix_spawn_file_actions_addchdir_np(&actions_, path),
+           "posix_spawn_file_actions_addchdir_np");
+#endif
+  }
+  pid_t spawn(char* const* words, char* const* variables,
+              const std::string& what) {
+    pid_t made = 0;
+    expect(::posix_spawnp(&made, words[0], &actions_, &attributes_, words,
+                          variables),
+           what);
+    return made;
+  }
+
+ private:
+  static void expect(int error, const std::string& call) {
+    if (error != 0) errno = error, throw_errno(call);
+  }
+
+  posix_spawn_file_actions_t actions_;
+  posix_spawnattr_t attributes_;
+};
+
+inline process::process(std::vector<std::string> command,
+                        process_options options) {
+  if (command.empty())
+    throw std::invalid_argument("process: no program is named");
+  const std::vector<char*> words = c_strings(command);
+  std::vector<char*> variables;
+  if (options.environment_) variables = c_strings(*options.environment_);
+
+  child_setup setup;
+  std::string what = "posix_spawn: \"" + command[0] + '"';
+  if (!options.directory_.empty()) {
+    setup.change_directory(c_string(options.directory_));
+    what += " in " + options.directory_;
+  }
+  // Closed here when the child has them: while we could write to its output
+  // ourselves, we would never read an end of it.
+  descriptor its[3];
+  stream* const ours[] = {&in_, &out_, &err_};
+  for (int i = 0; i < 3; ++i) {
+    const auto& [fd, file] = options.ends_[i];
+    if (fd == options.its_output) {
+      setup.connect(1, i);
+      continue;
+    }
+    if (fd == options.a_pipe) {
+      auto [from, to] = make_child_pipe();
+      if (i != 0) std::swap(from, to);
+      *ours[i] = stream(to.release());
+      its[i] = std::move(from);
+    } else if (fd == options.a_file) {
+      const int how = i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
+      const descriptor opened(::open(c_string(file), how | O_CLOEXEC, 0666));
+      if (!opened) throw_errno("open: " + file);
+      its[i] = duplicate_above_2(opened.fd());
+    } else {
+      its[i] = duplicate_above_2(fd);
+    }
+    setup.connect(its[i].fd(), i);
+  }
+  pid_ = setup.spawn(words.data(),
+                     variables.empty() ? environ : variables.data(), what);
+}
+
+// --- while it runs -----------------------------------------------------------
+
+// Until it is reaped, its number is given to nobody else: so whom we signal is
+// our child, or what is left of it. One that we may not kill, having changed
+// its user, is left alone; and in a child of ours by fork(), a sibling is.
+inline process::~process() {
+  if (pid_ == 0 || status_) return;
+  if (::waitpid(pid_, nullptr, WNOHANG) != 0) return;
+  if (::kill(pid_, SIGKILL) == -1) return;
+  while (::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
+  }
+}
+
+inline void process::swap(process& other) noexcept {
+  std::swap(pid_, other.pid_);
+  std::swap(status_, other.status_);
+  std::swap(in_, other.in_);
+  std::swap(out_, other.out_);
+  std::swap(err_, other.err_);
+  std::swap(input_, other.input_);
+  std::swap(fed_, other.fed_);
+  std::swap(output_, other.output_);
+  std::swap(errors_, other.errors_);
+}
+
+inline bool process::running() {
+  expect_one("running");
+  if (status_) return false;
+  int how = 0;
+  const pid_t ended = ::waitpid(pid_, &how, WNOHANG);
+  if (ended == -1) throw_errno(text("waitpid"));
+  if (ended == 0) return true;
+  status_ = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);
+  return false;
+}
+
+inline void process::kill(int signal) {
+  expect_one("kill");
+  if (running() && ::kill(pid_, signal) == -1) throw_errno(text("kill"));
+}
+
+// Becomes readable when the child has ended. Empty where there is no such thing
+// or none to spare.
+inline descriptor watch_process(pid_t pid) {
+#if defined(SYS_pidfd_open)
+  return descriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+#else
+  static_cast<void>(pid);
+  return {};
+#endif
+}
+
+inline std::optional<int> process::wait(deadline until) {
+  expect_one("wait");
+  if (running() && !until.passed()) {
+    if (const descriptor end = watch_process(pid_))
+      wait_fd(end.fd(), readable, until);
+    growing_pause pause(std::chrono::milliseconds(1),
+                        std::chrono::milliseconds(50));
+    while (running() && !until.passed())
+      sleep(std::min(until, deadline(pause.next())));
+  }
+  return status_;
+}
+
+inline void process::feed() {
+  try {
+    while (fed_ < input_.size())
+      fed_ += in_.write_some(input_.data() + fed_, input_.size() - fed_);
+  } catch (const std::system_error& e) {
+    if (e.code() != std::errc::broken_pipe) throw;
+  }
+  input_.clear();
+  fed_ = 0;
+  in_.close();
+}
+
+inline process_result process::communicate(std::string_view input,
+                                           deadline until) {
+  expect_one("communicate");
+  if (communicates_)
+    throw std::logic_error(text("communicate") + ": another task does");
+  input_ += input;
+  struct helping_tasks {
+    process& child;
+    std::vector<task<>> all;
+    ~helping_tasks() {
+      const shield until_they_have_ended;
+      kill_all(all);
+      child.communicates_ = false;
+    }
+  };
+  auto result = with_timeout(until, [&] {
+    helping_tasks tasks{*this, {}};
+    communicates_ = true;
+    tasks.all.reserve(2);
+    const auto help = [&](auto f) {
+      tasks.all.push_back(spawn(task_options().name(text("communicate")), f));
+    };
+    help([this] { feed(); });
+    help([this] {
+      if (err_) errors_ += err_.read_all();
+    });
+    if (out_) output_ += out_.read_all();
+    for (const task<>& t : tasks.all) t.get();
+    const int status = *wait();
+    return process_result{std::exchange(output_, {}),
+                          std::exchange(errors_, {}), status};
+  });
+  if (!result)
+    throw std::system_error(ETIMEDOUT, std::generic_category(),
+                            text("communicate"));
+  return std::move(*result);
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
 // VI. Optional
 
 // =============================================================================
@@ -9089,13 +9670,12 @@ class virtual_time : public system_calls {
   explicit virtual_time(std::uint64_t seed) : virtual_time() {
     seeded_ = true;
     state_ = seed;
-    this_scheduler().timers().shuffle(random());
-    this_scheduler().look_soon();
+    this_scheduler().shuffle(random());
   }
   virtual_time(const virtual_time&) = delete;
   virtual ~virtual_time() {
     sys = before_;
-    if (seeded_) this_scheduler().timers().shuffle(0);
+    if (seeded_) this_scheduler().shuffle(0);
   }
 
   // Lets time pass as if the running task had computed for so long.
@@ -9293,7 +9873,7 @@ inline task<> report_on(int signal, place at = place::here()) {
     }
   };
   auto made = spawn(task_options(at).name("report"), serve, std::move(mine));
-  made.checked("report_on").serves = true;
+  made.checked("report_on").background = true;
   return made;
 }
 

@@ -156,6 +156,25 @@ TEST_CASE("X19: signals that the parent has not taken are not the child's") {
   CHECK(bao::wait_signal({SIGUSR1}, 0s) == SIGUSR1);
 }
 
+TEST_CASE("X19, V34: handlers of signals stay with the parent") {
+  int calls = 0;
+  auto on = bao::on_signal(SIGUSR1, [&] { ++calls; });
+  bao::yield();  // it waits
+  const outcome o = in_child([&](bao::stream& out) {
+    ::raise(SIGUSR1);
+    bao::sleep(5ms);
+    out.write_all(std::to_string(calls));
+    on.cancel();
+    const auto its = bao::on_signal(SIGUSR1, [&] { ++calls; });
+    bao::sleep(5ms);
+    out.write_all(std::to_string(calls));
+  });
+  CHECK(o.text == "01");
+  ::raise(SIGUSR1);
+  for (int i = 0; i < 1000 && calls == 0; ++i) bao::sleep(5ms);
+  CHECK(calls == 1);
+}
+
 TEST_CASE("X19: a child does not wait for time limits of the parent's tasks") {
   auto other = bao::spawn([] {
     bao::timeout limit(1h);

@@ -176,7 +176,7 @@ inline task<> report_on(int signal, place at = place::here()) {
     }
   };
   auto made = spawn(task_options(at).name("report"), serve, std::move(mine));
-  made.checked("report_on").serves = true;
+  made.checked("report_on").background = true;
   return made;
 }
 

@@ -172,6 +172,20 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   return ready;
 }
 
+// How long to wait for the next try at what the kernel will give no word of:
+// twice as long each time.
+class growing_pause {
+ public:
+  growing_pause(clock::duration first, clock::duration most)
+      : next_(first), most_(most) {}
+  clock::duration next() {
+    return std::exchange(next_, std::min(next_ * 2, most_));
+  }
+
+ private:
+  clock::duration next_, most_;
+};
+
 // Owns a descriptor. Move-only; an empty one has the number -1. It belongs to
 // the thread where a task first had to wait for it: others get wrong_thread.
 // None of its members suspends.

@@ -1,8 +1,13 @@
-// bao/signal.hpp - wait for a signal
+// bao/signal.hpp - wait for a signal, or have it handled
 //
 // A signal handler may do next to nothing. Ours counts the signal and rings a
-// doorbell; a task that waits for it does the rest, as for any descriptor. At
-// most 16 tasks may wait at a time; each bell is a descriptor, and stays open.
+// doorbell; a task that waits for it does the rest, as for any descriptor.
+//
+//     int which = bao::wait_signal({SIGINT, SIGTERM});
+//     auto reload = bao::on_signal(SIGHUP, [] { read_settings(); });
+//
+// At most 16 tasks may wait at a time, one for each handler among them; each
+// bell is a descriptor, and stays open.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -13,9 +18,12 @@
 #include <cerrno>
 #include <initializer_list>
 #include <iterator>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <type_traits>
+#include <utility>
 
 #include "bao/io.hpp"
 
@@ -39,6 +47,31 @@ struct received_signals {
 
   static void handle(int signal);
 
+  // Puts that handler in place of what the signal did before.
+  void begin_to_handle(int signal, const char* call) {
+    if (signal <= 0 || signal >= numbers)
+      throw std::system_error(
+          EINVAL, std::generic_category(),
+          std::string(call) + ": " + std::to_string(signal));
+    if (handled[signal].exchange(true)) return;
+    struct sigaction ours {};
+    ours.sa_handler = handle;
+    ours.sa_flags = SA_RESTART;
+    sigemptyset(&ours.sa_mask);
+    if (::sigaction(signal, &ours, nullptr) != -1) return;
+    handled[signal] = false;
+    throw_errno("sigaction: signal " + std::to_string(signal));
+  }
+
+  // Takes one that has arrived, if any has.
+  bool take(int signal) {
+    int arrived = count[signal].load();
+    while (arrived > 0)
+      if (count[signal].compare_exchange_weak(arrived, arrived - 1))
+        return true;
+    return false;
+  }
+
   // In a child process: those who wait are in the parent, and so are its bells
   // and what it has received.
   void start_over() {
@@ -58,6 +91,41 @@ inline void received_signals::handle(int signal) {
     if (const doorbell* bell = s.bell.load()) bell->ring();
 }
 
+// A seat, for as long as it lives.
+class signal_seat {
+ public:
+  // Throws std::runtime_error when there is none.
+  explicit signal_seat(const char* call) : seat_(signals.seats) {
+    while (seat_->taken.exchange(true))
+      if (++seat_ == std::end(signals.seats))
+        throw std::runtime_error(std::string(call) +
+                                 ": 16 tasks wait for signals already");
+    if (seat_->bell.load() != nullptr) return;
+    try {
+      seat_->bell = new doorbell;
+    } catch (...) {
+      seat_->taken = false;
+      throw;
+    }
+  }
+  signal_seat(const signal_seat&) = delete;
+  ~signal_seat() { seat_->taken = false; }
+
+  // Suspends until there may be news (true) or `until` passes (false).
+  bool wait(deadline until) const {
+    const doorbell& bell = *seat_->bell.load();
+    if (!wait_fd(bell.fd(), readable, until)) return false;
+    bell.answer();
+    return true;
+  }
+  void ring() const noexcept {
+    if (const doorbell* bell = seat_->bell.load()) bell->ring();
+  }
+
+ private:
+  received_signals::seat* seat_;
+};
+
 // Suspends until the process receives one of these signals, and returns which;
 // 0 when `until` passes. From the first call on, a handler of ours stands in
 // place of what they did before: those that arrive while nobody waits are kept
@@ -68,41 +136,86 @@ inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
   if (which.size() == 0)
     throw std::invalid_argument("wait_signal: no signal is named");
-  for (int n : which) {
-    if (n <= 0 || n >= received_signals::numbers)
-      throw std::system_error(EINVAL, std::generic_category(),
-                              "wait_signal: " + std::to_string(n));
-    if (signals.handled[n].exchange(true)) continue;
-    struct sigaction ours {};
-    ours.sa_handler = received_signals::handle;
-    ours.sa_flags = SA_RESTART;
-    sigemptyset(&ours.sa_mask);
-    if (::sigaction(n, &ours, nullptr) == -1) {
-      signals.handled[n] = false;
-      throw_errno("sigaction: signal " + std::to_string(n));
-    }
-  }
-  received_signals::seat* seat = signals.seats;
-  while (seat->taken.exchange(true))
-    if (++seat == std::end(signals.seats))
-      throw std::runtime_error(
-          "wait_signal: 16 tasks wait for signals already");
-  struct stand_up {
-    std::atomic<bool>& taken;
-    ~stand_up() { taken = false; }
-  } at_end{seat->taken};
-  if (seat->bell.load() == nullptr) seat->bell = new doorbell;
-  const doorbell& bell = *seat->bell.load();
+  for (int n : which) signals.begin_to_handle(n, "wait_signal");
+  const signal_seat here("wait_signal");
   for (;;) {
-    for (int n : which) {
-      int arrived = signals.count[n].load();
-      while (arrived > 0)
-        if (signals.count[n].compare_exchange_weak(arrived, arrived - 1))
-          return n;
-    }
-    if (!wait_fd(bell.fd(), readable, until)) return 0;
-    bell.answer();
+    for (int n : which)
+      if (signals.take(n)) return n;
+    if (!here.wait(until)) return 0;
   }
+}
+
+// Shared by a handler, the task that waits for it, and its calls.
+struct signal_watch {
+  const signal_seat seat{"on_signal"};
+  std::atomic<bool> cancelled{false};
+};
+
+// What on_signal() returns: while it lives, the signal is looked after.
+// Move-only. None of its members suspends, and it may be destroyed on any
+// thread.
+class signal_handler {
+ public:
+  signal_handler() = default;
+  signal_handler(signal_handler&&) noexcept = default;
+  signal_handler& operator=(signal_handler&& other) noexcept {
+    cancel();
+    watch_ = std::move(other.watch_);
+    return *this;
+  }
+  ~signal_handler() { cancel(); }
+
+  // No call begins any more; one that has begun goes on.
+  void cancel() noexcept {
+    if (watch_ == nullptr) return;
+    watch_->cancelled = true;
+    watch_->seat.ring();
+    watch_ = nullptr;
+  }
+  explicit operator bool() const { return watch_ != nullptr; }
+
+  // For on_signal().
+  explicit signal_handler(std::shared_ptr<signal_watch> w)
+      : watch_(std::move(w)) {}
+
+ private:
+  std::shared_ptr<signal_watch> watch_;
+};
+
+// Never suspends. Has f(), or f(signal), run as a task of this thread each time
+// the signal arrives, for as long as what is returned lives. The signal is
+// caught from now on, and for good, as by wait_signal(); several who look after
+// the same one share what arrives.
+//
+// join_all() does not wait for a handler. But as one might end any other wait,
+// none is a deadlock while it lives. Throws as wait_signal() does; its seat is
+// free again when the others have had a turn.
+template <class F>
+[[nodiscard]] signal_handler on_signal(int signal, F f,
+                                       place at = place::here()) {
+  struct handler : signal_watch {
+    explicit handler(F g) : call(std::move(g)) {}
+    F call;
+  };
+  signals.begin_to_handle(signal, "on_signal");
+  const auto on = std::make_shared<handler>(std::move(f));
+  const auto call = [on, signal] {
+    if (on->cancelled) return;
+    if constexpr (std::is_invocable_v<F&, int>)
+      on->call(signal);
+    else
+      static_cast<void>(signal), on->call();
+  };
+  task<> waits = spawn(task_options(at).name("on_signal"), [=] {
+    while (!on->cancelled) {
+      if (signals.take(signal))
+        spawn(task_options(at).name("signal " + std::to_string(signal)), call);
+      else
+        on->seat.wait(never);
+    }
+  });
+  waits.checked("on_signal").background = true;
+  return signal_handler(on);
 }
 
 }  // namespace BAO_ABI

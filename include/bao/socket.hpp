@@ -84,19 +84,6 @@ class address {
   socklen_t size_ = 0;
 };
 
-// How long to wait for the next try at what the kernel will give no word of:
-// twice as long each time.
-class growing_pause {
- public:
-  growing_pause(clock::duration first, clock::duration most)
-      : next_(first), most_(most) {}
-  clock::duration next() {
-    return std::exchange(next_, std::min(next_ * 2, most_));
-  }
-
- private:
-  clock::duration next_, most_;
-};
 // For a place in the queue of a unix socket.
 inline growing_pause unix_pause() {
   return {std::chrono::milliseconds(1), std::chrono::milliseconds(50)};

@@ -430,11 +430,11 @@ void join_all(const task<R>&... tasks) {
 }
 
 // Until no other task is left, those included that are spawned meanwhile, but
-// not one of report_on().
+// for those that only serve others, as for on_signal() and report_on().
 inline void join_all() {
   scheduler& s = this_scheduler();
   for (task_block* t = s.tasks().first(); t != nullptr;) {
-    if (t == &s.running() || t->serves) {
+    if (t == &s.running() || t->background) {
       t = s.tasks().after(*t);
     } else {
       task<>(t).join();

@@ -128,8 +128,8 @@ class task_block : public fiber, public list_node, public alarm {
   std::exception_ptr kill_thrown;
   std::exception_ptr error;  // that ended it
   bool ended_by_kill = false;
-  bool asked = false;   // somebody wanted to know of the error
-  bool serves = false;  // the others: join_all() does not wait for it
+  bool asked = false;       // somebody wanted to know of the error
+  bool background = false;  // join_all() does not wait for it
   list<completion> watchers;
   local_value* locals = nullptr;
 

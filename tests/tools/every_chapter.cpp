@@ -156,6 +156,14 @@ void outside() {
   bao::yield();
   ::raise(SIGUSR1);
   expect(signalled.get() == SIGUSR1, "a signal");
+  int handled = 0;
+  const auto on = bao::on_signal(SIGUSR1, [&] { ++handled; });
+  ::raise(SIGUSR1);
+  while (handled == 0) bao::sleep(1ms);
+
+  const auto sorted = bao::run({"sort"}, "2\n1\n", 60s);
+  expect(sorted.output == "1\n2\n" && sorted.status == 0, "a process");
+  const bao::process left({"cat"});
 }
 
 }  // namespace

@@ -1,0 +1,475 @@
+// bao/process.hpp - run other programs
+//
+//     auto listing = bao::run({"ls", "-l"}, 5s);
+//     if (listing.status == 0) show(listing.output);
+//
+// A child is a program of its own. To us it is a number, and three streams:
+//
+//     in()  -->  0  the child  1  -->  out()
+//                              2  -->  err()
+//
+// A pipe holds 64 KiB, and then whoever writes has to wait. So one who writes
+// all of a child's input before reading any of its output waits for ever, if
+// the child does likewise: communicate() has a task for each pipe.
+//
+// The child begins with what it was given and no other descriptor of bao's,
+// with no signal blocked, and with the usual end by SIGPIPE. It is started by
+// posix_spawn(), which does not copy our memory: some 150 microseconds, during
+// which the thread stands still. Of its end Linux tells by a descriptor;
+// elsewhere we ask time and again. Only children made here are waited for:
+// those that others have started are theirs.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#if defined(__linux__)
+#include <sys/syscall.h>  // pidfd_open
+#endif
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "bao/stream.hpp"
+
+extern "C" char** environ;  // POSIX leaves it to the program to declare it
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// What a child is given besides its arguments:
+//     bao::process_options().directory("/tmp").stdout_to("log.txt")
+// Without more, its input and its outputs are pipes to us. A descriptor stays
+// ours, and has to be open until the child has started: stdout_to(1) gives it
+// our own output. A file is opened, and made or emptied to write to it;
+// "/dev/null" is one. None of its members suspends.
+class process_options {
+ public:
+  // Where it starts, and from where a program named "./so" is looked for.
+  process_options& directory(std::string path) {
+    return directory_ = std::move(path), *this;
+  }
+  // One variable more than we have now, or another value. Throws
+  // std::invalid_argument for a name that cannot be one.
+  process_options& env(const std::string& name, const std::string& value);
+  // None but those that are set from here on.
+  process_options& clear_env() { return environment_.emplace(), *this; }
+
+  process_options& stdin_from(int fd) { return connect(0, fd); }
+  process_options& stdin_from(std::string file) {
+    return connect(0, a_file, std::move(file));
+  }
+  process_options& stdout_to(int fd) { return connect(1, fd); }
+  process_options& stdout_to(std::string file) {
+    return connect(1, a_file, std::move(file));
+  }
+  process_options& stderr_to(int fd) { return connect(2, fd); }
+  process_options& stderr_to(std::string file) {
+    return connect(2, a_file, std::move(file));
+  }
+  // Both outputs are one, as by 2>&1 in a shell.
+  process_options& stderr_to_stdout() { return connect(2, its_output); }
+
+ private:
+  friend class process;
+
+  enum : int { a_pipe = -2, a_file = -3, its_output = -4 };  // or a descriptor
+  struct end {
+    int fd = a_pipe;
+    std::string file;
+  };
+
+  process_options& connect(int number, int fd, std::string file = {}) {
+    return ends_[number] = {fd, std::move(file)}, *this;
+  }
+
+  std::string directory_;
+  std::optional<std::vector<std::string>> environment_;  // as ours if it is not
+  end ends_[3];
+};
+
+struct process_result {
+  std::string output, errors;
+  int status = 0;  // as wait() tells it
+};
+
+// A child. Move-only; an empty one is nobody's: std::logic_error. It must
+// neither move nor go under those who use it.
+//
+// Only communicate() and wait() suspend, until `until` at the latest; they
+// throw what interrupts us, and the child runs on. All throw std::system_error
+// whose text names the call: "waitpid" with ECHILD where others take the ends
+// of our children, or the program ignores SIGCHLD.
+//
+// A child that has not ended is killed when its object goes. That blocks the
+// thread until it is gone: some 100 microseconds, longer if it has much memory.
+class process {
+ public:
+  process() = default;
+  // Starts a program, looked for along our PATH unless its name has a /.
+  // Throws std::system_error when that fails, also in the child: there is no
+  // such program or directory, there are no descriptors left; and
+  // std::invalid_argument when nothing is named, or a text has a NUL byte.
+  explicit process(std::vector<std::string> command,
+                   process_options options = {});
+  process(process&& other) noexcept { swap(other); }
+  process& operator=(process&& other) noexcept {
+    process taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
+  ~process();
+
+  explicit operator bool() const { return pid_ != 0; }
+  pid_t pid() const { return expect_one("pid"), pid_; }
+
+  // What it reads and writes. Where that is not a pipe, they are empty.
+  stream& in() { return expect_one("in"), in_; }
+  stream& out() { return expect_one("out"), out_; }
+  stream& err() { return expect_one("err"), err_; }
+
+  // Writes `input`, closes in(), reads both outputs up to their ends and waits
+  // for the child's. It need not read its input. When this is late, it throws
+  // std::errc::timed_out; then, or when we are interrupted, it may be called
+  // once more: it goes on where it was, with what is left of the input first.
+  // Only one task at a time may: std::logic_error.
+  //
+  // The outputs end when nobody can write to them any more, neither the child
+  // nor those whom it has started.
+  process_result communicate(std::string_view input, deadline until = never);
+  process_result communicate(deadline until = never) {
+    return communicate({}, until);
+  }
+
+  // Until it has ended: what it exited with, or -n when signal n was its end.
+  // Empty when late.
+  std::optional<int> wait(deadline until = never);
+  bool running();
+  // Sends it a signal, unless it has ended.
+  void kill(int signal = SIGKILL);
+
+ private:
+  void swap(process& other) noexcept;
+  void expect_one(const char* call) const {
+    if (pid_ == 0)
+      throw std::logic_error(std::string(call) + ": there is no process here");
+  }
+  std::string text(const char* call) const {
+    return std::string(call) + ": process " + std::to_string(pid_);
+  }
+  void feed();
+
+  pid_t pid_ = 0;
+  std::optional<int> status_;  // once it is reaped
+  stream in_, out_, err_;
+  bool communicates_ = false;
+  std::string input_;            // what communicate() has still to write
+  std::size_t fed_ = 0;          // but for so much of it
+  std::string output_, errors_;  // what it has read to the end
+};
+
+// Suspends as communicate() does. Runs a program to its end; when this is late
+// or interrupted, the child is killed.
+inline process_result run(std::vector<std::string> command,
+                          process_options options, std::string_view input,
+                          deadline until = never) {
+  process child(std::move(command), std::move(options));
+  return child.communicate(input, until);
+}
+inline process_result run(std::vector<std::string> command,
+                          process_options options, deadline until = never) {
+  return run(std::move(command), std::move(options), {}, until);
+}
+inline process_result run(std::vector<std::string> command,
+                          std::string_view input, deadline until = never) {
+  return run(std::move(command), process_options(), input, until);
+}
+inline process_result run(std::vector<std::string> command,
+                          deadline until = never) {
+  return run(std::move(command), process_options(), {}, until);
+}
+
+// --- before it starts --------------------------------------------------------
+
+inline process_options& process_options::env(const std::string& name,
+                                             const std::string& value) {
+  if (name.empty() || name.find('=') != std::string::npos)
+    throw std::invalid_argument("env: \"" + name + "\" is no name");
+  if (!environment_) {
+    environment_.emplace();
+    for (char** ours = environ; ours != nullptr && *ours != nullptr; ++ours)
+      environment_->push_back(*ours);
+  }
+  auto& all = *environment_;
+  const std::string begin = name + '=';
+  const auto same = [&](const std::string& variable) {
+    return variable.compare(0, begin.size(), begin) == 0;
+  };
+  all.erase(std::remove_if(all.begin(), all.end(), same), all.end());
+  all.push_back(begin + value);
+  return *this;
+}
+
+inline const char* c_string(const std::string& text) {
+  if (text.find('\0') == std::string::npos) return text.c_str();
+  throw std::invalid_argument(
+      std::string("process: there is a NUL byte after \"") + text.c_str() +
+      '"');
+}
+
+// As C takes them: null comes last.
+inline std::vector<char*> c_strings(std::vector<std::string>& texts) {
+  std::vector<char*> all;
+  for (std::string& text : texts) c_string(text), all.push_back(text.data());
+  all.push_back(nullptr);
+  return all;
+}
+
+// A duplicate that is none of 0, 1 and 2: what is to become one of those in the
+// child must not be overwritten by another that does so first.
+inline descriptor duplicate_above_2(int fd) {
+  const int made = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (made == -1) throw_errno("process: descriptor " + std::to_string(fd));
+  return descriptor(made);
+}
+
+// The ends of a new pipe: to read, and to write.
+inline std::pair<descriptor, descriptor> make_child_pipe() {
+  int ends[2];
+#if defined(__APPLE__)
+  check(::pipe(ends), "pipe");
+#else
+  check(::pipe2(ends, O_CLOEXEC), "pipe2");
+#endif
+  const descriptor from(ends[0]), to(ends[1]);
+  return {duplicate_above_2(from.fd()), duplicate_above_2(to.fd())};
+}
+
+// What posix_spawn() is told.
+class child_setup {
+ public:
+  child_setup() {
+    expect(::posix_spawn_file_actions_init(&actions_), "posix_spawn");
+    if (const int error = ::posix_spawnattr_init(&attributes_)) {
+      ::posix_spawn_file_actions_destroy(&actions_);
+      expect(error, "posix_spawn");
+    }
+    sigset_t blocked, usual;
+    sigemptyset(&blocked);
+    sigemptyset(&usual);
+    sigaddset(&usual, SIGPIPE);  // those with a handler become so anyway
+    ::posix_spawnattr_setsigmask(&attributes_, &blocked);
+    ::posix_spawnattr_setsigdefault(&attributes_, &usual);
+    ::posix_spawnattr_setflags(&attributes_,
+                               POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  }
+  child_setup(const child_setup&) = delete;
+  ~child_setup() {
+    ::posix_spawnattr_destroy(&attributes_);
+    ::posix_spawn_file_actions_destroy(&actions_);
+  }
+
+  void connect(int fd, int number) {
+    expect(::posix_spawn_file_actions_adddup2(&actions_, fd, number),
+           "posix_spawn");
+  }
+  void change_directory(const char* path) {
+#if defined(__GLIBC__) && __GLIBC__ == 2 && __GLIBC_MINOR__ < 29
+    static_cast<void>(path);
+    expect(ENOSYS, "posix_spawn_file_actions_addchdir_np");
+#else
+    expect(::posix_spawn_file_actions_addchdir_np(&actions_, path),
+           "posix_spawn_file_actions_addchdir_np");
+#endif
+  }
+  pid_t spawn(char* const* words, char* const* variables,
+              const std::string& what) {
+    pid_t made = 0;
+    expect(::posix_spawnp(&made, words[0], &actions_, &attributes_, words,
+                          variables),
+           what);
+    return made;
+  }
+
+ private:
+  static void expect(int error, const std::string& call) {
+    if (error != 0) errno = error, throw_errno(call);
+  }
+
+  posix_spawn_file_actions_t actions_;
+  posix_spawnattr_t attributes_;
+};
+
+inline process::process(std::vector<std::string> command,
+                        process_options options) {
+  if (command.empty())
+    throw std::invalid_argument("process: no program is named");
+  const std::vector<char*> words = c_strings(command);
+  std::vector<char*> variables;
+  if (options.environment_) variables = c_strings(*options.environment_);
+
+  child_setup setup;
+  std::string what = "posix_spawn: \"" + command[0] + '"';
+  if (!options.directory_.empty()) {
+    setup.change_directory(c_string(options.directory_));
+    what += " in " + options.directory_;
+  }
+  // Closed here when the child has them: while we could write to its output
+  // ourselves, we would never read an end of it.
+  descriptor its[3];
+  stream* const ours[] = {&in_, &out_, &err_};
+  for (int i = 0; i < 3; ++i) {
+    const auto& [fd, file] = options.ends_[i];
+    if (fd == options.its_output) {
+      setup.connect(1, i);
+      continue;
+    }
+    if (fd == options.a_pipe) {
+      auto [from, to] = make_child_pipe();
+      if (i != 0) std::swap(from, to);
+      *ours[i] = stream(to.release());
+      its[i] = std::move(from);
+    } else if (fd == options.a_file) {
+      const int how = i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
+      const descriptor opened(::open(c_string(file), how | O_CLOEXEC, 0666));
+      if (!opened) throw_errno("open: " + file);
+      its[i] = duplicate_above_2(opened.fd());
+    } else {
+      its[i] = duplicate_above_2(fd);
+    }
+    setup.connect(its[i].fd(), i);
+  }
+  pid_ = setup.spawn(words.data(),
+                     variables.empty() ? environ : variables.data(), what);
+}
+
+// --- while it runs -----------------------------------------------------------
+
+// Until it is reaped, its number is given to nobody else: so whom we signal is
+// our child, or what is left of it. One that we may not kill, having changed
+// its user, is left alone; and in a child of ours by fork(), a sibling is.
+inline process::~process() {
+  if (pid_ == 0 || status_) return;
+  if (::waitpid(pid_, nullptr, WNOHANG) != 0) return;
+  if (::kill(pid_, SIGKILL) == -1) return;
+  while (::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
+  }
+}
+
+inline void process::swap(process& other) noexcept {
+  std::swap(pid_, other.pid_);
+  std::swap(status_, other.status_);
+  std::swap(in_, other.in_);
+  std::swap(out_, other.out_);
+  std::swap(err_, other.err_);
+  std::swap(input_, other.input_);
+  std::swap(fed_, other.fed_);
+  std::swap(output_, other.output_);
+  std::swap(errors_, other.errors_);
+}
+
+inline bool process::running() {
+  expect_one("running");
+  if (status_) return false;
+  int how = 0;
+  const pid_t ended = ::waitpid(pid_, &how, WNOHANG);
+  if (ended == -1) throw_errno(text("waitpid"));
+  if (ended == 0) return true;
+  status_ = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);
+  return false;
+}
+
+inline void process::kill(int signal) {
+  expect_one("kill");
+  if (running() && ::kill(pid_, signal) == -1) throw_errno(text("kill"));
+}
+
+// Becomes readable when the child has ended. Empty where there is no such thing
+// or none to spare.
+inline descriptor watch_process(pid_t pid) {
+#if defined(SYS_pidfd_open)
+  return descriptor(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+#else
+  static_cast<void>(pid);
+  return {};
+#endif
+}
+
+inline std::optional<int> process::wait(deadline until) {
+  expect_one("wait");
+  if (running() && !until.passed()) {
+    if (const descriptor end = watch_process(pid_))
+      wait_fd(end.fd(), readable, until);
+    growing_pause pause(std::chrono::milliseconds(1),
+                        std::chrono::milliseconds(50));
+    while (running() && !until.passed())
+      sleep(std::min(until, deadline(pause.next())));
+  }
+  return status_;
+}
+
+inline void process::feed() {
+  try {
+    while (fed_ < input_.size())
+      fed_ += in_.write_some(input_.data() + fed_, input_.size() - fed_);
+  } catch (const std::system_error& e) {
+    if (e.code() != std::errc::broken_pipe) throw;
+  }
+  input_.clear();
+  fed_ = 0;
+  in_.close();
+}
+
+inline process_result process::communicate(std::string_view input,
+                                           deadline until) {
+  expect_one("communicate");
+  if (communicates_)
+    throw std::logic_error(text("communicate") + ": another task does");
+  input_ += input;
+  struct helping_tasks {
+    process& child;
+    std::vector<task<>> all;
+    ~helping_tasks() {
+      const shield until_they_have_ended;
+      kill_all(all);
+      child.communicates_ = false;
+    }
+  };
+  auto result = with_timeout(until, [&] {
+    helping_tasks tasks{*this, {}};
+    communicates_ = true;
+    tasks.all.reserve(2);
+    const auto help = [&](auto f) {
+      tasks.all.push_back(spawn(task_options().name(text("communicate")), f));
+    };
+    help([this] { feed(); });
+    help([this] {
+      if (err_) errors_ += err_.read_all();
+    });
+    if (out_) output_ += out_.read_all();
+    for (const task<>& t : tasks.all) t.get();
+    const int status = *wait();
+    return process_result{std::exchange(output_, {}),
+                          std::exchange(errors_, {}), status};
+  });
+  if (!result)
+    throw std::system_error(ETIMEDOUT, std::generic_category(),
+                            text("communicate"));
+  return std::move(*result);
+}
+
+}  // namespace BAO_ABI
+}  // namespace bao
