@@ -33,14 +33,18 @@ const char* const help =
     "/quit        leave";
 
 struct guest {
+  explicit guest(bao::tcp_stream& p) : peer(p) {}
+
+  bao::tcp_stream& peer;
   std::string name;
   std::string room;
   bao::channel<std::string> to_see{unread_limit};
 
-  // Never waits. Who has too much to read already gets nothing more.
+  // Never waits. Who has too much to read already is shown the door.
   void show(const std::string& text) {
-    if (!to_see.closed() && !to_see.try_send(text + "\n"))
-      to_see.close(bao::discard);
+    if (to_see.closed() || to_see.try_send(text + "\n")) return;
+    to_see.close(bao::discard);
+    peer.close();  // wakes both his tasks
   }
 };
 
@@ -48,7 +52,7 @@ class chat {
  public:
   // One guest, until he leaves.
   void serve(bao::tcp_stream& peer) {
-    guest me;
+    guest me(peer);
     peer.write_all("your name?\n", 10s);
     const auto name = peer.read_line(line_limit, 60s);
     if (!name || !is_name(*name) || names_.count(*name) != 0) {
@@ -59,7 +63,11 @@ class chat {
 
     bao::group tasks;
     tasks.spawn([&] {
-      for (const std::string& line : me.to_see) peer.write_all(line, 10s);
+      try {
+        for (const std::string& line : me.to_see) peer.write_all(line, 10s);
+      } catch (const std::system_error&) {
+        // He is gone, or was shown the door.
+      }
       peer.close();  // ends the reading below
     });
     const presence here(*this, me);

@@ -35,11 +35,12 @@ TEST_CASE("V28: select waits for whatever comes first") {
       numbers.close();
     });
     for (int i = 0; i < 3; ++i)
-      bao::select(bao::on(numbers,
-                          [&](std::optional<int> n) {
-                            order += n ? std::to_string(*n) : "end";
-                          }),
-                  bao::on(words, [&](auto word) { order += *word; }));
+      bao::select(
+          bao::on(numbers,
+                  [&](std::optional<int> n) {
+                    order += n ? std::to_string(*n) : "end";
+                  }),
+          bao::on(words, [&](auto word) { order += word.value_or("?"); }));
     CHECK(order == "two4end");
     sender.get();
   });
