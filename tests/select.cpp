@@ -250,3 +250,17 @@ TEST_CASE("V28: a select that is always ready lets the others run") {
   while (!ran && ++rounds < 100'000) bao::select(bao::on(door, [] {}));
   CHECK(ran);
 }
+
+TEST_CASE("V28: while the function of a case runs, nothing else is taken") {
+  bao::channel<int> a, b;
+  bool sent = true;
+  auto waiter = bao::spawn([&] {
+    bao::select(bao::on(b, [] {}), bao::on(a, [&] {
+                  bao::spawn([&] { sent = b.try_send(1); }).join();
+                }));
+  });
+  bao::yield();
+  CHECK(a.try_send(1));
+  waiter.get();
+  CHECK(!sent);
+}
