@@ -3785,11 +3785,11 @@ struct wait_reason {
 
 // A value that some task_local has in a task (local.hpp).
 struct local_value {
-  local_value(unsigned long of, local_value* others) : key(of), next(others) {}
+  explicit local_value(unsigned long of) : key(of) {}
   virtual ~local_value() = default;
 
   const unsigned long key;
-  local_value* next;
+  local_value* next = nullptr;
 };
 
 // A time limit on a block of code, or a shield against interruptions. It
@@ -4933,9 +4933,9 @@ class wait_queue {
     if (w != nullptr) wake(*w);
     return w != nullptr;
   }
+  // Those too who cannot be woken: they have what all get.
   void wake_all() {
-    while (wake_one()) {
-    }
+    while (waiter* const w = line_.first()) wake(*w);
   }
 
  private:
@@ -5013,6 +5013,7 @@ class spawned_task : public task_block {
       tell_unhandled(whose, error);
       return give_up(1);
     }
+    drop_locals();  // those of whoever was told of its end
     delete this;
   }
 };
@@ -5585,7 +5586,10 @@ class event {
     set_ = true;
     waiters_.wake_all();
   }
-  void clear() { set_ = false; }
+  void clear() {
+    waiters_.enter("event: clear");
+    set_ = false;
+  }
   bool is_set() const { return set_; }
   bool wait(deadline until = never) {
     return waiters_.wait(until, {"waiting for an event"},
@@ -5812,10 +5816,16 @@ class shared_mutex : private lock_holder {
 // meanwhile. With any lock that has lock() and unlock(), std::unique_lock, say.
 class condition_variable {
  public:
-  void notify_one() { waiters_.wake_one(); }
-  void notify_all() { waiters_.wake_all(); }
+  void notify_one() {
+    waiters_.enter("notify_one");
+    waiters_.wake_one();
+  }
+  void notify_all() {
+    waiters_.enter("notify_all");
+    waiters_.wake_all();
+  }
 
-  // Until notified. Has the lock again when it returns or throws.
+  // Until notified, or rarely for nothing. Has the lock again when it returns or throws.
   template <class Lock>
   bool wait(Lock& lock, deadline until = never) {
     struct let_go {
@@ -5828,7 +5838,8 @@ class condition_variable {
     };
     std::optional<let_go> meanwhile;
     return waiters_.wait(until, {"waiting for a condition"}, [&] {
-      if (!meanwhile) meanwhile.emplace(lock);
+      if (meanwhile) return true;
+      meanwhile.emplace(lock);
       return false;
     });
   }
@@ -5861,10 +5872,13 @@ class wait_group {
     waiters_.enter("wait_group");
     if (more < -count_)
       throw std::logic_error("wait_group: more is done than was added");
+    if (more > std::numeric_limits<std::ptrdiff_t>::max() - count_)
+      throw std::logic_error("wait_group: that is too much");
     count_ += more;
     if (count_ == 0) waiters_.wake_all();
   }
   void done() { add(-1); }
+  std::ptrdiff_t count() const { return count_; }
   bool wait(deadline until = never) {
     return waiters_.wait(until, {"waiting for a group"},
                          [this] { return count_ == 0; });
@@ -5906,7 +5920,8 @@ class async_result {
   }
 
  private:
-  void expect_none(const char* call) const {
+  void expect_none(const char* call) {
+    there_.waiters().enter(call);
     if (ready())
       throw std::logic_error(std::string("async_result: ") + call +
                              ": it has been set already");
@@ -6307,9 +6322,11 @@ class group : public task_set {
   // ended. Throws what interrupts us.
   bool join(deadline until = never) {
     const bool in_time = wait(until, [this] { return error_ != nullptr; });
-    if (error_ == nullptr) return in_time;
+    const std::exception_ptr error = error_;
+    if (error == nullptr) return in_time;
     kill();
-    std::rethrow_exception(std::exchange(error_, nullptr));
+    if (error_ == error) error_ = nullptr;  // several may join, and be told
+    std::rethrow_exception(error);
   }
 
  private:
@@ -6444,12 +6461,18 @@ class pool : public task_set {
   // The tasks of a mapping that were spawned and not yet handed on.
   template <class R>
   struct ahead {
-    std::deque<task<R>> all;    // in order
-    std::deque<task<R>> ended;  // as they did
+    explicit ahead(pool& p) : of(p) { lent.emplace(of); }
+    pool& of;
+    std::optional<lent_slot> lent;  // while we wait for them
+    std::deque<task<R>> all;        // in order
+    std::deque<task<R>> ended;      // as they did
     wait_queue news;
 
     ~ahead() {
       shield in_peace;
+      const bool busy = std::any_of(all.begin(), all.end(),
+                                    [](auto& t) { return !t.done(); });
+      if (busy && !lent) lent.emplace(of);
       kill_all(all);
     }
     void add(task<R> t, bool in_order) {
@@ -6485,14 +6508,12 @@ class pool : public task_set {
       using R = spawned_result<F&, in>;
       return mapped<R>(generator<task<R>>(
           [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
-            ahead<R> tasks;
-            std::optional<lent_slot> lent;
-            lent.emplace(*this);
+            ahead<R> tasks(*this);
             const auto hand_on = [&] {
               task<R> t = tasks.next(InOrder);
-              lent.reset();
+              tasks.lent.reset();
               yield(std::move(t));
-              lent.emplace(*this);
+              tasks.lent.emplace(*this);
             };
             for (auto& x : std::get<0>(source)) {
               while (tasks.all.size() >= size_) hand_on();
@@ -6610,8 +6631,8 @@ class task_local {
     task_block& t = this_scheduler().running();
     for (local_value* v = t.locals; v != nullptr; v = v->next)
       if (v->key == key_) return static_cast<value&>(*v).own;
-    auto* const made = new value(*this, t.locals);
-    t.locals = made;
+    auto* const made = new value(*this);  // which may make others
+    made->next = std::exchange(t.locals, made);
     return made->own;
   }
   operator T&() const { return get(); }
@@ -6624,8 +6645,8 @@ class task_local {
 
  private:
   struct value final : local_value {
-    value(const task_local& of, local_value* others)
-        : local_value(of.key_, others), own(of.first()) {}
+    explicit value(const task_local& of)
+        : local_value(of.key_), own(of.first()) {}
     T own;
   };
   T first() const {
@@ -7843,6 +7864,9 @@ class select_case {
   // Functions may take what the case has to tell, or nothing.
   template <class F, class What>
   static void tell(F& f, What&& what) {
+    static_assert(std::is_invocable_v<F&, What&&> || std::is_invocable_v<F&>,
+                  "select: a function takes what the case has to tell by "
+                  "value, or nothing");
     if constexpr (std::is_invocable_v<F&, What&&>)
       f(std::forward<What>(what));
     else
@@ -7850,15 +7874,34 @@ class select_case {
   }
 };
 
+// One that stands in a line of waiting tasks.
+class case_in_line : public select_case {
+ public:
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override { place_.reset(); }
+
+ protected:
+  ~case_in_line() = default;
+
+  void stand_in(wait_queue& line, scheduler& s, void* offer = nullptr) {
+    if (!place_) line.push_back(place_.emplace(s.running(), offer));
+  }
+  // The line has gone meanwhile, and what it belongs to.
+  bool gone() const { return place_ && !place_->woken && !place_->in_list(); }
+
+  std::optional<waiter> place_;
+};
+
 // --- the cases ---------------------------------------------------------------
 
 template <class T, class Order, class F>
-class receive_case final : public select_case {
+class receive_case final : public case_in_line {
  public:
   receive_case(channel<T, Order>& from, F f)
       : from_(from), function_(std::move(f)) {}
 
   bool take() override {
+    if (gone()) return false;
     from_.receivers_.enter("select");
     return from_.take(got_) || from_.closed();
   }
@@ -7873,11 +7916,10 @@ class receive_case final : public select_case {
   channel<T, Order>& from_;
   F function_;
   std::optional<T> got_;
-  std::optional<waiter> place_;
 };
 
 template <class T, class Order, class F>
-class send_case final : public select_case {
+class send_case final : public case_in_line {
  public:
   send_case(channel<T, Order>& to, T&& value, F f)
       : to_(to), value_(value), function_(std::move(f)) {}
@@ -7885,16 +7927,16 @@ class send_case final : public select_case {
       : to_(to), copy_(value), value_(*copy_), function_(std::move(f)) {}
 
   bool take() override {
+    if (gone()) return false;
     to_.senders_.enter("select");
     return to_.put(value_);
   }
   void stand_in_line(scheduler& s) override {
-    if (!place_) to_.senders_.push_back(place_.emplace(s.running(), &value_));
+    stand_in(to_.senders_, s, &value_);
   }
-  bool given() const override { return place_ && place_->woken; }
   void leave() override {
     closed_ = given() && place_->offer == nullptr;
-    place_.reset();
+    case_in_line::leave();
   }
   void act() override {
     if (closed_) to_.throw_closed();
@@ -7907,29 +7949,24 @@ class send_case final : public select_case {
   T& value_;
   bool closed_ = false;
   F function_;
-  std::optional<waiter> place_;
 };
 
 template <class F>
-class event_case final : public select_case {
+class event_case final : public case_in_line {
  public:
   event_case(event& e, F f) : event_(e), function_(std::move(f)) {}
 
   bool take() override {
+    if (gone()) return false;
     event_.waiters().enter("select");
     return event_.is_set();
   }
-  void stand_in_line(scheduler& s) override {
-    if (!place_) event_.waiters().push_back(place_.emplace(s.running()));
-  }
-  bool given() const override { return place_ && place_->woken; }
-  void leave() override { place_.reset(); }
+  void stand_in_line(scheduler& s) override { stand_in(event_.waiters(), s); }
   void act() override { function_(); }
 
  private:
   event& event_;
   F function_;
-  std::optional<waiter> place_;
 };
 
 template <class R, class F>
@@ -7956,7 +7993,10 @@ template <class F>
 class descriptor_case final : public select_case {
  public:
   descriptor_case(int fd, readiness want, F f)
-      : fd_(fd), want_(want), function_(std::move(f)) {}
+      : fd_(fd), want_(want), function_(std::move(f)) {
+    if (!(want & (readable | writable)))
+      throw std::invalid_argument("select: neither direction wanted");
+  }
 
   bool take() override {
     if (place_) place_->expect_open("waiting for descriptor");
@@ -8525,7 +8565,8 @@ class listener {
   // Who was about to connect has gone again: no fault of ours.
   static bool given_up() {
     return errno == ECONNABORTED || errno == EPROTO || errno == EPERM ||
-           errno == ENETDOWN || errno == EHOSTUNREACH || errno == ENETUNREACH;
+           errno == ENETDOWN || errno == EHOSTUNREACH || errno == ENETUNREACH ||
+           errno == EHOSTDOWN || errno == ENOPROTOOPT || errno == EOPNOTSUPP;
   }
   static bool out_of_descriptors() {
     return errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
@@ -8677,7 +8718,7 @@ class server_options {
 };
 
 // Only serve(), stop() and the destructor suspend. It belongs to the thread
-// that serves.
+// that made it: there it serves, and is stopped.
 template <class Stream>
 class server {
  public:
@@ -8690,9 +8731,9 @@ class server {
       : server(address::parse(at), std::move(handler), options) {}
   template <class Handler>
   server(const address& at, Handler handler, server_options options = {})
-      : options_(options),
+      : options_(checked(options, at)),
         handler_(std::make_unique<handler_of<Handler>>(std::move(handler))),
-        here_(*this, at) {}
+        here_(*this, at, 0) {}
   server(const server&) = delete;
   // Stops without grace.
   ~server() {
@@ -8728,8 +8769,10 @@ class server {
   // Takes no more connections but those that have been made, and waits until
   // all clients have been served, or until `grace`, when it kills the rest.
   // True if there was none. The address can be used again then. Throws what
-  // interrupts us, and deadlock when it is a client's task that calls.
+  // interrupts us: then another stop() has to end it; and deadlock when it is a
+  // client's task that calls.
   bool stop(deadline grace = std::chrono::seconds(1)) {
+    here_.expect_here("stop");
     if (here_.contains(self()))
       throw deadlock(
           "stop: a handler would wait for itself: spawn a task that stops");
@@ -8737,8 +8780,9 @@ class server {
     starting_.wait();
     for (auto& t : threads_)
       if (t->way)
-        t->way->post(
-            [p = t.get(), grace] { p->all_served = p->mine->stop(grace); });
+        t->way->post([p = t.get(), grace] {
+          if (p->mine != nullptr) p->all_served = p->mine->stop(grace);
+        });
     bool all = here_.stop(grace);
     threads_left_.wait();
     for (auto& t : threads_) {
@@ -8749,6 +8793,15 @@ class server {
   }
 
  private:
+  static server_options checked(server_options o, const address& at) {
+    const auto n = static_cast<std::size_t>(o.threads_);
+    if (o.most_ < n || (n > 1 && at.family() == AF_UNIX))
+      throw std::invalid_argument(
+          "server: " + std::to_string(n) + " threads cannot divide " +
+          std::to_string(o.most_) + " clients of " + at.to_string());
+    return o;
+  }
+
   struct any_handler {
     virtual ~any_handler() = default;
     virtual void serve(Stream& peer) = 0;
@@ -8768,15 +8821,21 @@ class server {
   // What it has on one thread.
   class part final : public task_set {
    public:
-    part(server& s, const address& at)
+    part(server& s, const address& at, std::size_t index)
         : door(at, s.options_.backlog_,
                s.options_.shared_ || s.options_.threads_ > 1),
           server_(s),
-          slots_(static_cast<std::ptrdiff_t>(
-              (s.options_.most_ - 1) /
-                  static_cast<std::size_t>(s.options_.threads_) +
-              1)) {}
-    ~part() { this->end(); }
+          slots_(share(s.options_, index)) {
+      expect_here("server");
+    }
+    ~part() {
+      this->end();
+      if (stops_.count() == 0) return;
+      shield in_peace;
+      stops_.wait();
+    }
+
+    void expect_here(const char* call) { stopped_.waiters().enter(call); }
 
     void serve() {
       acceptor_ = bao::spawn(task_options().name("accepting"), [this] {
@@ -8785,11 +8844,21 @@ class server {
       acceptor_.join();
       if (!acceptor_.killed()) acceptor_.get();
       stopped_.wait();
+      stops_.wait();
     }
 
     bool stop(deadline grace) {
+      struct one_more {
+        wait_group& stops;
+        explicit one_more(wait_group& s) : stops(s) { stops.add(); }
+        ~one_more() { stops.done(); }
+      } us(stops_);
       if (acceptor_) acceptor_.kill();
-      while (door.fd() != -1 && accept_one(grace, clock::duration{0})) {
+      try {
+        while (accept_one(grace, clock::duration{0})) {
+        }
+      } catch (const std::system_error&) {
+        // Nobody can come in any more; serve() says why.
       }
       close_door();
       const bool all = this->wait(grace, [] { return false; });
@@ -8811,6 +8880,7 @@ class server {
       } ours{nullptr};
       if (!slots_.acquire(slot_until)) return false;
       ours.of = &slots_;
+      if (door.fd() == -1) return false;
       std::optional<Stream> peer;
       try {
         peer.emplace(door.accept(until));
@@ -8840,18 +8910,27 @@ class server {
         if (name.size() > 5 && name[5] != '@') ::unlink(name.c_str() + 5);
     }
 
+    // How many clients of all are for the thread of that number.
+    static std::ptrdiff_t share(const server_options& o, std::size_t index) {
+      const auto n = static_cast<std::size_t>(o.threads_);
+      return static_cast<std::ptrdiff_t>(o.most_ / n + (index < o.most_ % n));
+    }
+
     server& server_;
     semaphore slots_;
     task<> acceptor_;
     event stopped_;
+    wait_group stops_;  // that are under way
   };
 
   // One of the other threads.
   struct other_thread {
-    other_thread(server& s, address where) : of(s), at(where) {}
+    other_thread(server& s, address where, std::size_t number)
+        : of(s), at(where), index(number) {}
 
     server& of;
     address at;
+    std::size_t index;
     pthread_t id{};
     bool runs = false;
     // From here on set by the thread, before it tells.
@@ -8866,7 +8945,8 @@ class server {
     home_.emplace(this_scheduler());
     const address at = local_address();
     for (int i = 1; i < options_.threads_; ++i) {
-      threads_.push_back(std::make_unique<other_thread>(*this, at));
+      threads_.push_back(std::make_unique<other_thread>(
+          *this, at, static_cast<std::size_t>(i)));
       other_thread& t = *threads_.back();
       threads_left_.add();
       starting_.add();
@@ -8892,8 +8972,11 @@ class server {
       home.post([&s = t.of] { s.starting_.done(); });
     };
     try {
-      part mine(t.of, t.at);
-      t.mine = &mine;
+      part mine(t.of, t.at, t.index);
+      struct known_as {  // to what is posted here
+        part*& name;
+        ~known_as() { name = nullptr; }
+      } known{t.mine = &mine};
       t.way.emplace(this_scheduler());
       has_started();
       mine.serve();

@@ -433,3 +433,44 @@ TEST_CASE("V62: the first error ends a merge, and all that it ran") {
     CHECK(unwound == 1);
   });
 }
+
+TEST_CASE("V61: several who join a group that fails are all told") {
+  bao::group all;
+  all.spawn([] {
+    bao::sleep(1ms);
+    throw std::out_of_range("told");
+  });
+  all.spawn([] { bao::sleep(1h); });
+  int told = 0;
+  const auto join = [&] {
+    try {
+      all.join();
+    } catch (const std::out_of_range&) {
+      ++told;
+    }
+  };
+  bao::virtual_time clock;
+  auto one = bao::spawn(join), other = bao::spawn(join);
+  bao::join_all(one, other);
+  CHECK(one.ok());
+  CHECK(other.ok());
+  CHECK(told == 2);
+}
+
+TEST_CASE("V62: a member that maps can be killed, and is in time when late") {
+  in_many_orders([] {
+    bao::pool two(2);
+    const auto nested = [&] { two.map(up_to(4), [](int) { bao::sleep(1h); }); };
+    const auto start = bao::now();
+    bool in_time = true;
+    auto limited = two.spawn([&] { in_time = bao::with_timeout(1s, nested); });
+    auto doomed = two.spawn(nested);
+    bao::sleep(1ms);
+    doomed.kill();
+    limited.join();
+    CHECK(!in_time);
+    CHECK(bao::now() - start < 10s);
+    CHECK(two.join());
+    CHECK(two.free() == 2);
+  });
+}

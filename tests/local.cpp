@@ -131,3 +131,23 @@ TEST_CASE("V55: threads have their own as well, of the same variable") {
   CHECK(*user == "main");
   user = "nobody";
 }
+
+TEST_CASE("V55: a value may be made of others, and asked for at the end") {
+  struct made_of_another {
+    made_of_another() = default;
+    made_of_another(const made_of_another&) { user->append("+"); }
+  };
+  bao::task_local<made_of_another> second;
+  auto t = bao::spawn([&] {
+    user = "x";
+    second.get();
+    return user.get();
+  });
+  t.on_done([](auto) { user->append("!"); });
+  CHECK(t.get() == "x+");
+  auto fresh = bao::spawn([&] {
+    second.get();
+    return user.get();
+  });
+  CHECK(fresh.get() == "nobody+");
+}

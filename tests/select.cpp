@@ -264,3 +264,27 @@ TEST_CASE("V28: while the function of a case runs, nothing else is taken") {
   waiter.get();
   CHECK(!sent);
 }
+
+TEST_CASE("V28: what a select waits for may go meanwhile") {
+  bao::virtual_time clock;
+  auto in = std::make_unique<bao::channel<int>>();
+  auto out = std::make_unique<bao::channel<int>>();
+  auto door = std::make_unique<bao::event>();
+  std::size_t taken = 9;
+  auto waiter = bao::spawn([&] {
+    taken = bao::select(bao::on(*in, [] {}), bao::on_send(*out, 1, [] {}),
+                        bao::on(*door, [] {}), bao::after(1s, [] {}));
+  });
+  bao::yield();
+  in.reset();
+  out.reset();
+  door.reset();
+  waiter.get();
+  CHECK(taken == 3);
+}
+
+TEST_CASE("V28: to wait for a descriptor in no direction is refused") {
+  auto ends = bao::socket_pair();
+  CHECK_THROWS_AS(bao::on(ends.first.fd(), bao::readiness(), [] {}),
+                  std::invalid_argument);
+}

@@ -295,3 +295,76 @@ TEST_CASE("V81: threads too kill whom no grace is left for") {
   CHECK(unwound == 20);
   for (auto& p : peers) CHECK(is_closed(p));
 }
+
+TEST_CASE("V80: threads divide among them how many clients there may be") {
+  std::atomic<int> serving_now{0}, most{0};
+  bao::tcp_server server(
+      "127.0.0.1:0",
+      [&](bao::tcp_stream& peer) {
+        const int now = ++serving_now;
+        for (int seen = most; now > seen;)
+          if (most.compare_exchange_weak(seen, now)) break;
+        try {
+          echo(peer);
+        } catch (const std::system_error&) {
+          // a client that breaks off
+        }
+        --serving_now;
+      },
+      bao::server_options().max_clients(3).threads(2));
+  auto serving = bao::spawn([&] { server.serve(); });
+  std::vector<bao::tcp_stream> peers;
+  for (int i = 0; i < 30; ++i) {
+    peers.push_back(bao::connect(server.local_address(), 10s));
+    peers.back().write_all("x\n", 10s);
+  }
+  while (serving_now < 3) bao::sleep(1ms);
+  peers.clear();
+  CHECK(server.stop(10s));
+  serving.get();
+  CHECK(most == 3);
+  const auto two = bao::server_options().threads(2);
+  auto options = two;
+  CHECK_THROWS_AS(bao::tcp_server("127.0.0.1:0", echo, options.max_clients(1)),
+                  std::invalid_argument);
+  CHECK_THROWS_AS(bao::unix_server(
+                      "unix:nowhere", [](bao::unix_stream&) {}, two),
+                  std::invalid_argument);
+}
+
+TEST_CASE("V46: a server is stopped on its own thread") {
+  bao::tcp_server server("127.0.0.1:0", echo);
+  std::thread([&] {
+    CHECK_THROWS_AS(server.stop(), bao::wrong_thread);
+  }).join();
+  CHECK(server.stop());
+}
+
+TEST_CASE("V82: a listener that is broken ends the server, and says why") {
+  struct odd_system final : other_system {
+    int accept(int, sockaddr*, socklen_t*, int) override {
+      errno = ENOTSOCK;
+      return -1;
+    }
+  };
+  bao::tcp_server server("127.0.0.1:0", echo);
+  {
+    odd_system here;
+    CHECK_THROWS_AS(server.serve(), std::system_error);
+  }
+  CHECK(server.stop());
+}
+
+TEST_CASE("V81: two may stop a server at once") {
+  bao::tcp_server server(
+      "127.0.0.1:0", [](bao::tcp_stream&) { bao::sleep(1h); },
+      bao::server_options().max_clients(1));
+  auto serving = bao::spawn([&] { server.serve(); });
+  auto peer = bao::connect(server.local_address(), 10s);
+  while (server.clients() == 0) bao::sleep(1ms);
+  auto patient = bao::spawn([&] { return server.stop(10s); });
+  bao::yield();
+  CHECK(!server.stop(0s));
+  patient.get();
+  serving.get();
+}

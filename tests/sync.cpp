@@ -657,3 +657,47 @@ TEST_CASE("V29: a limit that is taken back as it strikes leaves us waiting") {
   CHECK(waiter.ok());
   CHECK(got);
 }
+
+TEST_CASE("V49: who is spared by its limit as it strikes has been woken too") {
+  bao::virtual_time clock;
+  std::unique_ptr<bao::timeout> limits[2];
+  bao::event door;
+  bao::mutex lock;
+  bao::condition_variable changed;
+  bool passed = false, notified = false;
+  auto meddler = bao::spawn([&] {
+    bao::sleep(1ms);
+    for (auto& limit : limits) limit->cancel();
+    door.set();
+    door.clear();
+    changed.notify_one();
+  });
+  auto waiter = bao::spawn([&] {
+    limits[0] = std::make_unique<bao::timeout>(1ms);
+    passed = door.wait(1h);
+  });
+  auto other = bao::spawn([&] {
+    std::unique_lock hold(lock);
+    limits[1] = std::make_unique<bao::timeout>(1ms);
+    notified = changed.wait(hold, 1h);
+  });
+  const auto start = bao::now();
+  bao::join_all(meddler, waiter, other);
+  CHECK(passed);
+  CHECK(notified);
+  CHECK(bao::now() - start < 1s);
+}
+
+TEST_CASE("V46: conditions, too, belong to one thread") {
+  bao::condition_variable changed;
+  bao::async_result<int> answer;
+  changed.notify_all();
+  CHECK(!answer.wait(0s));
+  std::thread([&] {
+    CHECK_THROWS_AS(changed.notify_one(), bao::wrong_thread);
+    CHECK_THROWS_AS(changed.notify_all(), bao::wrong_thread);
+    CHECK_THROWS_AS(answer.set(1), bao::wrong_thread);
+  }).join();
+  answer.set(2);
+  CHECK(answer.get() == 2);
+}

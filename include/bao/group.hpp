@@ -148,9 +148,11 @@ class group : public task_set {
   // ended. Throws what interrupts us.
   bool join(deadline until = never) {
     const bool in_time = wait(until, [this] { return error_ != nullptr; });
-    if (error_ == nullptr) return in_time;
+    const std::exception_ptr error = error_;
+    if (error == nullptr) return in_time;
     kill();
-    std::rethrow_exception(std::exchange(error_, nullptr));
+    if (error_ == error) error_ = nullptr;  // several may join, and be told
+    std::rethrow_exception(error);
   }
 
  private:
@@ -285,12 +287,18 @@ class pool : public task_set {
   // The tasks of a mapping that were spawned and not yet handed on.
   template <class R>
   struct ahead {
-    std::deque<task<R>> all;    // in order
-    std::deque<task<R>> ended;  // as they did
+    explicit ahead(pool& p) : of(p) { lent.emplace(of); }
+    pool& of;
+    std::optional<lent_slot> lent;  // while we wait for them
+    std::deque<task<R>> all;        // in order
+    std::deque<task<R>> ended;      // as they did
     wait_queue news;
 
     ~ahead() {
       shield in_peace;
+      const bool busy = std::any_of(all.begin(), all.end(),
+                                    [](auto& t) { return !t.done(); });
+      if (busy && !lent) lent.emplace(of);
       kill_all(all);
     }
     void add(task<R> t, bool in_order) {
@@ -326,14 +334,12 @@ class pool : public task_set {
       using R = spawned_result<F&, in>;
       return mapped<R>(generator<task<R>>(
           [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
-            ahead<R> tasks;
-            std::optional<lent_slot> lent;
-            lent.emplace(*this);
+            ahead<R> tasks(*this);
             const auto hand_on = [&] {
               task<R> t = tasks.next(InOrder);
-              lent.reset();
+              tasks.lent.reset();
               yield(std::move(t));
-              lent.emplace(*this);
+              tasks.lent.emplace(*this);
             };
             for (auto& x : std::get<0>(source)) {
               while (tasks.all.size() >= size_) hand_on();

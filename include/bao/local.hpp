@@ -40,8 +40,8 @@ class task_local {
     task_block& t = this_scheduler().running();
     for (local_value* v = t.locals; v != nullptr; v = v->next)
       if (v->key == key_) return static_cast<value&>(*v).own;
-    auto* const made = new value(*this, t.locals);
-    t.locals = made;
+    auto* const made = new value(*this);  // which may make others
+    made->next = std::exchange(t.locals, made);
     return made->own;
   }
   operator T&() const { return get(); }
@@ -54,8 +54,8 @@ class task_local {
 
  private:
   struct value final : local_value {
-    value(const task_local& of, local_value* others)
-        : local_value(of.key_, others), own(of.first()) {}
+    explicit value(const task_local& of)
+        : local_value(of.key_), own(of.first()) {}
     T own;
   };
   T first() const {

@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <stdexcept>
 #include <type_traits>
 #include <utility>
 
@@ -52,6 +53,9 @@ class select_case {
   // Functions may take what the case has to tell, or nothing.
   template <class F, class What>
   static void tell(F& f, What&& what) {
+    static_assert(std::is_invocable_v<F&, What&&> || std::is_invocable_v<F&>,
+                  "select: a function takes what the case has to tell by "
+                  "value, or nothing");
     if constexpr (std::is_invocable_v<F&, What&&>)
       f(std::forward<What>(what));
     else
@@ -59,15 +63,34 @@ class select_case {
   }
 };
 
+// One that stands in a line of waiting tasks.
+class case_in_line : public select_case {
+ public:
+  bool given() const override { return place_ && place_->woken; }
+  void leave() override { place_.reset(); }
+
+ protected:
+  ~case_in_line() = default;
+
+  void stand_in(wait_queue& line, scheduler& s, void* offer = nullptr) {
+    if (!place_) line.push_back(place_.emplace(s.running(), offer));
+  }
+  // The line has gone meanwhile, and what it belongs to.
+  bool gone() const { return place_ && !place_->woken && !place_->in_list(); }
+
+  std::optional<waiter> place_;
+};
+
 // --- the cases ---------------------------------------------------------------
 
 template <class T, class Order, class F>
-class receive_case final : public select_case {
+class receive_case final : public case_in_line {
  public:
   receive_case(channel<T, Order>& from, F f)
       : from_(from), function_(std::move(f)) {}
 
   bool take() override {
+    if (gone()) return false;
     from_.receivers_.enter("select");
     return from_.take(got_) || from_.closed();
   }
@@ -82,11 +105,10 @@ class receive_case final : public select_case {
   channel<T, Order>& from_;
   F function_;
   std::optional<T> got_;
-  std::optional<waiter> place_;
 };
 
 template <class T, class Order, class F>
-class send_case final : public select_case {
+class send_case final : public case_in_line {
  public:
   send_case(channel<T, Order>& to, T&& value, F f)
       : to_(to), value_(value), function_(std::move(f)) {}
@@ -94,16 +116,16 @@ class send_case final : public select_case {
       : to_(to), copy_(value), value_(*copy_), function_(std::move(f)) {}
 
   bool take() override {
+    if (gone()) return false;
     to_.senders_.enter("select");
     return to_.put(value_);
   }
   void stand_in_line(scheduler& s) override {
-    if (!place_) to_.senders_.push_back(place_.emplace(s.running(), &value_));
+    stand_in(to_.senders_, s, &value_);
   }
-  bool given() const override { return place_ && place_->woken; }
   void leave() override {
     closed_ = given() && place_->offer == nullptr;
-    place_.reset();
+    case_in_line::leave();
   }
   void act() override {
     if (closed_) to_.throw_closed();
@@ -116,29 +138,24 @@ class send_case final : public select_case {
   T& value_;
   bool closed_ = false;
   F function_;
-  std::optional<waiter> place_;
 };
 
 template <class F>
-class event_case final : public select_case {
+class event_case final : public case_in_line {
  public:
   event_case(event& e, F f) : event_(e), function_(std::move(f)) {}
 
   bool take() override {
+    if (gone()) return false;
     event_.waiters().enter("select");
     return event_.is_set();
   }
-  void stand_in_line(scheduler& s) override {
-    if (!place_) event_.waiters().push_back(place_.emplace(s.running()));
-  }
-  bool given() const override { return place_ && place_->woken; }
-  void leave() override { place_.reset(); }
+  void stand_in_line(scheduler& s) override { stand_in(event_.waiters(), s); }
   void act() override { function_(); }
 
  private:
   event& event_;
   F function_;
-  std::optional<waiter> place_;
 };
 
 template <class R, class F>
@@ -165,7 +182,10 @@ template <class F>
 class descriptor_case final : public select_case {
  public:
   descriptor_case(int fd, readiness want, F f)
-      : fd_(fd), want_(want), function_(std::move(f)) {}
+      : fd_(fd), want_(want), function_(std::move(f)) {
+    if (!(want & (readable | writable)))
+      throw std::invalid_argument("select: neither direction wanted");
+  }
 
   bool take() override {
     if (place_) place_->expect_open("waiting for descriptor");

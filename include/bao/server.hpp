@@ -82,7 +82,7 @@ class server_options {
 };
 
 // Only serve(), stop() and the destructor suspend. It belongs to the thread
-// that serves.
+// that made it: there it serves, and is stopped.
 template <class Stream>
 class server {
  public:
@@ -95,9 +95,9 @@ class server {
       : server(address::parse(at), std::move(handler), options) {}
   template <class Handler>
   server(const address& at, Handler handler, server_options options = {})
-      : options_(options),
+      : options_(checked(options, at)),
         handler_(std::make_unique<handler_of<Handler>>(std::move(handler))),
-        here_(*this, at) {}
+        here_(*this, at, 0) {}
   server(const server&) = delete;
   // Stops without grace.
   ~server() {
@@ -133,8 +133,10 @@ class server {
   // Takes no more connections but those that have been made, and waits until
   // all clients have been served, or until `grace`, when it kills the rest.
   // True if there was none. The address can be used again then. Throws what
-  // interrupts us, and deadlock when it is a client's task that calls.
+  // interrupts us: then another stop() has to end it; and deadlock when it is a
+  // client's task that calls.
   bool stop(deadline grace = std::chrono::seconds(1)) {
+    here_.expect_here("stop");
     if (here_.contains(self()))
       throw deadlock(
           "stop: a handler would wait for itself: spawn a task that stops");
@@ -142,8 +144,9 @@ class server {
     starting_.wait();
     for (auto& t : threads_)
       if (t->way)
-        t->way->post(
-            [p = t.get(), grace] { p->all_served = p->mine->stop(grace); });
+        t->way->post([p = t.get(), grace] {
+          if (p->mine != nullptr) p->all_served = p->mine->stop(grace);
+        });
     bool all = here_.stop(grace);
     threads_left_.wait();
     for (auto& t : threads_) {
@@ -154,6 +157,15 @@ class server {
   }
 
  private:
+  static server_options checked(server_options o, const address& at) {
+    const auto n = static_cast<std::size_t>(o.threads_);
+    if (o.most_ < n || (n > 1 && at.family() == AF_UNIX))
+      throw std::invalid_argument(
+          "server: " + std::to_string(n) + " threads cannot divide " +
+          std::to_string(o.most_) + " clients of " + at.to_string());
+    return o;
+  }
+
   struct any_handler {
     virtual ~any_handler() = default;
     virtual void serve(Stream& peer) = 0;
@@ -173,15 +185,21 @@ class server {
   // What it has on one thread.
   class part final : public task_set {
    public:
-    part(server& s, const address& at)
+    part(server& s, const address& at, std::size_t index)
         : door(at, s.options_.backlog_,
                s.options_.shared_ || s.options_.threads_ > 1),
           server_(s),
-          slots_(static_cast<std::ptrdiff_t>(
-              (s.options_.most_ - 1) /
-                  static_cast<std::size_t>(s.options_.threads_) +
-              1)) {}
-    ~part() { this->end(); }
+          slots_(share(s.options_, index)) {
+      expect_here("server");
+    }
+    ~part() {
+      this->end();
+      if (stops_.count() == 0) return;
+      shield in_peace;
+      stops_.wait();
+    }
+
+    void expect_here(const char* call) { stopped_.waiters().enter(call); }
 
     void serve() {
       acceptor_ = bao::spawn(task_options().name("accepting"), [this] {
@@ -190,11 +208,21 @@ class server {
       acceptor_.join();
       if (!acceptor_.killed()) acceptor_.get();
       stopped_.wait();
+      stops_.wait();
     }
 
     bool stop(deadline grace) {
+      struct one_more {
+        wait_group& stops;
+        explicit one_more(wait_group& s) : stops(s) { stops.add(); }
+        ~one_more() { stops.done(); }
+      } us(stops_);
       if (acceptor_) acceptor_.kill();
-      while (door.fd() != -1 && accept_one(grace, clock::duration{0})) {
+      try {
+        while (accept_one(grace, clock::duration{0})) {
+        }
+      } catch (const std::system_error&) {
+        // Nobody can come in any more; serve() says why.
       }
       close_door();
       const bool all = this->wait(grace, [] { return false; });
@@ -216,6 +244,7 @@ class server {
       } ours{nullptr};
       if (!slots_.acquire(slot_until)) return false;
       ours.of = &slots_;
+      if (door.fd() == -1) return false;
       std::optional<Stream> peer;
       try {
         peer.emplace(door.accept(until));
@@ -245,18 +274,27 @@ class server {
         if (name.size() > 5 && name[5] != '@') ::unlink(name.c_str() + 5);
     }
 
+    // How many clients of all are for the thread of that number.
+    static std::ptrdiff_t share(const server_options& o, std::size_t index) {
+      const auto n = static_cast<std::size_t>(o.threads_);
+      return static_cast<std::ptrdiff_t>(o.most_ / n + (index < o.most_ % n));
+    }
+
     server& server_;
     semaphore slots_;
     task<> acceptor_;
     event stopped_;
+    wait_group stops_;  // that are under way
   };
 
   // One of the other threads.
   struct other_thread {
-    other_thread(server& s, address where) : of(s), at(where) {}
+    other_thread(server& s, address where, std::size_t number)
+        : of(s), at(where), index(number) {}
 
     server& of;
     address at;
+    std::size_t index;
     pthread_t id{};
     bool runs = false;
     // From here on set by the thread, before it tells.
@@ -271,7 +309,8 @@ class server {
     home_.emplace(this_scheduler());
     const address at = local_address();
     for (int i = 1; i < options_.threads_; ++i) {
-      threads_.push_back(std::make_unique<other_thread>(*this, at));
+      threads_.push_back(std::make_unique<other_thread>(
+          *this, at, static_cast<std::size_t>(i)));
       other_thread& t = *threads_.back();
       threads_left_.add();
       starting_.add();
@@ -297,8 +336,11 @@ class server {
       home.post([&s = t.of] { s.starting_.done(); });
     };
     try {
-      part mine(t.of, t.at);
-      t.mine = &mine;
+      part mine(t.of, t.at, t.index);
+      struct known_as {  // to what is posted here
+        part*& name;
+        ~known_as() { name = nullptr; }
+      } known{t.mine = &mine};
       t.way.emplace(this_scheduler());
       has_started();
       mine.serve();

@@ -456,7 +456,8 @@ class listener {
   // Who was about to connect has gone again: no fault of ours.
   static bool given_up() {
     return errno == ECONNABORTED || errno == EPROTO || errno == EPERM ||
-           errno == ENETDOWN || errno == EHOSTUNREACH || errno == ENETUNREACH;
+           errno == ENETDOWN || errno == EHOSTUNREACH || errno == ENETUNREACH ||
+           errno == EHOSTDOWN || errno == ENOPROTOOPT || errno == EOPNOTSUPP;
   }
   static bool out_of_descriptors() {
     return errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||

@@ -73,6 +73,7 @@ class spawned_task : public task_block {
       tell_unhandled(whose, error);
       return give_up(1);
     }
+    drop_locals();  // those of whoever was told of its end
     delete this;
   }
 };

@@ -46,7 +46,10 @@ class event {
     set_ = true;
     waiters_.wake_all();
   }
-  void clear() { set_ = false; }
+  void clear() {
+    waiters_.enter("event: clear");
+    set_ = false;
+  }
   bool is_set() const { return set_; }
   bool wait(deadline until = never) {
     return waiters_.wait(until, {"waiting for an event"},
@@ -273,10 +276,16 @@ class shared_mutex : private lock_holder {
 // meanwhile. With any lock that has lock() and unlock(), std::unique_lock, say.
 class condition_variable {
  public:
-  void notify_one() { waiters_.wake_one(); }
-  void notify_all() { waiters_.wake_all(); }
+  void notify_one() {
+    waiters_.enter("notify_one");
+    waiters_.wake_one();
+  }
+  void notify_all() {
+    waiters_.enter("notify_all");
+    waiters_.wake_all();
+  }
 
-  // Until notified. Has the lock again when it returns or throws.
+  // Until notified, or rarely for nothing. Has the lock again when it returns or throws.
   template <class Lock>
   bool wait(Lock& lock, deadline until = never) {
     struct let_go {
@@ -289,7 +298,8 @@ class condition_variable {
     };
     std::optional<let_go> meanwhile;
     return waiters_.wait(until, {"waiting for a condition"}, [&] {
-      if (!meanwhile) meanwhile.emplace(lock);
+      if (meanwhile) return true;
+      meanwhile.emplace(lock);
       return false;
     });
   }
@@ -322,10 +332,13 @@ class wait_group {
     waiters_.enter("wait_group");
     if (more < -count_)
       throw std::logic_error("wait_group: more is done than was added");
+    if (more > std::numeric_limits<std::ptrdiff_t>::max() - count_)
+      throw std::logic_error("wait_group: that is too much");
     count_ += more;
     if (count_ == 0) waiters_.wake_all();
   }
   void done() { add(-1); }
+  std::ptrdiff_t count() const { return count_; }
   bool wait(deadline until = never) {
     return waiters_.wait(until, {"waiting for a group"},
                          [this] { return count_ == 0; });
@@ -367,7 +380,8 @@ class async_result {
   }
 
  private:
-  void expect_none(const char* call) const {
+  void expect_none(const char* call) {
+    there_.waiters().enter(call);
     if (ready())
       throw std::logic_error(std::string("async_result: ") + call +
                              ": it has been set already");

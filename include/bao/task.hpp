@@ -60,11 +60,11 @@ struct wait_reason {
 
 // A value that some task_local has in a task (local.hpp).
 struct local_value {
-  local_value(unsigned long of, local_value* others) : key(of), next(others) {}
+  explicit local_value(unsigned long of) : key(of) {}
   virtual ~local_value() = default;
 
   const unsigned long key;
-  local_value* next;
+  local_value* next = nullptr;
 };
 
 // A time limit on a block of code, or a shield against interruptions. It

@@ -96,9 +96,9 @@ class wait_queue {
     if (w != nullptr) wake(*w);
     return w != nullptr;
   }
+  // Those too who cannot be woken: they have what all get.
   void wake_all() {
-    while (wake_one()) {
-    }
+    while (waiter* const w = line_.first()) wake(*w);
   }
 
  private:
