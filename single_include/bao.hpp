@@ -5825,7 +5825,8 @@ class condition_variable {
     waiters_.wake_all();
   }
 
-  // Until notified, or rarely for nothing. Has the lock again when it returns or throws.
+  // Until notified, or rarely for nothing. Has the lock again when it returns
+  // or throws.
   template <class Lock>
   bool wait(Lock& lock, deadline until = never) {
     struct let_go {
