@@ -29,27 +29,27 @@ int main() {
     oven_is_hot.set();
   });
 
-  for (bool open = true; open;) {
+  const auto say = [&](const std::string& what) {
     const auto now =
         std::chrono::duration_cast<std::chrono::minutes>(bao::now() - opening);
-    std::printf("%3d min: ", static_cast<int>(now.count()));
-    bao::select(
-        bao::on(orders,
-                [&](std::optional<std::string> order) {
-                  std::printf("%s\n", order ? order->c_str() : "closed");
-                  open = order.has_value();
-                }),
-        bao::on(oven_is_hot,
-                [&] {
-                  std::printf("in they go\n");
-                  oven_is_hot.clear();
-                }),
-        bao::after(20min, [] { std::printf("nothing: wipe the counter\n"); }));
-  }
+    std::printf("%2d min: %s\n", static_cast<int>(now.count()), what.c_str());
+  };
+  for (bool open = true; open;)
+    bao::select(bao::on(orders,
+                        [&](std::optional<std::string> order) {
+                          say(order.value_or("closed"));
+                          open = order.has_value();
+                        }),
+                bao::on(oven_is_hot,
+                        [&] {
+                          say("in they go");
+                          oven_is_hot.clear();
+                        }),
+                bao::after(20min, [&] { say("nothing: wipe the counter"); }));
 }
 // Prints:
-//     0 min: two buns
-//     0 min: in they go
-//     5 min: nothing: wipe the counter
-//    25 min: a pie
-//    30 min: closed
+//    0 min: two buns
+//    5 min: in they go
+//   25 min: nothing: wipe the counter
+//   30 min: a pie
+//   30 min: closed

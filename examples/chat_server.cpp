@@ -51,7 +51,7 @@ struct guest {
 class chat {
  public:
   // One guest, until he leaves.
-  void serve(bao::tcp_stream& peer) {
+  void serve(bao::tcp_stream& peer) try {
     guest me(peer);
     peer.write_all("your name?\n", 10s);
     const auto name = peer.read_line(line_limit, 60s);
@@ -83,6 +83,9 @@ class chat {
     }
     me.to_see.close();
     tasks.join(1s);  // what he has not seen yet
+  } catch (const std::system_error&) {
+    // He never said who he is.
+  } catch (const bao::line_too_long&) {
   }
 
  private:

@@ -6,8 +6,8 @@
 // Each connection is a task that reads a request, answers it, and goes on with
 // the next one: that is all there is to keep-alive and pipelining. A file is
 // asked for its time and size at each request, and read when it has changed;
-// small ones are kept. Who is slow, or sends too much, is told so and shown the
-// door. Without --root there is a greeting at /, and nothing else.
+// small ones are kept. Whoever sends too much is told so; whoever is slow is
+// shown the door. Without --root there is a greeting at /, and nothing else.
 #include "bao.hpp"
 
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
@@ -28,6 +29,7 @@
 #include <string_view>
 #include <system_error>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -151,6 +153,7 @@ std::string head_of(int status, const char* reason, const char* type,
   head += type;
   head += "\r\nContent-Length: " + std::to_string(size);
   head += "\r\nAccept-Ranges: none";
+  if (status == 405) head += "\r\nAllow: GET, HEAD";
   if (!keep_alive) head += "\r\nConnection: close";
   return head += "\r\n\r\n";
 }
@@ -230,7 +233,8 @@ class file_cache {
 
   // Reading waits for a helper thread, while others may change the table.
   const std::string* read(const std::string& path, const struct stat& now) {
-    std::string contents = open_file(path).read_all(kept_limit);
+    std::string contents =
+        open_file(path).read_exactly(static_cast<std::size_t>(now.st_size));
     if (together_ + contents.size() > kept_together)
       files_.clear(), together_ = 0;
     together_ += contents.size();

@@ -15,6 +15,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -48,7 +49,7 @@ bao::descriptor reserve(bao::address& where) {
 }
 
 // What each process does. In a child there is no task but this one.
-int serve(const bao::address& where, int threads) {
+int serve(const bao::address& where, int threads, int listening) {
   try {
     bao::tcp_server server(where, echo,
                            bao::server_options().threads(threads).shared());
@@ -56,6 +57,7 @@ int serve(const bao::address& where, int threads) {
       bao::wait_signal({SIGINT, SIGTERM});
       server.stop(5s);
     });
+    bao::stream(listening).write_all(".");
     server.serve();
     return 0;
   } catch (const std::exception& e) {
@@ -86,12 +88,16 @@ int main(int argc, char** argv) {
     }
     bao::address where = bao::address::parse("127.0.0.1:" + port);
     const bao::descriptor ours = reserve(where);
+    int ends[2];  // each child says there that it listens
+    bao::check(::pipe(ends), "pipe");
     std::vector<pid_t> children;
     for (int i = 0; i < processes; ++i) {
-      const pid_t child = ::fork();
-      if (child == 0) ::_exit(serve(where, threads));
-      if (child > 0) children.push_back(child);
+      const pid_t child = bao::check(::fork(), "fork");
+      if (child == 0) ::_exit(serve(where, threads, ends[1]));
+      children.push_back(child);
     }
+    ::close(ends[1]);
+    bao::stream(ends[0]).read_exactly(children.size());
     std::printf("listening on %s\n", where.to_string().c_str());
     std::fflush(stdout);
     bao::wait_signal({SIGINT, SIGTERM});

@@ -73,5 +73,8 @@ int main(int argc, char** argv) {
   } catch (const std::invalid_argument& e) {
     std::fprintf(stderr, "wait_for: %s\n%s", e.what(), usage);
     return 2;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "wait_for: %s\n", e.what());
+    return 1;
   }
 }

@@ -4852,9 +4852,9 @@ inline scheduler::~scheduler() {
 //         |
 //         '-> wake: it is given what it waits for, then and there
 //
-// What is given belongs to whom is woken, at once, even before it runs: so who
-// comes later cannot snatch it. Who is late or killed just leaves, and is
-// passed over: nothing is given to it that would be lost.
+// What is given belongs to whoever is woken, at once, even before it runs: so
+// whoever comes later cannot snatch it. Whoever is late or killed just leaves,
+// and is passed over: nothing is given to it that would be lost.
 //
 // A line belongs to the thread that used it first. It allocates nothing.
 
@@ -4909,7 +4909,7 @@ class wait_queue {
     line_.push_back(me);
     do {
       if (!s.park(until, why)) return me.woken;
-    } while (!me.woken && !ready());
+    } while (!me.woken && !(me.in_list() && ready()));
     return true;
   }
 
@@ -4933,9 +4933,14 @@ class wait_queue {
     if (w != nullptr) wake(*w);
     return w != nullptr;
   }
-  // Those too who cannot be woken: they have what all get.
+  // All: those too who are late or interrupted, as what all get is not lost on
+  // them; but not one whom another line has woken.
   void wake_all() {
-    while (waiter* const w = line_.first()) wake(*w);
+    for (waiter* w = line_.first(); w != nullptr;) {
+      waiter& one = *w;
+      w = line_.after(one);
+      if (one.task->why_woken != task_block::cause::woken) wake(one);
+    }
   }
 
  private:
@@ -5564,15 +5569,16 @@ class shield : public scope {
 //     bao::mutex door("the door");           bao::event ready;
 //     std::lock_guard hold(door);            ready.wait(5s);
 //
-// All are fair: who releases hands over to the first in line, so that who
-// releases and takes again waits for its turn. Who is late or killed takes
-// nothing along. A lock knows who has it: to lock what one holds, or to unlock
-// what another one does, is an error, and reports name the holder.
+// All are fair: whoever releases hands over to the first in line, and has to
+// queue to take again. Whoever is late or killed takes nothing along. A lock
+// knows who has it: to lock what one holds, or to unlock what another one does,
+// is an error, and reports name the holder.
 //
 // Each belongs to the thread that used it first; others get wrong_thread. All
-// but those named wait..., lock... and acquire never suspend; these do while
-// they have to wait, `until` at the latest, and then return false. They throw
-// what interrupts us. To take and release what is free is some ns.
+// but get() and those named wait..., lock..., acquire, ..._for and ..._until
+// never suspend; these do while they have to wait, `until` at the latest, and
+// then return false, where get() throws. They throw what interrupts us. To take
+// and release what is free is some ns.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -5825,8 +5831,9 @@ class condition_variable {
     waiters_.wake_all();
   }
 
-  // Until notified, or rarely for nothing. Has the lock again when it returns
-  // or throws.
+  // Until notified, or rarely for nothing (true); false when late. Has the lock
+  // again when it returns or throws: for that it waits beyond `until`, and in
+  // peace.
   template <class Lock>
   bool wait(Lock& lock, deadline until = never) {
     struct let_go {
@@ -5954,10 +5961,9 @@ class async_result {
 //     [ 7: "d" ]-[ 4: "c" ] -> | "b" "a" | ->   (none: there is something)
 //     (none: there is room) -> |         | ->   [ 2: room ]-[ 9: room ]
 //
-// Each line is served in the order of arrival. Who is late or killed leaves it,
-// and nothing is lost: what was not sent stays with the sender, what was
-// received is with a receiver that runs. A message takes some ns, and two
-// switches where one has to wait for the other.
+// Each line is served in the order of arrival. Whoever is late or killed leaves
+// it, and nothing is lost: what was not sent stays with the sender, what was
+// received is with a receiver that runs. A message takes some tens of ns.
 
 #include <deque>
 
@@ -6069,8 +6075,8 @@ class channel {
  public:
   using value_type = T;
 
-  // How many values the buffer holds; with 0, who sends waits until its value
-  // has been received. Throws std::invalid_argument when it is negative.
+  // How many values the buffer holds; with 0, whoever sends waits until its
+  // value has been received. Throws std::invalid_argument when it is negative.
   explicit channel(std::size_t capacity = 0) : capacity_(capacity) {
     if (capacity > unbounded)
       throw std::invalid_argument(
@@ -6206,11 +6212,14 @@ class channel {
 //     for (auto& page : ten.imap(urls, fetch)) index(page);
 //
 // A task that nobody waits for is easily forgotten. Those of a group end with
-// it: when it goes, those that are left are killed and waited for. So it comes
-// after all variables that its members use, and goes before them. A pool is a
-// group of limited size, and its map functions call a function for each element
-// of a range, in tasks: the elements are asked for as there is room, so that
-// the range may be endless, and be slow itself.
+// it: when it goes, those that are left are killed and waited for. So declare
+// it after all variables that its members use: it goes before they do. A pool
+// is a group of limited size, and its map functions call a function for each
+// element of a range, in tasks: the elements are asked for as there is room, so
+// that the range may be endless, and be slow itself.
+//
+// One that has members when the process forks is of no use in the child, but to
+// be destroyed.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -6222,7 +6231,8 @@ class task_set {
   task_set(const task_set&) = delete;
 
   // Suspends until all members have ended, those included that they spawn; or
-  // until `until` (false). Throws what interrupts us.
+  // until `until` (false). Throws what interrupts us: bao::killed in a member
+  // that calls this.
   bool kill(deadline until = never) {
     while (!empty())
       if (!kill_all(std::vector<task<>>(members_), until)) return false;
@@ -6244,7 +6254,7 @@ class task_set {
  protected:
   virtual ~task_set() = default;
 
-  void enter(task_block& t) {
+  void enter(task_block& t) try {
     if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
     members_.emplace_back(&t);
     auto* const note = new member(*this);
@@ -6254,8 +6264,11 @@ class task_set {
       mine->of.has_ended(ended);
       if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
     };
-    t.watchers.push_back(*note);
     ++running_;
+    t.watchers.push_back(*note);
+  } catch (...) {
+    this_scheduler().kill(t);  // it has not begun, and never will
+    throw;
   }
   virtual void has_ended(task_block& t) = 0;
 
@@ -6318,9 +6331,9 @@ class group : public task_set {
                  std::forward<A>(a), std::forward<Args>(args)...);
   }
 
-  // Suspends until all members have ended (true) or `until` passes (false). The
-  // first error of a member kills the others, and is thrown when they have
-  // ended. Throws what interrupts us.
+  // Suspends until all members have ended (true) or `until` passes (false). An
+  // error of a member ends the wait: the others are killed, waited for even
+  // beyond `until`, and the first error is thrown. Throws what interrupts us.
   bool join(deadline until = never) {
     const bool in_time = wait(until, [this] { return error_ != nullptr; });
     const std::exception_ptr error = error_;
@@ -6344,7 +6357,8 @@ class group : public task_set {
 
 // The results of a pool's imap functions, one after the other. An error of one
 // element is thrown in its place, and the next call goes on behind it. To drop
-// them kills the tasks that have not ended. next() and a loop suspend.
+// them kills the tasks that have not ended, and waits for that: next(), a loop
+// and the destructor suspend. The pool must outlive them.
 template <class R>
 class mapped {
  public:
@@ -6380,8 +6394,8 @@ class pool : public task_set {
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
 
-  // Suspends until a slot is free; then as bao::spawn(). An error stays with
-  // its task.
+  // Suspends until a slot is free, then runs f(args...) in a task, of which
+  // reports do not tell where it was spawned. An error stays with the task.
   template <class F, class... Args>
   auto spawn(F&& f, Args&&... args) {
     slots_.acquire();
@@ -6417,12 +6431,12 @@ class pool : public task_set {
   // The same, one by one as they are asked for: as many tasks as the pool has
   // slots are ahead. A range that is an lvalue is borrowed.
   template <class Range, class F>
-  auto imap(Range&& range, F f) {
+  auto imap(Range&& range, F f) & {
     return mapping<true>(std::forward<Range>(range), std::move(f));
   }
   // The same, in the order in which they are done.
   template <class Range, class F>
-  auto imap_unordered(Range&& range, F f) {
+  auto imap_unordered(Range&& range, F f) & {
     return mapping<false>(std::forward<Range>(range), std::move(f));
   }
 
@@ -6624,8 +6638,11 @@ inline std::atomic<unsigned long> last_local_key{0};
 template <class T>
 class task_local {
  public:
-  // Each begins as a copy of `first`; where T cannot be copied, as T().
-  explicit task_local(T first = T()) : first_(std::move(first)) {}
+  // Each begins as T(), or as a copy of `first`.
+  task_local() = default;
+  template <class U = T,
+            class = std::enable_if_t<std::is_copy_constructible_v<U>>>
+  explicit task_local(T first) : first_(std::move(first)) {}
   task_local(const task_local&) = delete;
 
   T& get() const {
@@ -6657,7 +6674,7 @@ class task_local {
       return T();
   }
 
-  T first_;
+  T first_{};
   const unsigned long key_ = ++last_local_key;
 };
 
@@ -6958,8 +6975,8 @@ class thread_pool {
     return nullptr;
   }
 
-  const int most_;
-  const pid_t process_ = ::getpid();  // which a fork leaves
+  int most_;
+  pid_t process_ = ::getpid();  // which a fork leaves
   thread_mutex mutex_;
   pthread_cond_t wanted_ = PTHREAD_COND_INITIALIZER;
   pthread_cond_t left_ = PTHREAD_COND_INITIALIZER;
@@ -6987,12 +7004,12 @@ class offloaded : public job, public message {
 
   // Hands itself to a helper. Whoever calls waits until `done`, or lets it go.
   void submit(thread_pool& pool = helpers()) {
-    scheduler& s = this_scheduler();
     if (on_helper_thread) {
       work();
       done = true;
       return;
     }
+    scheduler& s = this_scheduler();
     home_.emplace(s);
     run = [](job& j) {
       auto& me = static_cast<offloaded&>(j);
@@ -8114,12 +8131,16 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
   }
 }
 
-// Suspends until one of the cases is ready, takes it, and calls its function.
+// Suspends until one of the cases is ready, takes it, and calls its function;
+// and now and then when it need not, to let others run, even with otherwise().
 // Returns its number, from 0 on. Throws what the cases do: channel_closed to
-// whom would send, std::system_error for a descriptor; and what interrupts us.
+// whoever would send, std::system_error for a descriptor; and what interrupts
+// us.
 template <class... Cases>
 std::size_t select(Cases&&... cases) {
   static_assert(sizeof...(cases) > 0, "select: from what?");
+  static_assert(!(std::is_lvalue_reference_v<Cases> || ...),
+                "select: a case is good for one call: make it there");
   select_case* all[] = {&cases...};
   select_case& taken = take_any(all, sizeof...(cases));
   std::size_t number = 0;
@@ -8743,6 +8764,7 @@ class server {
     stop(clock::duration{0});
   }
 
+  // Both throw std::system_error when it has stopped.
   int port() const { return here_.door.port(); }
   address local_address() const { return here_.door.local_address(); }
   // How many are served on this thread.
@@ -8758,6 +8780,7 @@ class server {
     try {
       start_threads();
       here_.serve();
+      threads_left_.wait();
     } catch (...) {
       shield in_peace;
       stop(clock::duration{0});
@@ -8856,16 +8879,17 @@ class server {
       } us(stops_);
       if (acceptor_) acceptor_.kill();
       try {
-        while (accept_one(grace, clock::duration{0})) {
-        }
+        // No more than can have come before: others keep coming.
+        for (int left = server_.options_.backlog_; left > 0; --left)
+          if (!accept_one(grace, clock::duration{0})) break;
       } catch (const std::system_error&) {
         // Nobody can come in any more; serve() says why.
       }
       close_door();
       const bool all = this->wait(grace, [] { return false; });
-      if (!all) this->kill();
+      if (!all) has_killed_ = true, this->kill();
       stopped_.set();
-      return all;
+      return !has_killed_;
     }
 
     listener<Stream> door;
@@ -8886,7 +8910,7 @@ class server {
       try {
         peer.emplace(door.accept(until));
       } catch (const std::system_error& e) {
-        if (e.code() == std::errc::timed_out) return false;
+        if (e.code() == std::errc::timed_out || door.fd() == -1) return false;
         throw;
       }
       const auto t = bao::spawn(
@@ -8922,6 +8946,7 @@ class server {
     task<> acceptor_;
     event stopped_;
     wait_group stops_;  // that are under way
+    bool has_killed_ = false;
   };
 
   // One of the other threads.
@@ -9123,8 +9148,8 @@ class signal_seat {
 // 0 when `until` passes. From the first call on, a handler of ours stands in
 // place of what they did before: those that arrive while nobody waits are kept
 // for the next call. Throws std::system_error, for SIGKILL say,
-// std::invalid_argument when none is named, and std::runtime_error when 16
-// tasks wait already.
+// std::invalid_argument when none is named, std::runtime_error when 16 tasks
+// wait already, and what interrupts us.
 inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
   if (which.size() == 0)
@@ -9681,6 +9706,9 @@ inline process_result process::communicate(std::string_view input,
   expect_one("communicate");
   if (communicates_)
     throw std::logic_error(text("communicate") + ": another task does");
+  if (!input.empty() && !in_)
+    throw std::logic_error(text("communicate") +
+                           ": its input is no pipe of ours, or is closed");
   input_ += input;
   struct helping_tasks {
     process& child;
@@ -9749,9 +9777,12 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 class virtual_time : public system_calls {
  public:
   // From now on this thread's clock is ours. It shows the same time as before.
-  virtual_time() : before_(std::exchange(sys, this)), now_(before_->now()) {}
+  // When it goes, the time is that outside again: whoever waits still, waits
+  // until the virtual time that was set.
+  [[nodiscard]] virtual_time()
+      : before_(std::exchange(sys, this)), now_(before_->now()) {}
   // The same, and the order of what happens at once depends on `seed`.
-  explicit virtual_time(std::uint64_t seed) : virtual_time() {
+  [[nodiscard]] explicit virtual_time(std::uint64_t seed) : virtual_time() {
     seeded_ = true;
     state_ = seed;
     this_scheduler().shuffle(random());
@@ -10182,7 +10213,7 @@ class watchdog final : private onlooker {
   // The same, but f(stall) is called: on another thread, of which the watchdog
   // waits for the end. It must not throw.
   template <class F>
-  watchdog(std::chrono::nanoseconds limit, F f)
+  [[nodiscard]] watchdog(std::chrono::nanoseconds limit, F f)
       : tell_(new teller_by<F>(std::move(f))), limit_(limit.count()) {
     begin();
   }
@@ -10299,7 +10330,7 @@ inline void watchdog::ends() noexcept {
 }
 
 inline void watchdog::look_on() {
-  const int pause = to_milliseconds(limit_ / 4);
+  const int pause = to_milliseconds(limit_ / 4 + 1);
   unsigned long looks = 0;
   nanoseconds ask_at = 0;  // at once
   bool asked = false;

@@ -288,3 +288,21 @@ TEST_CASE("V28: to wait for a descriptor in no direction is refused") {
   CHECK_THROWS_AS(bao::on(ends.first.fd(), bao::readiness(), [] {}),
                   std::invalid_argument);
 }
+
+TEST_CASE("V28: what one line has given, another one does not take as well") {
+  bao::channel<int> in, out;
+  bao::event door;
+  int sent = 0, taken = 0;
+  auto waiter = bao::spawn([&] {
+    bao::select(bao::on(in, [&] { ++taken; }), bao::on(door, [&] { ++taken; }),
+                bao::on_send(out, 7, [&] { ++sent; }));
+  });
+  bao::yield();
+  CHECK(out.try_receive() == 7);
+  door.set();  // before the waiter runs
+  door.clear();
+  in.close();
+  waiter.get();
+  CHECK(sent == 1);
+  CHECK(taken == 0);
+}

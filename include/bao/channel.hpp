@@ -15,10 +15,9 @@
 //     [ 7: "d" ]-[ 4: "c" ] -> | "b" "a" | ->   (none: there is something)
 //     (none: there is room) -> |         | ->   [ 2: room ]-[ 9: room ]
 //
-// Each line is served in the order of arrival. Who is late or killed leaves it,
-// and nothing is lost: what was not sent stays with the sender, what was
-// received is with a receiver that runs. A message takes some ns, and two
-// switches where one has to wait for the other.
+// Each line is served in the order of arrival. Whoever is late or killed leaves
+// it, and nothing is lost: what was not sent stays with the sender, what was
+// received is with a receiver that runs. A message takes some tens of ns.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -144,8 +143,8 @@ class channel {
  public:
   using value_type = T;
 
-  // How many values the buffer holds; with 0, who sends waits until its value
-  // has been received. Throws std::invalid_argument when it is negative.
+  // How many values the buffer holds; with 0, whoever sends waits until its
+  // value has been received. Throws std::invalid_argument when it is negative.
   explicit channel(std::size_t capacity = 0) : capacity_(capacity) {
     if (capacity > unbounded)
       throw std::invalid_argument(

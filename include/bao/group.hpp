@@ -11,11 +11,14 @@
 //     for (auto& page : ten.imap(urls, fetch)) index(page);
 //
 // A task that nobody waits for is easily forgotten. Those of a group end with
-// it: when it goes, those that are left are killed and waited for. So it comes
-// after all variables that its members use, and goes before them. A pool is a
-// group of limited size, and its map functions call a function for each element
-// of a range, in tasks: the elements are asked for as there is room, so that
-// the range may be endless, and be slow itself.
+// it: when it goes, those that are left are killed and waited for. So declare
+// it after all variables that its members use: it goes before they do. A pool
+// is a group of limited size, and its map functions call a function for each
+// element of a range, in tasks: the elements are asked for as there is room, so
+// that the range may be endless, and be slow itself.
+//
+// One that has members when the process forks is of no use in the child, but to
+// be destroyed.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -47,7 +50,8 @@ class task_set {
   task_set(const task_set&) = delete;
 
   // Suspends until all members have ended, those included that they spawn; or
-  // until `until` (false). Throws what interrupts us.
+  // until `until` (false). Throws what interrupts us: bao::killed in a member
+  // that calls this.
   bool kill(deadline until = never) {
     while (!empty())
       if (!kill_all(std::vector<task<>>(members_), until)) return false;
@@ -69,7 +73,7 @@ class task_set {
  protected:
   virtual ~task_set() = default;
 
-  void enter(task_block& t) {
+  void enter(task_block& t) try {
     if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
     members_.emplace_back(&t);
     auto* const note = new member(*this);
@@ -79,8 +83,11 @@ class task_set {
       mine->of.has_ended(ended);
       if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
     };
-    t.watchers.push_back(*note);
     ++running_;
+    t.watchers.push_back(*note);
+  } catch (...) {
+    this_scheduler().kill(t);  // it has not begun, and never will
+    throw;
   }
   virtual void has_ended(task_block& t) = 0;
 
@@ -143,9 +150,9 @@ class group : public task_set {
                  std::forward<A>(a), std::forward<Args>(args)...);
   }
 
-  // Suspends until all members have ended (true) or `until` passes (false). The
-  // first error of a member kills the others, and is thrown when they have
-  // ended. Throws what interrupts us.
+  // Suspends until all members have ended (true) or `until` passes (false). An
+  // error of a member ends the wait: the others are killed, waited for even
+  // beyond `until`, and the first error is thrown. Throws what interrupts us.
   bool join(deadline until = never) {
     const bool in_time = wait(until, [this] { return error_ != nullptr; });
     const std::exception_ptr error = error_;
@@ -169,7 +176,8 @@ class group : public task_set {
 
 // The results of a pool's imap functions, one after the other. An error of one
 // element is thrown in its place, and the next call goes on behind it. To drop
-// them kills the tasks that have not ended. next() and a loop suspend.
+// them kills the tasks that have not ended, and waits for that: next(), a loop
+// and the destructor suspend. The pool must outlive them.
 template <class R>
 class mapped {
  public:
@@ -205,8 +213,8 @@ class pool : public task_set {
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
 
-  // Suspends until a slot is free; then as bao::spawn(). An error stays with
-  // its task.
+  // Suspends until a slot is free, then runs f(args...) in a task, of which
+  // reports do not tell where it was spawned. An error stays with the task.
   template <class F, class... Args>
   auto spawn(F&& f, Args&&... args) {
     slots_.acquire();
@@ -242,12 +250,12 @@ class pool : public task_set {
   // The same, one by one as they are asked for: as many tasks as the pool has
   // slots are ahead. A range that is an lvalue is borrowed.
   template <class Range, class F>
-  auto imap(Range&& range, F f) {
+  auto imap(Range&& range, F f) & {
     return mapping<true>(std::forward<Range>(range), std::move(f));
   }
   // The same, in the order in which they are done.
   template <class Range, class F>
-  auto imap_unordered(Range&& range, F f) {
+  auto imap_unordered(Range&& range, F f) & {
     return mapping<false>(std::forward<Range>(range), std::move(f));
   }
 

@@ -32,8 +32,11 @@ inline std::atomic<unsigned long> last_local_key{0};
 template <class T>
 class task_local {
  public:
-  // Each begins as a copy of `first`; where T cannot be copied, as T().
-  explicit task_local(T first = T()) : first_(std::move(first)) {}
+  // Each begins as T(), or as a copy of `first`.
+  task_local() = default;
+  template <class U = T,
+            class = std::enable_if_t<std::is_copy_constructible_v<U>>>
+  explicit task_local(T first) : first_(std::move(first)) {}
   task_local(const task_local&) = delete;
 
   T& get() const {
@@ -65,7 +68,7 @@ class task_local {
       return T();
   }
 
-  T first_;
+  T first_{};
   const unsigned long key_ = ++last_local_key;
 };
 

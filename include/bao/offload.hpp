@@ -138,8 +138,8 @@ class thread_pool {
     return nullptr;
   }
 
-  const int most_;
-  const pid_t process_ = ::getpid();  // which a fork leaves
+  int most_;
+  pid_t process_ = ::getpid();  // which a fork leaves
   thread_mutex mutex_;
   pthread_cond_t wanted_ = PTHREAD_COND_INITIALIZER;
   pthread_cond_t left_ = PTHREAD_COND_INITIALIZER;
@@ -167,12 +167,12 @@ class offloaded : public job, public message {
 
   // Hands itself to a helper. Whoever calls waits until `done`, or lets it go.
   void submit(thread_pool& pool = helpers()) {
-    scheduler& s = this_scheduler();
     if (on_helper_thread) {
       work();
       done = true;
       return;
     }
+    scheduler& s = this_scheduler();
     home_.emplace(s);
     run = [](job& j) {
       auto& me = static_cast<offloaded&>(j);

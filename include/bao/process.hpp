@@ -438,6 +438,9 @@ inline process_result process::communicate(std::string_view input,
   expect_one("communicate");
   if (communicates_)
     throw std::logic_error(text("communicate") + ": another task does");
+  if (!input.empty() && !in_)
+    throw std::logic_error(text("communicate") +
+                           ": its input is no pipe of ours, or is closed");
   input_ += input;
   struct helping_tasks {
     process& child;

@@ -302,12 +302,16 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
   }
 }
 
-// Suspends until one of the cases is ready, takes it, and calls its function.
+// Suspends until one of the cases is ready, takes it, and calls its function;
+// and now and then when it need not, to let others run, even with otherwise().
 // Returns its number, from 0 on. Throws what the cases do: channel_closed to
-// whom would send, std::system_error for a descriptor; and what interrupts us.
+// whoever would send, std::system_error for a descriptor; and what interrupts
+// us.
 template <class... Cases>
 std::size_t select(Cases&&... cases) {
   static_assert(sizeof...(cases) > 0, "select: from what?");
+  static_assert(!(std::is_lvalue_reference_v<Cases> || ...),
+                "select: a case is good for one call: make it there");
   select_case* all[] = {&cases...};
   select_case& taken = take_any(all, sizeof...(cases));
   std::size_t number = 0;

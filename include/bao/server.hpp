@@ -106,6 +106,7 @@ class server {
     stop(clock::duration{0});
   }
 
+  // Both throw std::system_error when it has stopped.
   int port() const { return here_.door.port(); }
   address local_address() const { return here_.door.local_address(); }
   // How many are served on this thread.
@@ -121,6 +122,7 @@ class server {
     try {
       start_threads();
       here_.serve();
+      threads_left_.wait();
     } catch (...) {
       shield in_peace;
       stop(clock::duration{0});
@@ -219,16 +221,17 @@ class server {
       } us(stops_);
       if (acceptor_) acceptor_.kill();
       try {
-        while (accept_one(grace, clock::duration{0})) {
-        }
+        // No more than can have come before: others keep coming.
+        for (int left = server_.options_.backlog_; left > 0; --left)
+          if (!accept_one(grace, clock::duration{0})) break;
       } catch (const std::system_error&) {
         // Nobody can come in any more; serve() says why.
       }
       close_door();
       const bool all = this->wait(grace, [] { return false; });
-      if (!all) this->kill();
+      if (!all) has_killed_ = true, this->kill();
       stopped_.set();
-      return all;
+      return !has_killed_;
     }
 
     listener<Stream> door;
@@ -249,7 +252,7 @@ class server {
       try {
         peer.emplace(door.accept(until));
       } catch (const std::system_error& e) {
-        if (e.code() == std::errc::timed_out) return false;
+        if (e.code() == std::errc::timed_out || door.fd() == -1) return false;
         throw;
       }
       const auto t = bao::spawn(
@@ -285,6 +288,7 @@ class server {
     task<> acceptor_;
     event stopped_;
     wait_group stops_;  // that are under way
+    bool has_killed_ = false;
   };
 
   // One of the other threads.

@@ -130,8 +130,8 @@ class signal_seat {
 // 0 when `until` passes. From the first call on, a handler of ours stands in
 // place of what they did before: those that arrive while nobody waits are kept
 // for the next call. Throws std::system_error, for SIGKILL say,
-// std::invalid_argument when none is named, and std::runtime_error when 16
-// tasks wait already.
+// std::invalid_argument when none is named, std::runtime_error when 16 tasks
+// wait already, and what interrupts us.
 inline int wait_signal(std::initializer_list<int> which,
                        deadline until = never) {
   if (which.size() == 0)

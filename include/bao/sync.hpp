@@ -8,15 +8,16 @@
 //     bao::mutex door("the door");           bao::event ready;
 //     std::lock_guard hold(door);            ready.wait(5s);
 //
-// All are fair: who releases hands over to the first in line, so that who
-// releases and takes again waits for its turn. Who is late or killed takes
-// nothing along. A lock knows who has it: to lock what one holds, or to unlock
-// what another one does, is an error, and reports name the holder.
+// All are fair: whoever releases hands over to the first in line, and has to
+// queue to take again. Whoever is late or killed takes nothing along. A lock
+// knows who has it: to lock what one holds, or to unlock what another one does,
+// is an error, and reports name the holder.
 //
 // Each belongs to the thread that used it first; others get wrong_thread. All
-// but those named wait..., lock... and acquire never suspend; these do while
-// they have to wait, `until` at the latest, and then return false. They throw
-// what interrupts us. To take and release what is free is some ns.
+// but get() and those named wait..., lock..., acquire, ..._for and ..._until
+// never suspend; these do while they have to wait, `until` at the latest, and
+// then return false, where get() throws. They throw what interrupts us. To take
+// and release what is free is some ns.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -285,8 +286,9 @@ class condition_variable {
     waiters_.wake_all();
   }
 
-  // Until notified, or rarely for nothing. Has the lock again when it returns
-  // or throws.
+  // Until notified, or rarely for nothing (true); false when late. Has the lock
+  // again when it returns or throws: for that it waits beyond `until`, and in
+  // peace.
   template <class Lock>
   bool wait(Lock& lock, deadline until = never) {
     struct let_go {

@@ -37,9 +37,12 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 class virtual_time : public system_calls {
  public:
   // From now on this thread's clock is ours. It shows the same time as before.
-  virtual_time() : before_(std::exchange(sys, this)), now_(before_->now()) {}
+  // When it goes, the time is that outside again: whoever waits still, waits
+  // until the virtual time that was set.
+  [[nodiscard]] virtual_time()
+      : before_(std::exchange(sys, this)), now_(before_->now()) {}
   // The same, and the order of what happens at once depends on `seed`.
-  explicit virtual_time(std::uint64_t seed) : virtual_time() {
+  [[nodiscard]] explicit virtual_time(std::uint64_t seed) : virtual_time() {
     seeded_ = true;
     state_ = seed;
     this_scheduler().shuffle(random());

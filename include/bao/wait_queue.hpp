@@ -8,9 +8,9 @@
 //         |
 //         '-> wake: it is given what it waits for, then and there
 //
-// What is given belongs to whom is woken, at once, even before it runs: so who
-// comes later cannot snatch it. Who is late or killed just leaves, and is
-// passed over: nothing is given to it that would be lost.
+// What is given belongs to whoever is woken, at once, even before it runs: so
+// whoever comes later cannot snatch it. Whoever is late or killed just leaves,
+// and is passed over: nothing is given to it that would be lost.
 //
 // A line belongs to the thread that used it first. It allocates nothing.
 //
@@ -72,7 +72,7 @@ class wait_queue {
     line_.push_back(me);
     do {
       if (!s.park(until, why)) return me.woken;
-    } while (!me.woken && !ready());
+    } while (!me.woken && !(me.in_list() && ready()));
     return true;
   }
 
@@ -96,9 +96,14 @@ class wait_queue {
     if (w != nullptr) wake(*w);
     return w != nullptr;
   }
-  // Those too who cannot be woken: they have what all get.
+  // All: those too who are late or interrupted, as what all get is not lost on
+  // them; but not one whom another line has woken.
   void wake_all() {
-    while (waiter* const w = line_.first()) wake(*w);
+    for (waiter* w = line_.first(); w != nullptr;) {
+      waiter& one = *w;
+      w = line_.after(one);
+      if (one.task->why_woken != task_block::cause::woken) wake(one);
+    }
   }
 
  private:

@@ -71,7 +71,7 @@ class watchdog final : private onlooker {
   // The same, but f(stall) is called: on another thread, of which the watchdog
   // waits for the end. It must not throw.
   template <class F>
-  watchdog(std::chrono::nanoseconds limit, F f)
+  [[nodiscard]] watchdog(std::chrono::nanoseconds limit, F f)
       : tell_(new teller_by<F>(std::move(f))), limit_(limit.count()) {
     begin();
   }
@@ -188,7 +188,7 @@ inline void watchdog::ends() noexcept {
 }
 
 inline void watchdog::look_on() {
-  const int pause = to_milliseconds(limit_ / 4);
+  const int pause = to_milliseconds(limit_ / 4 + 1);
   unsigned long looks = 0;
   nanoseconds ask_at = 0;  // at once
   bool asked = false;

@@ -8,6 +8,7 @@
     tests/bench/compare.py cooperation  channels, a mutex, and many timers against
                                         the same
     tests/bench/compare.py echo         an echo server against a bare epoll loop
+    tests/bench/compare.py http         a web server against nginx, by wrk
 
 The programs of a topic take turns, ROUNDS times over. A ratio is taken within
 each round, where the machine was in one mood, and its median is what counts;
@@ -32,6 +33,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -141,6 +143,8 @@ ECHO_SERVERS = {
     "bao": ["bench_echo_server", "0"],
     "epoll": ["echo_epoll", "0", "short"],
 }
+HTTP_CONNECTIONS = [100, 1000]
+HTTP_LEAST_RATE = 1.0
 ECHO_CONNECTIONS = [64, 1000]
 ECHO_BYTES = [64, 4096]
 ECHO_MOST_CPU = 1.05
@@ -237,11 +241,10 @@ def compare_micro(programs, topic, rounds):
 
 
 class Server:
-    """An echo server that runs for the length of a with block."""
+    """A server that runs for the length of a with block."""
 
-    def __init__(self, programs, name):
-        program, *arguments = ECHO_SERVERS[name]
-        self.command = pinned(0, [programs / program] + arguments)
+    def __init__(self, command):
+        self.command = pinned(0, command)
 
     def __enter__(self):
         # A file, not a pipe: nobody reads on after the first line.
@@ -271,6 +274,11 @@ class Server:
         self.output.close()
 
 
+def echo_server(programs, name):
+    program, *arguments = ECHO_SERVERS[name]
+    return Server([programs / program] + arguments)
+
+
 def load(programs, server, connections, size, seconds):
     """The command that loads the server."""
     return pinned(1, [programs / "loadgen", "127.0.0.1", server.port,
@@ -286,7 +294,7 @@ def result_of(done):
 
 def echo_once(programs, name, connections, size, seconds):
     """CPU time of the server for a request, in microseconds."""
-    with Server(programs, name) as server:
+    with echo_server(programs, name) as server:
         done = subprocess.run(
             load(programs, server, connections, size, seconds),
             stdout=subprocess.PIPE, text=True)
@@ -298,7 +306,7 @@ def count_calls(programs, name, connections, size, seconds):
     if not shutil.which("perf"):
         print("system calls: cannot be counted here, there is no perf")
         return None
-    with Server(programs, name) as server, \
+    with echo_server(programs, name) as server, \
             tempfile.NamedTemporaryFile("r") as counted:
         # perf counts in the server for as long as the load runs.
         done = subprocess.run(
@@ -361,11 +369,100 @@ def compare_echo(programs, rounds, seconds):
     return all_met
 
 
+# ---- the web server ---------------------------------------------------------
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid %(folder)s/nginx.pid;
+error_log %(folder)s/nginx.log; worker_rlimit_nofile 8192;
+events { worker_connections 4096; }
+http {
+  access_log off; sendfile on; keepalive_requests 100000000;
+  types { text/html html; }
+  client_body_temp_path %(folder)s; proxy_temp_path %(folder)s;
+  fastcgi_temp_path %(folder)s; uwsgi_temp_path %(folder)s;
+  scgi_temp_path %(folder)s;
+  server { listen 127.0.0.1:%(port)d backlog=4096; root %(folder)s; }
+}
+"""
+
+
+class Nginx:
+    """nginx with one worker, for the length of a with block."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        conf = pathlib.Path(folder) / "nginx.conf"
+        conf.write_text(NGINX % {"folder": folder, "port": self.port})
+        self.command = pinned(0, ["nginx", "-c", str(conf)])
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command)
+        for _ in range(500):
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return self
+            except OSError:
+                time.sleep(0.01)
+        self.__exit__()
+        stop("nginx does not answer")
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+def requests_per_second(server, connections, seconds):
+    command = pinned(1, ["wrk", "-t1", "-c%d" % connections,
+                         "-d%ds" % max(1, round(seconds)),
+                         "http://127.0.0.1:%s/small.html" % server.port])
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        print(said)
+        stop("the load met errors")
+    return float(said.split("Requests/sec:")[1].split()[0])
+
+
+def compare_http(programs, rounds, seconds):
+    """Measures and prints the web server; whether all targets were met."""
+    for program in ["nginx", "wrk"]:
+        if not shutil.which(program):
+            stop("there is no " + program)
+    all_met = True
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder).chmod(0o755)
+        (pathlib.Path(folder) / "small.html").write_text("x" * 1024)
+        bao = [programs / "bench_http_server", "0", "--root", folder]
+        for connections in HTTP_CONNECTIONS:
+            rates = {"bao": [], "nginx": []}
+            for _ in range(rounds):
+                for name in rates:
+                    with Server(bao) if name == "bao" else Nginx(
+                            folder) as server:
+                        rates[name].append(requests_per_second(
+                            server, connections, seconds))
+            ratio = statistics.median(
+                a / b for a, b in zip(rates["bao"], rates["nginx"]))
+            met = ratio >= HTTP_LEAST_RATE
+            print("%d connections, 1 KiB: requests a second, medians: bao %d, "
+                  "nginx %d; ratio %.3f  target >= %.2f  %s" % (
+                      connections, statistics.median(rates["bao"]),
+                      statistics.median(rates["nginx"]), ratio,
+                      HTTP_LEAST_RATE, verdict(met)), flush=True)
+            all_met = all_met and met
+        with Server(bao + ["--threads", "2"]) as server:
+            print("two threads on one core, 100 connections: "
+                  "%d requests a second" % requests_per_second(
+                      server, 100, seconds))
+    return all_met
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("topic", choices=[*PROGRAMS, "echo"])
+    parser.add_argument("topic", choices=[*PROGRAMS, "echo", "http"])
     parser.add_argument("--rounds", type=int, default=9,
                         help="how often, 9 unless said")
     parser.add_argument("--seconds", type=float, default=2,
@@ -383,7 +480,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     programs = build(options.build.resolve(), options.topic)
-    if options.topic == "echo":
+    if options.topic == "http":
+        met = compare_http(programs, options.rounds, options.seconds)
+    elif options.topic == "echo":
         met = compare_echo(programs, options.rounds, options.seconds)
     else:
         met = compare_micro(programs, options.topic, options.rounds)

@@ -243,16 +243,9 @@ void prefork(const std::string& program) {
   bao::group clients;
   for (int i = 0; i < 50; ++i)
     clients.spawn([&] {
-      // The processes may still be starting.
-      std::optional<bao::tcp_stream> peer;
-      for (int tries = 0; !peer; ++tries) try {
-          peer.emplace(server.connect());
-        } catch (const std::system_error&) {
-          if (tries == 500) throw;
-          bao::sleep(10ms);
-        }
-      peer->write_all("hello", 20s);
-      if (peer->read_exactly(5, 20s) != "hello")
+      auto peer = server.connect();
+      peer.write_all("hello", 20s);
+      if (peer.read_exactly(5, 20s) != "hello")
         throw std::runtime_error("another echo");
     });
   clients.join();
