@@ -675,11 +675,13 @@ TEST_CASE("V49: who is spared by its limit as it strikes has been woken too") {
   auto waiter = bao::spawn([&] {
     limits[0] = std::make_unique<bao::timeout>(1ms);
     passed = door.wait(1h);
+    limits[0].reset();
   });
   auto other = bao::spawn([&] {
     std::unique_lock hold(lock);
     limits[1] = std::make_unique<bao::timeout>(1ms);
     notified = changed.wait(hold, 1h);
+    limits[1].reset();
   });
   const auto start = bao::now();
   bao::join_all(meddler, waiter, other);

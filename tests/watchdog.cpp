@@ -250,7 +250,7 @@ TEST_CASE("V93: each thread has its own watchdog, or none") {
   other.join();
   CHECK(later == 0);
   CHECK(here == 0);
-  CHECK_THROWS_AS(bao::watchdog(10ms), std::logic_error);
+  CHECK_THROWS_AS(const bao::watchdog second(10ms), std::logic_error);
   CHECK(spin([&] { return here > 0; }));
 }
 
@@ -322,6 +322,6 @@ TEST_CASE("V93: a child process has no watchdog, and may make one") {
 }
 
 TEST_CASE("V93: a limit that is none is refused") {
-  CHECK_THROWS_AS(bao::watchdog(0ms), std::invalid_argument);
-  CHECK_THROWS_AS(bao::watchdog(-1s), std::invalid_argument);
+  CHECK_THROWS_AS(const bao::watchdog none(0ms), std::invalid_argument);
+  CHECK_THROWS_AS(const bao::watchdog less(-1s), std::invalid_argument);
 }
