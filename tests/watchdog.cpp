@@ -204,7 +204,9 @@ TEST_CASE("V93: a thread that sleeps is neither named nor woken") {
   const auto used = cpu_time() - before;
   CHECK(told == 0);
   // To look on all the time would take a thousand wake-ups.
-#ifndef SANITIZED
+#ifdef SANITIZED
+  static_cast<void>(used);
+#else
   CHECK(used < 3ms);
 #endif
 }
