@@ -1283,6 +1283,8 @@ inline void* fiber::operator new(std::size_t size) {
 }
 
 inline void fiber::operator delete(void* block, std::size_t size) noexcept {
+  // GCC 12 warns of a mismatch where it has inlined this and not the above.
+  __asm__("" : "+r"(block));
   if (size > spare_blocks::size || current_thread == nullptr ||
       !current_thread->blocks.keep(block))
     ::operator delete(block);
