@@ -206,6 +206,12 @@ std::string path_of(std::string_view target) {
   return path;
 }
 
+bao::stream open_file(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd == -1) throw refusal{errno == EACCES ? 403 : 404, "Not Available"};
+  return bao::stream(fd);
+}
+
 // Files that have been read, until they change.
 class file_cache {
  public:
@@ -242,13 +248,6 @@ class file_cache {
     together_ -= file.contents.size();
     file = {now, std::move(contents)};
     return &file.contents;
-  }
-
- public:
-  static bao::stream open_file(const std::string& path) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd == -1) throw refusal{errno == EACCES ? 403 : 404, "Not Available"};
-    return bao::stream(fd);
   }
 
  private:
@@ -319,7 +318,7 @@ class web_server {
     if (const std::string* contents = files.get(path, size))
       return send(peer, r, *contents, type_of(path));
 
-    bao::stream file = file_cache::open_file(path);
+    bao::stream file = open_file(path);
     peer.write_all(head_of(200, "OK", type_of(path), size, r.keep_alive),
                    patience);
     while (!head_only && size > 0) {

@@ -3951,53 +3951,73 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
   return text;
 }
 
+// For each of these, which are in the order of their numbers, the place of the
+// one that has what it waits for; the number of all where there is none.
+inline std::vector<std::size_t> waited_for(
+    const std::vector<task_block*>& all) {
+  std::vector<std::size_t> places;
+  for (const task_block* t : all) {
+    places.push_back(all.size());
+    const holding* const held = t->waits_for.held;
+    if (t->stage != task_state::parked || held == nullptr || held->task == -1)
+      continue;
+    const auto wanted = static_cast<unsigned long>(held->task);
+    const auto at =
+        std::lower_bound(all.begin(), all.end(), wanted,
+                         [](const task_block* other, unsigned long id) {
+                           return other->id < id;
+                         });
+    if (at != all.end() && (*at)->id == wanted)
+      places.back() = static_cast<std::size_t>(at - all.begin());
+  }
+  return places;
+}
+
+// One of them, told from the task at `first` on.
+inline std::string describe_circle(const std::vector<task_block*>& all,
+                                   const std::vector<std::size_t>& next,
+                                   std::size_t first) {
+  std::size_t last = first;
+  while (next[last] != first) last = next[last];
+  std::string text = " ";
+  const char* has = all[last]->waits_for.held->what;
+  std::size_t i = first;
+  do {
+    const char* const wants = all[i]->waits_for.held->what;
+    text += ' ' + title(*all[i]);
+    if (has != nullptr) text += " holds " + std::string(has) + ',';
+    text += " waits for ";
+    text += wants != nullptr ? wants : title(*all[next[i]]);
+    text += i == last ? '\n' : ';';
+    has = wants;
+    i = next[i];
+  } while (i != first);
+  return text;
+}
+
 // Every circle of tasks that wait for each other, a line for each: "task 1
 // holds m1, waits for m2; task 2 holds m2, waits for m1".
 inline std::string describe_circles(task_block& main_task,
                                     list<task_block>& tasks) {
-  std::vector<task_block*> all{&main_task};  // by number
+  std::vector<task_block*> all{&main_task};
   for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
     all.push_back(t);
   std::sort(all.begin(), all.end(),
             [](task_block* a, task_block* b) { return a->id < b->id; });
-  // The one that has what another one waits for. None: the number of all.
-  const auto next = [&](std::size_t i) {
-    const holding* const held = all[i]->waits_for.held;
-    if (all[i]->stage != task_state::parked || held == nullptr ||
-        held->task == -1)
-      return all.size();
-    const auto wanted = static_cast<unsigned long>(held->task);
-    const auto at = std::lower_bound(
-        all.begin(), all.end(), wanted,
-        [](task_block* t, unsigned long id) { return t->id < id; });
-    const bool found = at != all.end() && (*at)->id == wanted;
-    return found ? static_cast<std::size_t>(at - all.begin()) : all.size();
-  };
+  const std::vector<std::size_t> next = waited_for(all);
   std::string text;
   std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
   for (std::size_t walk = 1; walk <= all.size(); ++walk) {
-    std::size_t i = walk - 1;
-    for (; i != all.size() && walked[i] == 0; i = next(i)) walked[i] = walk;
-    if (i == all.size() || walked[i] != walk) continue;
-    std::size_t first = i;  // told from its lowest number on
-    for (std::size_t k = next(i); k != i; k = next(k))
-      first = std::min(first, k);
-    std::size_t end = first;
-    while (next(end) != first) end = next(end);
-    std::size_t last = end;
-    i = first;
-    text += " ";
-    do {
-      const char* const has = all[last]->waits_for.held->what;
-      const char* const wants = all[i]->waits_for.held->what;
-      text += ' ' + title(*all[i]);
-      if (has != nullptr) text += " holds " + std::string(has) + ',';
-      text += " waits for ";
-      text += wants != nullptr ? wants : title(*all[next(i)]);
-      text += i == end ? '\n' : ';';
-      last = i;
-      i = next(i);
-    } while (last != end);
+    std::size_t first = walk - 1;
+    for (; first != all.size() && walked[first] == 0; first = next[first])
+      walked[first] = walk;
+    if (first == all.size() || walked[first] != walk) continue;
+    // In a circle now, of which the lowest number comes first.
+    for (std::size_t i = next[first]; walked[i] == walk; i = next[i]) {
+      walked[i] = all.size() + 1;
+      first = std::min(first, i);
+    }
+    text += describe_circle(all, next, first);
   }
   return text;
 }
@@ -5628,7 +5648,10 @@ class semaphore {
     return waiters_.wait(until, {"acquiring a semaphore"},
                          [this] { return take(); });
   }
-  bool try_acquire() { return waiters_.enter("try_acquire"), take(); }
+  bool try_acquire() {
+    waiters_.enter("try_acquire");
+    return take();
+  }
   // Throws std::logic_error when there would be more than `most`.
   void release(std::ptrdiff_t units = 1) {
     waiters_.enter("release");
@@ -5689,11 +5712,8 @@ class mutex : private lock_holder {
   // Throws deadlock when we hold it already.
   bool lock(deadline until = never) {
     expect_not_mine("lock");
-    return waiters_.wait(until, {"locking", -1, &held_}, [this] {
-      if (held_.task != nobody) return false;
-      held_.task = me("lock");
-      return true;
-    });
+    return waiters_.wait(until, {"locking", -1, &held_},
+                         [this] { return try_lock(); });
   }
   bool try_lock() {
     const long us = me("try_lock");
@@ -5732,7 +5752,10 @@ class recursive_mutex {
   }
 
  private:
-  bool counted(bool locked) { return locked && ++depth_ > 0; }
+  bool counted(bool locked) {
+    if (locked) ++depth_;
+    return locked;
+  }
 
   mutex mutex_;
   std::size_t depth_ = 0;
@@ -5748,7 +5771,10 @@ class shared_mutex : private lock_holder {
   // Throws deadlock when we have it alone already. Who shares it and wants it
   // alone waits for itself, which shows when nobody else can run.
   bool lock(deadline until = never) { return get("lock", until, false); }
-  bool try_lock() { return me("try_lock"), take(false); }
+  bool try_lock() {
+    waiters_.enter("try_lock");
+    return take(false);
+  }
   bool try_lock_for(deadline until) { return lock(until); }
   bool try_lock_until(deadline until) { return lock(until); }
   // Throws std::logic_error unless we have it alone.
@@ -5761,7 +5787,10 @@ class shared_mutex : private lock_holder {
   bool lock_shared(deadline until = never) {
     return get("lock_shared", until, true);
   }
-  bool try_lock_shared() { return me("try_lock_shared"), take(true); }
+  bool try_lock_shared() {
+    waiters_.enter("try_lock_shared");
+    return take(true);
+  }
   bool try_lock_shared_for(deadline until) { return lock_shared(until); }
   bool try_lock_shared_until(deadline until) { return lock_shared(until); }
   // Throws std::logic_error when nobody shares it.
@@ -6441,6 +6470,8 @@ class pool : public task_set {
   auto imap_unordered(Range&& range, F f) & {
     return mapping<false>(std::forward<Range>(range), std::move(f));
   }
+  template <bool InOrder, class Range, class F>
+  auto mapping(Range&& range, F f);
 
  private:
   void has_ended(task_block&) override { slots_.release(); }
@@ -6482,7 +6513,7 @@ class pool : public task_set {
     pool& of;
     std::optional<lent_slot> lent;  // while we wait for them
     std::deque<task<R>> all;        // in order
-    std::deque<task<R>> ended;      // as they did
+    std::deque<task<R>> ended;      // as they did, where that counts
     wait_queue news;
 
     ~ahead() {
@@ -6501,52 +6532,53 @@ class pool : public task_set {
       });
     }
     task<R> next(bool in_order) {
+      task<R> t;
       if (in_order) {
-        all.front().join();
-        ended.push_back(all.front());
+        t = all.front();
+        t.join();
       } else {
         news.wait(never, {"waiting for a mapped task"},
                   [this] { return !ended.empty(); });
+        t = std::move(ended.front());
+        ended.pop_front();
       }
-      task<R> t = std::move(ended.front());
-      ended.pop_front();
       all.erase(std::find(all.begin(), all.end(), t));
       return t;
     }
   };
 
-  template <bool InOrder, class Range, class F>
-  auto mapping(Range&& range, F f) {
-    if constexpr (!is_generator<std::decay_t<Range>>::value) {
-      return mapping<InOrder>(from(std::forward<Range>(range)), std::move(f));
-    } else {
-      using kept = handed_on<Range&&>;
-      using in = yielded<Range>;
-      using R = spawned_result<F&, in>;
-      return mapped<R>(generator<task<R>>(
-          [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
-            ahead<R> tasks(*this);
-            const auto hand_on = [&] {
-              task<R> t = tasks.next(InOrder);
-              tasks.lent.reset();
-              yield(std::move(t));
-              tasks.lent.emplace(*this);
-            };
-            for (auto& x : std::get<0>(source)) {
-              while (tasks.all.size() >= size_) hand_on();
-              slots_.acquire();
-              tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
-                        InOrder);
-            }
-            while (!tasks.all.empty()) hand_on();
-          },
-          std::tuple<kept>(std::forward<Range>(range)), std::move(f)));
-    }
-  }
-
   std::size_t size_;
   semaphore slots_;
 };
+
+template <bool InOrder, class Range, class F>
+auto pool::mapping(Range&& range, F f) {
+  if constexpr (!is_generator<std::decay_t<Range>>::value) {
+    return mapping<InOrder>(from(std::forward<Range>(range)), std::move(f));
+  } else {
+    using kept = handed_on<Range&&>;
+    using in = yielded<Range>;
+    using R = spawned_result<F&, in>;
+    return mapped<R>(generator<task<R>>(
+        [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
+          ahead<R> tasks(*this);
+          const auto hand_on = [&] {
+            task<R> t = tasks.next(InOrder);
+            tasks.lent.reset();
+            yield(std::move(t));
+            tasks.lent.emplace(*this);
+          };
+          for (auto& x : std::get<0>(source)) {
+            while (tasks.all.size() >= size_) hand_on();
+            slots_.acquire();
+            tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
+                      InOrder);
+          }
+          while (!tasks.all.empty()) hand_on();
+        },
+        std::tuple<kept>(std::forward<Range>(range)), std::move(f)));
+  }
+}
 
 // --- pipeline stages that wait -----------------------------------------------
 
@@ -6558,12 +6590,8 @@ auto parallel_stage(std::size_t n, F f) {
     return std::forward<decltype(source)>(source) |
            stage<out>([n, f = std::move(f)](auto& values, auto& yield) mutable {
              pool tasks(n);
-             if constexpr (InOrder)
-               for (auto& r : tasks.imap(values, std::ref(f)))
-                 yield(std::move(r));
-             else
-               for (auto& r : tasks.imap_unordered(values, std::ref(f)))
-                 yield(std::move(r));
+             for (auto& r : tasks.mapping<InOrder>(values, std::ref(f)))
+               yield(std::move(r));
            });
   }};
 }
@@ -7246,7 +7274,8 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
 // twice as long each time.
 class growing_pause {
  public:
-  growing_pause(clock::duration first, clock::duration most)
+  explicit growing_pause(clock::duration first = std::chrono::milliseconds(1),
+                         clock::duration most = std::chrono::milliseconds(50))
       : next_(first), most_(most) {}
   clock::duration next() {
     return std::exchange(next_, std::min(next_ * 2, most_));
@@ -7894,21 +7923,29 @@ class select_case {
   }
 };
 
-// One that stands in a line of waiting tasks.
+// One that stands in a line of waiting tasks. The line may go meanwhile, and
+// with it what it belongs to: then nothing of that is touched.
 class case_in_line : public select_case {
  public:
-  bool given() const override { return place_ && place_->woken; }
+  bool take() final {
+    if (place_ && !place_->woken && !place_->in_list()) return false;
+    line_.enter("select");
+    return take_from_line();
+  }
+  void stand_in_line(scheduler& s) final {
+    if (!place_) line_.push_back(place_.emplace(s.running(), offer()));
+  }
+  bool given() const final { return place_ && place_->woken; }
   void leave() override { place_.reset(); }
 
  protected:
+  explicit case_in_line(wait_queue& line) : line_(line) {}
   ~case_in_line() = default;
 
-  void stand_in(wait_queue& line, scheduler& s, void* offer = nullptr) {
-    if (!place_) line.push_back(place_.emplace(s.running(), offer));
-  }
-  // The line has gone meanwhile, and what it belongs to.
-  bool gone() const { return place_ && !place_->woken && !place_->in_list(); }
+  virtual bool take_from_line() = 0;
+  virtual void* offer() { return nullptr; }
 
+  wait_queue& line_;
   std::optional<waiter> place_;
 };
 
@@ -7918,21 +7955,14 @@ template <class T, class Order, class F>
 class receive_case final : public case_in_line {
  public:
   receive_case(channel<T, Order>& from, F f)
-      : from_(from), function_(std::move(f)) {}
+      : case_in_line(from.receivers_), from_(from), function_(std::move(f)) {}
 
-  bool take() override {
-    if (gone()) return false;
-    from_.receivers_.enter("select");
-    return from_.take(got_) || from_.closed();
-  }
-  void stand_in_line(scheduler& s) override {
-    if (!place_) from_.receivers_.push_back(place_.emplace(s.running(), &got_));
-  }
-  bool given() const override { return place_ && place_->woken; }
-  void leave() override { place_.reset(); }
   void act() override { tell(function_, std::move(got_)); }
 
  private:
+  bool take_from_line() override { return from_.take(got_) || from_.closed(); }
+  void* offer() override { return &got_; }
+
   channel<T, Order>& from_;
   F function_;
   std::optional<T> got_;
@@ -7942,18 +7972,17 @@ template <class T, class Order, class F>
 class send_case final : public case_in_line {
  public:
   send_case(channel<T, Order>& to, T&& value, F f)
-      : to_(to), value_(value), function_(std::move(f)) {}
+      : case_in_line(to.senders_),
+        to_(to),
+        value_(value),
+        function_(std::move(f)) {}
   send_case(channel<T, Order>& to, const T& value, F f)
-      : to_(to), copy_(value), value_(*copy_), function_(std::move(f)) {}
+      : case_in_line(to.senders_),
+        to_(to),
+        copy_(value),
+        value_(*copy_),
+        function_(std::move(f)) {}
 
-  bool take() override {
-    if (gone()) return false;
-    to_.senders_.enter("select");
-    return to_.put(value_);
-  }
-  void stand_in_line(scheduler& s) override {
-    stand_in(to_.senders_, s, &value_);
-  }
   void leave() override {
     closed_ = given() && place_->offer == nullptr;
     case_in_line::leave();
@@ -7964,6 +7993,9 @@ class send_case final : public case_in_line {
   }
 
  private:
+  bool take_from_line() override { return to_.put(value_); }
+  void* offer() override { return &value_; }
+
   channel<T, Order>& to_;
   std::optional<T> copy_;
   T& value_;
@@ -7974,17 +8006,14 @@ class send_case final : public case_in_line {
 template <class F>
 class event_case final : public case_in_line {
  public:
-  event_case(event& e, F f) : event_(e), function_(std::move(f)) {}
+  event_case(event& e, F f)
+      : case_in_line(e.waiters()), event_(e), function_(std::move(f)) {}
 
-  bool take() override {
-    if (gone()) return false;
-    event_.waiters().enter("select");
-    return event_.is_set();
-  }
-  void stand_in_line(scheduler& s) override { stand_in(event_.waiters(), s); }
   void act() override { function_(); }
 
  private:
+  bool take_from_line() override { return event_.is_set(); }
+
   event& event_;
   F function_;
 };
@@ -8217,11 +8246,6 @@ class address {
   socklen_t size_ = 0;
 };
 
-// For a place in the queue of a unix socket.
-inline growing_pause unix_pause() {
-  return {std::chrono::milliseconds(1), std::chrono::milliseconds(50)};
-}
-
 // Asks by getsockname() or getpeername().
 template <class Call>
 address ask_address(int fd, Call call, const char* name) {
@@ -8442,7 +8466,7 @@ inline int socket_stream::connected(const address& to, deadline until) {
   descriptor d(make_socket(to.family(), SOCK_STREAM));
   const std::string what = "connect: " + to.to_string();
   if (to.family() != AF_UNIX) send_at_once(d.fd());
-  growing_pause pause = unix_pause();
+  growing_pause pause;
   int result;
   while ((result = sys->connect(d.fd(), to.data(), to.size())) == -1 &&
          errno == EAGAIN && to.family() == AF_UNIX) {
@@ -8628,7 +8652,7 @@ class udp_socket {
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
     io_call writing(descriptor_, writable, until, "writing descriptor");
-    growing_pause pause = unix_pause();
+    growing_pause pause;
     constexpr ssize_t full = -2;
     while (writing.retry([&] {
       const ssize_t put =
@@ -9683,8 +9707,7 @@ inline std::optional<int> process::wait(deadline until) {
   if (running() && !until.passed()) {
     if (const descriptor end = watch_process(pid_))
       wait_fd(end.fd(), readable, until);
-    growing_pause pause(std::chrono::milliseconds(1),
-                        std::chrono::milliseconds(50));
+    growing_pause pause;
     while (running() && !until.passed())
       sleep(std::min(until, deadline(pause.next())));
   }
@@ -9712,28 +9735,22 @@ inline process_result process::communicate(std::string_view input,
     throw std::logic_error(text("communicate") +
                            ": its input is no pipe of ours, or is closed");
   input_ += input;
-  struct helping_tasks {
-    process& child;
-    std::vector<task<>> all;
-    ~helping_tasks() {
-      const shield until_they_have_ended;
-      kill_all(all);
-      child.communicates_ = false;
-    }
-  };
+  struct only_us {
+    bool& communicates;
+    explicit only_us(bool& c) : communicates(c) { communicates = true; }
+    ~only_us() { communicates = false; }
+  } us(communicates_);
   auto result = with_timeout(until, [&] {
-    helping_tasks tasks{*this, {}};
-    communicates_ = true;
-    tasks.all.reserve(2);
+    group helpers;
     const auto help = [&](auto f) {
-      tasks.all.push_back(spawn(task_options().name(text("communicate")), f));
+      helpers.spawn(task_options().name(text("communicate")), f);
     };
     help([this] { feed(); });
     help([this] {
       if (err_) errors_ += err_.read_all();
     });
     if (out_) output_ += out_.read_all();
-    for (const task<>& t : tasks.all) t.get();
+    helpers.join();
     const int status = *wait();
     return process_result{std::exchange(output_, {}),
                           std::exchange(errors_, {}), status};

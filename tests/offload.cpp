@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "bao.hpp"
+#include "checks.hpp"
 
 #include <unistd.h>
 
@@ -70,24 +71,22 @@ TEST_CASE("V42: waiting for a helper thread is no deadlock") {
 }
 
 TEST_CASE("V64: more jobs than helpers: all are done, ten at most at a time") {
-  std::atomic<int> busy{0}, most{0}, done{0};
+  crowd busy;
+  std::atomic<int> done{0};
   std::vector<bao::task<>> all;
   for (int i = 0; i < 40; ++i)
     all.push_back(bao::spawn([&] {
       bao::offload([&] {
-        const int now = ++busy;
-        int before = most;
-        while (now > before && !most.compare_exchange_weak(before, now)) {
-        }
+        busy.enter();
         ::usleep(5000);
-        --busy;
+        busy.leave();
         ++done;
       });
     }));
   CHECK(bao::join_all(all, 60s));
   CHECK(done == 40);
-  CHECK(most <= 10);
-  CHECK(most >= 2);
+  CHECK(busy.most() <= 10);
+  CHECK(busy.most() >= 2);
 }
 
 TEST_CASE("X18: a killed waiter stays until its job has ended") {
@@ -201,21 +200,20 @@ TEST_CASE("V64: jobs may offload in their turn, however many they are") {
 
 TEST_CASE("V40, V64: a pool has as many threads as it was given, at most") {
   bao::thread_pool two(2);
-  std::atomic<int> running{0}, most{0}, done{0};
+  crowd running;
+  std::atomic<int> done{0};
   std::vector<bao::task<>> tasks;
   for (int i = 0; i < 8; ++i)
     tasks.push_back(bao::spawn([&] {
       two.offload([&] {
-        const int now = ++running;
-        for (int seen = most; now > seen;)
-          if (most.compare_exchange_weak(seen, now)) break;
+        running.enter();
         ::usleep(2000);
-        --running;
+        running.leave();
         ++done;
       });
     }));
   for (auto& t : tasks) t.get();
-  CHECK(most == 2);
+  CHECK(running.most() == 2);
   CHECK(done == 8);
   CHECK_THROWS_AS(bao::thread_pool(0), std::invalid_argument);
   CHECK_THROWS_AS(bao::thread_pool(-1), std::invalid_argument);

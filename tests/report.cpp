@@ -2,19 +2,12 @@
 #include <doctest/doctest.h>
 
 #include "bao.hpp"
+#include "checks.hpp"
 
 #include <string>
 #include <vector>
 
 using namespace std::literals;
-
-namespace {
-
-bool says(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-}  // namespace
 
 TEST_CASE("V21: a report names the task, where it was spawned, and its wait") {
   bao::virtual_time clock;

@@ -11,28 +11,10 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "checks.hpp"
 #include "seeds.hpp"
 
 using namespace std::literals;
-
-namespace {
-
-bool says(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-// What a call throws.
-template <class Error, class Call>
-std::string text_of(Call call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "nothing";
-}
-
-}  // namespace
 
 // --- event -------------------------------------------------------------------
 

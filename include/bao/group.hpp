@@ -258,6 +258,8 @@ class pool : public task_set {
   auto imap_unordered(Range&& range, F f) & {
     return mapping<false>(std::forward<Range>(range), std::move(f));
   }
+  template <bool InOrder, class Range, class F>
+  auto mapping(Range&& range, F f);
 
  private:
   void has_ended(task_block&) override { slots_.release(); }
@@ -299,7 +301,7 @@ class pool : public task_set {
     pool& of;
     std::optional<lent_slot> lent;  // while we wait for them
     std::deque<task<R>> all;        // in order
-    std::deque<task<R>> ended;      // as they did
+    std::deque<task<R>> ended;      // as they did, where that counts
     wait_queue news;
 
     ~ahead() {
@@ -318,52 +320,53 @@ class pool : public task_set {
       });
     }
     task<R> next(bool in_order) {
+      task<R> t;
       if (in_order) {
-        all.front().join();
-        ended.push_back(all.front());
+        t = all.front();
+        t.join();
       } else {
         news.wait(never, {"waiting for a mapped task"},
                   [this] { return !ended.empty(); });
+        t = std::move(ended.front());
+        ended.pop_front();
       }
-      task<R> t = std::move(ended.front());
-      ended.pop_front();
       all.erase(std::find(all.begin(), all.end(), t));
       return t;
     }
   };
 
-  template <bool InOrder, class Range, class F>
-  auto mapping(Range&& range, F f) {
-    if constexpr (!is_generator<std::decay_t<Range>>::value) {
-      return mapping<InOrder>(from(std::forward<Range>(range)), std::move(f));
-    } else {
-      using kept = handed_on<Range&&>;
-      using in = yielded<Range>;
-      using R = spawned_result<F&, in>;
-      return mapped<R>(generator<task<R>>(
-          [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
-            ahead<R> tasks(*this);
-            const auto hand_on = [&] {
-              task<R> t = tasks.next(InOrder);
-              tasks.lent.reset();
-              yield(std::move(t));
-              tasks.lent.emplace(*this);
-            };
-            for (auto& x : std::get<0>(source)) {
-              while (tasks.all.size() >= size_) hand_on();
-              slots_.acquire();
-              tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
-                        InOrder);
-            }
-            while (!tasks.all.empty()) hand_on();
-          },
-          std::tuple<kept>(std::forward<Range>(range)), std::move(f)));
-    }
-  }
-
   std::size_t size_;
   semaphore slots_;
 };
+
+template <bool InOrder, class Range, class F>
+auto pool::mapping(Range&& range, F f) {
+  if constexpr (!is_generator<std::decay_t<Range>>::value) {
+    return mapping<InOrder>(from(std::forward<Range>(range)), std::move(f));
+  } else {
+    using kept = handed_on<Range&&>;
+    using in = yielded<Range>;
+    using R = spawned_result<F&, in>;
+    return mapped<R>(generator<task<R>>(
+        [this](yielder<task<R>, void>& yield, std::tuple<kept> source, F g) {
+          ahead<R> tasks(*this);
+          const auto hand_on = [&] {
+            task<R> t = tasks.next(InOrder);
+            tasks.lent.reset();
+            yield(std::move(t));
+            tasks.lent.emplace(*this);
+          };
+          for (auto& x : std::get<0>(source)) {
+            while (tasks.all.size() >= size_) hand_on();
+            slots_.acquire();
+            tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
+                      InOrder);
+          }
+          while (!tasks.all.empty()) hand_on();
+        },
+        std::tuple<kept>(std::forward<Range>(range)), std::move(f)));
+  }
+}
 
 // --- pipeline stages that wait -----------------------------------------------
 
@@ -375,12 +378,8 @@ auto parallel_stage(std::size_t n, F f) {
     return std::forward<decltype(source)>(source) |
            stage<out>([n, f = std::move(f)](auto& values, auto& yield) mutable {
              pool tasks(n);
-             if constexpr (InOrder)
-               for (auto& r : tasks.imap(values, std::ref(f)))
-                 yield(std::move(r));
-             else
-               for (auto& r : tasks.imap_unordered(values, std::ref(f)))
-                 yield(std::move(r));
+             for (auto& r : tasks.mapping<InOrder>(values, std::ref(f)))
+               yield(std::move(r));
            });
   }};
 }

@@ -25,6 +25,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -176,7 +177,8 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
 // twice as long each time.
 class growing_pause {
  public:
-  growing_pause(clock::duration first, clock::duration most)
+  explicit growing_pause(clock::duration first = std::chrono::milliseconds(1),
+                         clock::duration most = std::chrono::milliseconds(50))
       : next_(first), most_(most) {}
   clock::duration next() {
     return std::exchange(next_, std::min(next_ * 2, most_));

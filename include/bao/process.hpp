@@ -34,7 +34,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -43,6 +42,7 @@
 #include <utility>
 #include <vector>
 
+#include "bao/group.hpp"
 #include "bao/stream.hpp"
 
 extern "C" char** environ;  // POSIX leaves it to the program to declare it
@@ -413,8 +413,7 @@ inline std::optional<int> process::wait(deadline until) {
   if (running() && !until.passed()) {
     if (const descriptor end = watch_process(pid_))
       wait_fd(end.fd(), readable, until);
-    growing_pause pause(std::chrono::milliseconds(1),
-                        std::chrono::milliseconds(50));
+    growing_pause pause;
     while (running() && !until.passed())
       sleep(std::min(until, deadline(pause.next())));
   }
@@ -442,28 +441,22 @@ inline process_result process::communicate(std::string_view input,
     throw std::logic_error(text("communicate") +
                            ": its input is no pipe of ours, or is closed");
   input_ += input;
-  struct helping_tasks {
-    process& child;
-    std::vector<task<>> all;
-    ~helping_tasks() {
-      const shield until_they_have_ended;
-      kill_all(all);
-      child.communicates_ = false;
-    }
-  };
+  struct only_us {
+    bool& communicates;
+    explicit only_us(bool& c) : communicates(c) { communicates = true; }
+    ~only_us() { communicates = false; }
+  } us(communicates_);
   auto result = with_timeout(until, [&] {
-    helping_tasks tasks{*this, {}};
-    communicates_ = true;
-    tasks.all.reserve(2);
+    group helpers;
     const auto help = [&](auto f) {
-      tasks.all.push_back(spawn(task_options().name(text("communicate")), f));
+      helpers.spawn(task_options().name(text("communicate")), f);
     };
     help([this] { feed(); });
     help([this] {
       if (err_) errors_ += err_.read_all();
     });
     if (out_) output_ += out_.read_all();
-    for (const task<>& t : tasks.all) t.get();
+    helpers.join();
     const int status = *wait();
     return process_result{std::exchange(output_, {}),
                           std::exchange(errors_, {}), status};

@@ -73,53 +73,73 @@ inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
   return text;
 }
 
+// For each of these, which are in the order of their numbers, the place of the
+// one that has what it waits for; the number of all where there is none.
+inline std::vector<std::size_t> waited_for(
+    const std::vector<task_block*>& all) {
+  std::vector<std::size_t> places;
+  for (const task_block* t : all) {
+    places.push_back(all.size());
+    const holding* const held = t->waits_for.held;
+    if (t->stage != task_state::parked || held == nullptr || held->task == -1)
+      continue;
+    const auto wanted = static_cast<unsigned long>(held->task);
+    const auto at =
+        std::lower_bound(all.begin(), all.end(), wanted,
+                         [](const task_block* other, unsigned long id) {
+                           return other->id < id;
+                         });
+    if (at != all.end() && (*at)->id == wanted)
+      places.back() = static_cast<std::size_t>(at - all.begin());
+  }
+  return places;
+}
+
+// One of them, told from the task at `first` on.
+inline std::string describe_circle(const std::vector<task_block*>& all,
+                                   const std::vector<std::size_t>& next,
+                                   std::size_t first) {
+  std::size_t last = first;
+  while (next[last] != first) last = next[last];
+  std::string text = " ";
+  const char* has = all[last]->waits_for.held->what;
+  std::size_t i = first;
+  do {
+    const char* const wants = all[i]->waits_for.held->what;
+    text += ' ' + title(*all[i]);
+    if (has != nullptr) text += " holds " + std::string(has) + ',';
+    text += " waits for ";
+    text += wants != nullptr ? wants : title(*all[next[i]]);
+    text += i == last ? '\n' : ';';
+    has = wants;
+    i = next[i];
+  } while (i != first);
+  return text;
+}
+
 // Every circle of tasks that wait for each other, a line for each: "task 1
 // holds m1, waits for m2; task 2 holds m2, waits for m1".
 inline std::string describe_circles(task_block& main_task,
                                     list<task_block>& tasks) {
-  std::vector<task_block*> all{&main_task};  // by number
+  std::vector<task_block*> all{&main_task};
   for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
     all.push_back(t);
   std::sort(all.begin(), all.end(),
             [](task_block* a, task_block* b) { return a->id < b->id; });
-  // The one that has what another one waits for. None: the number of all.
-  const auto next = [&](std::size_t i) {
-    const holding* const held = all[i]->waits_for.held;
-    if (all[i]->stage != task_state::parked || held == nullptr ||
-        held->task == -1)
-      return all.size();
-    const auto wanted = static_cast<unsigned long>(held->task);
-    const auto at = std::lower_bound(
-        all.begin(), all.end(), wanted,
-        [](task_block* t, unsigned long id) { return t->id < id; });
-    const bool found = at != all.end() && (*at)->id == wanted;
-    return found ? static_cast<std::size_t>(at - all.begin()) : all.size();
-  };
+  const std::vector<std::size_t> next = waited_for(all);
   std::string text;
   std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
   for (std::size_t walk = 1; walk <= all.size(); ++walk) {
-    std::size_t i = walk - 1;
-    for (; i != all.size() && walked[i] == 0; i = next(i)) walked[i] = walk;
-    if (i == all.size() || walked[i] != walk) continue;
-    std::size_t first = i;  // told from its lowest number on
-    for (std::size_t k = next(i); k != i; k = next(k))
-      first = std::min(first, k);
-    std::size_t end = first;
-    while (next(end) != first) end = next(end);
-    std::size_t last = end;
-    i = first;
-    text += " ";
-    do {
-      const char* const has = all[last]->waits_for.held->what;
-      const char* const wants = all[i]->waits_for.held->what;
-      text += ' ' + title(*all[i]);
-      if (has != nullptr) text += " holds " + std::string(has) + ',';
-      text += " waits for ";
-      text += wants != nullptr ? wants : title(*all[next(i)]);
-      text += i == end ? '\n' : ';';
-      last = i;
-      i = next(i);
-    } while (last != end);
+    std::size_t first = walk - 1;
+    for (; first != all.size() && walked[first] == 0; first = next[first])
+      walked[first] = walk;
+    if (first == all.size() || walked[first] != walk) continue;
+    // In a circle now, of which the lowest number comes first.
+    for (std::size_t i = next[first]; walked[i] == walk; i = next[i]) {
+      walked[i] = all.size() + 1;
+      first = std::min(first, i);
+    }
+    text += describe_circle(all, next, first);
   }
   return text;
 }

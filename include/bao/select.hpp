@@ -63,21 +63,29 @@ class select_case {
   }
 };
 
-// One that stands in a line of waiting tasks.
+// One that stands in a line of waiting tasks. The line may go meanwhile, and
+// with it what it belongs to: then nothing of that is touched.
 class case_in_line : public select_case {
  public:
-  bool given() const override { return place_ && place_->woken; }
+  bool take() final {
+    if (place_ && !place_->woken && !place_->in_list()) return false;
+    line_.enter("select");
+    return take_from_line();
+  }
+  void stand_in_line(scheduler& s) final {
+    if (!place_) line_.push_back(place_.emplace(s.running(), offer()));
+  }
+  bool given() const final { return place_ && place_->woken; }
   void leave() override { place_.reset(); }
 
  protected:
+  explicit case_in_line(wait_queue& line) : line_(line) {}
   ~case_in_line() = default;
 
-  void stand_in(wait_queue& line, scheduler& s, void* offer = nullptr) {
-    if (!place_) line.push_back(place_.emplace(s.running(), offer));
-  }
-  // The line has gone meanwhile, and what it belongs to.
-  bool gone() const { return place_ && !place_->woken && !place_->in_list(); }
+  virtual bool take_from_line() = 0;
+  virtual void* offer() { return nullptr; }
 
+  wait_queue& line_;
   std::optional<waiter> place_;
 };
 
@@ -87,21 +95,14 @@ template <class T, class Order, class F>
 class receive_case final : public case_in_line {
  public:
   receive_case(channel<T, Order>& from, F f)
-      : from_(from), function_(std::move(f)) {}
+      : case_in_line(from.receivers_), from_(from), function_(std::move(f)) {}
 
-  bool take() override {
-    if (gone()) return false;
-    from_.receivers_.enter("select");
-    return from_.take(got_) || from_.closed();
-  }
-  void stand_in_line(scheduler& s) override {
-    if (!place_) from_.receivers_.push_back(place_.emplace(s.running(), &got_));
-  }
-  bool given() const override { return place_ && place_->woken; }
-  void leave() override { place_.reset(); }
   void act() override { tell(function_, std::move(got_)); }
 
  private:
+  bool take_from_line() override { return from_.take(got_) || from_.closed(); }
+  void* offer() override { return &got_; }
+
   channel<T, Order>& from_;
   F function_;
   std::optional<T> got_;
@@ -111,18 +112,17 @@ template <class T, class Order, class F>
 class send_case final : public case_in_line {
  public:
   send_case(channel<T, Order>& to, T&& value, F f)
-      : to_(to), value_(value), function_(std::move(f)) {}
+      : case_in_line(to.senders_),
+        to_(to),
+        value_(value),
+        function_(std::move(f)) {}
   send_case(channel<T, Order>& to, const T& value, F f)
-      : to_(to), copy_(value), value_(*copy_), function_(std::move(f)) {}
+      : case_in_line(to.senders_),
+        to_(to),
+        copy_(value),
+        value_(*copy_),
+        function_(std::move(f)) {}
 
-  bool take() override {
-    if (gone()) return false;
-    to_.senders_.enter("select");
-    return to_.put(value_);
-  }
-  void stand_in_line(scheduler& s) override {
-    stand_in(to_.senders_, s, &value_);
-  }
   void leave() override {
     closed_ = given() && place_->offer == nullptr;
     case_in_line::leave();
@@ -133,6 +133,9 @@ class send_case final : public case_in_line {
   }
 
  private:
+  bool take_from_line() override { return to_.put(value_); }
+  void* offer() override { return &value_; }
+
   channel<T, Order>& to_;
   std::optional<T> copy_;
   T& value_;
@@ -143,17 +146,14 @@ class send_case final : public case_in_line {
 template <class F>
 class event_case final : public case_in_line {
  public:
-  event_case(event& e, F f) : event_(e), function_(std::move(f)) {}
+  event_case(event& e, F f)
+      : case_in_line(e.waiters()), event_(e), function_(std::move(f)) {}
 
-  bool take() override {
-    if (gone()) return false;
-    event_.waiters().enter("select");
-    return event_.is_set();
-  }
-  void stand_in_line(scheduler& s) override { stand_in(event_.waiters(), s); }
   void act() override { function_(); }
 
  private:
+  bool take_from_line() override { return event_.is_set(); }
+
   event& event_;
   F function_;
 };

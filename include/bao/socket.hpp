@@ -84,11 +84,6 @@ class address {
   socklen_t size_ = 0;
 };
 
-// For a place in the queue of a unix socket.
-inline growing_pause unix_pause() {
-  return {std::chrono::milliseconds(1), std::chrono::milliseconds(50)};
-}
-
 // Asks by getsockname() or getpeername().
 template <class Call>
 address ask_address(int fd, Call call, const char* name) {
@@ -309,7 +304,7 @@ inline int socket_stream::connected(const address& to, deadline until) {
   descriptor d(make_socket(to.family(), SOCK_STREAM));
   const std::string what = "connect: " + to.to_string();
   if (to.family() != AF_UNIX) send_at_once(d.fd());
-  growing_pause pause = unix_pause();
+  growing_pause pause;
   int result;
   while ((result = sys->connect(d.fd(), to.data(), to.size())) == -1 &&
          errno == EAGAIN && to.family() == AF_UNIX) {
@@ -495,7 +490,7 @@ class udp_socket {
     m.msg_iov = &piece;
     m.msg_iovlen = 1;
     io_call writing(descriptor_, writable, until, "writing descriptor");
-    growing_pause pause = unix_pause();
+    growing_pause pause;
     constexpr ssize_t full = -2;
     while (writing.retry([&] {
       const ssize_t put =

@@ -81,7 +81,10 @@ class semaphore {
     return waiters_.wait(until, {"acquiring a semaphore"},
                          [this] { return take(); });
   }
-  bool try_acquire() { return waiters_.enter("try_acquire"), take(); }
+  bool try_acquire() {
+    waiters_.enter("try_acquire");
+    return take();
+  }
   // Throws std::logic_error when there would be more than `most`.
   void release(std::ptrdiff_t units = 1) {
     waiters_.enter("release");
@@ -142,11 +145,8 @@ class mutex : private lock_holder {
   // Throws deadlock when we hold it already.
   bool lock(deadline until = never) {
     expect_not_mine("lock");
-    return waiters_.wait(until, {"locking", -1, &held_}, [this] {
-      if (held_.task != nobody) return false;
-      held_.task = me("lock");
-      return true;
-    });
+    return waiters_.wait(until, {"locking", -1, &held_},
+                         [this] { return try_lock(); });
   }
   bool try_lock() {
     const long us = me("try_lock");
@@ -185,7 +185,10 @@ class recursive_mutex {
   }
 
  private:
-  bool counted(bool locked) { return locked && ++depth_ > 0; }
+  bool counted(bool locked) {
+    if (locked) ++depth_;
+    return locked;
+  }
 
   mutex mutex_;
   std::size_t depth_ = 0;
@@ -201,7 +204,10 @@ class shared_mutex : private lock_holder {
   // Throws deadlock when we have it alone already. Who shares it and wants it
   // alone waits for itself, which shows when nobody else can run.
   bool lock(deadline until = never) { return get("lock", until, false); }
-  bool try_lock() { return me("try_lock"), take(false); }
+  bool try_lock() {
+    waiters_.enter("try_lock");
+    return take(false);
+  }
   bool try_lock_for(deadline until) { return lock(until); }
   bool try_lock_until(deadline until) { return lock(until); }
   // Throws std::logic_error unless we have it alone.
@@ -214,7 +220,10 @@ class shared_mutex : private lock_holder {
   bool lock_shared(deadline until = never) {
     return get("lock_shared", until, true);
   }
-  bool try_lock_shared() { return me("try_lock_shared"), take(true); }
+  bool try_lock_shared() {
+    waiters_.enter("try_lock_shared");
+    return take(true);
+  }
   bool try_lock_shared_for(deadline until) { return lock_shared(until); }
   bool try_lock_shared_until(deadline until) { return lock_shared(until); }
   // Throws std::logic_error when nobody shares it.
