@@ -1,9 +1,13 @@
 // server.cpp - a task for each connection
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <fstream>
 #include <memory>
 #include <ostream>
 #include <stdexcept>
@@ -13,6 +17,7 @@
 
 #include "bao.hpp"
 #include "io_tools.hpp"
+#include "sanitized.hpp"
 
 using namespace std::literals;
 
@@ -37,6 +42,51 @@ bool is_closed(bao::tcp_stream& peer) {
     return e.code() == std::errc::connection_reset;
   }
 }
+
+// The process may have `wanted` descriptors, or as many as the machine allows,
+// for as long as it lives.
+class more_descriptors {
+ public:
+  explicit more_descriptors(rlim_t wanted) {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    rlimit now = before_;
+    now.rlim_cur = std::max(now.rlim_cur, std::min(now.rlim_max, wanted));
+    ::setrlimit(RLIMIT_NOFILE, &now);
+    ::getrlimit(RLIMIT_NOFILE, &now);
+    allowed_ = static_cast<std::size_t>(std::min(now.rlim_cur, wanted));
+  }
+  more_descriptors(const more_descriptors&) = delete;
+  ~more_descriptors() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+  std::size_t allowed() const { return allowed_; }
+
+ private:
+  rlimit before_{};
+  std::size_t allowed_;
+};
+
+[[maybe_unused]] std::size_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  std::size_t total = 0, resident = 0;
+  statm >> total >> resident;
+  return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+// Passes when it is told to; while something may come from outside, that is
+// waited for.
+struct patient_clock final : bao::virtual_time {
+  bao::nanoseconds may_sleep(bao::nanoseconds until, bool) override {
+    return until > now() ? 10'000'000'000 : 0;
+  }
+};
+
+// Connections that go no further.
+#if defined(BAO_USE_SELECT)
+constexpr std::size_t half_open = 400;
+#elif defined(SANITIZED)
+constexpr std::size_t half_open = 1000;
+#else
+constexpr std::size_t half_open = 10'000;
+#endif
 
 }  // namespace
 
@@ -91,6 +141,47 @@ TEST_CASE(
   CHECK(told.find("as told") != std::string::npos);
   CHECK(ask(good, "2") == "2");
   good.close();
+  CHECK(server.stop(10s));
+  serving.get();
+}
+
+TEST_CASE(
+    "V79: ten thousand who go no further hold up nobody, and are let go") {
+  const more_descriptors limit(2 * half_open + 100);
+  const std::size_t many = (limit.allowed() - 100) / 2;
+  if (many < half_open) MESSAGE("descriptors here: enough for ", many);
+  patient_clock clock;
+  std::size_t late = 0;
+  bao::tcp_server server("127.0.0.1:0", [&](bao::tcp_stream& peer) {
+    try {
+      while (auto line = peer.read_line(1h)) peer.write_all(*line + "\n", 1h);
+    } catch (const std::system_error& e) {
+      late += e.code() == std::errc::timed_out;
+    }
+  });
+  auto serving = bao::spawn([&] { server.serve(); });
+  const bao::address at = server.local_address();
+  [[maybe_unused]] const std::size_t before = resident_bytes();
+  std::vector<bao::tcp_stream> peers;
+  {
+    auto first = bao::connect(at);
+    while (peers.size() < many) {
+      peers.push_back(bao::connect(at));
+      if (peers.size() % 2 == 0) peers.back().write_all("half a line");
+      if (peers.size() % 100 != 0 && peers.size() != many) continue;
+      auto last = bao::connect(at);
+      CHECK(ask(first, "first") == "first");
+      CHECK(ask(last, "last") == "last");
+    }
+  }
+  CHECK(server.clients() >= many);
+#if !defined(SANITIZED)
+  CHECK(resident_bytes() < before + many * 16 * 1024);
+#endif
+  CHECK(late == 0);
+  clock.advance(1h);
+  for (auto& p : peers) CHECK(is_closed(p));
+  CHECK(late == many);
   CHECK(server.stop(10s));
   serving.get();
 }
