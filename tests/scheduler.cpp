@@ -3,6 +3,7 @@
 
 #include "bao.hpp"
 #include "child.hpp"
+#include "seeds.hpp"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -163,18 +164,18 @@ TEST_CASE("V23: each thread has its own tasks, made on first use") {
 
 // --- park and wake -----------------------------------------------------------
 
-TEST_CASE("wake ends a park, once, and says whether it did") {
+TEST_CASE_SEEDS("wake ends a park, once, and says whether it did") {
   bao::scheduler& s = bao::this_scheduler();
   int woken = 0;
   auto t = bao::spawn([&] {
     while (s.park(bao::never, {"waiting"})) ++woken;
   });
   CHECK(!s.wake(t.checked("test")));  // it has not begun
-  bao::yield();
+  bao::sleep(1us);
   CHECK(s.wake(t.checked("test")));
   CHECK(!s.wake(t.checked("test")));  // it is ready already
   CHECK(woken == 0);
-  bao::yield();
+  bao::sleep(1us);
   CHECK(woken == 1);
   CHECK(!s.wake(s.running()));
   t.kill();
@@ -188,8 +189,7 @@ TEST_CASE("a park says that its deadline has passed, and is not early") {
   CHECK(bao::now() - start == 1s);
 }
 
-TEST_CASE("V44: who is woken by the wrong party goes on waiting") {
-  bao::virtual_time clock;
+TEST_CASE_SEEDS("V44: who is woken by the wrong party goes on waiting") {
   bao::scheduler& s = bao::this_scheduler();
   const auto start = bao::now();
   auto sleeper = bao::spawn([] {
@@ -213,7 +213,7 @@ TEST_CASE("V44: who is woken by the wrong party goes on waiting") {
     CHECK(each->get() - start == 3s);
 }
 
-TEST_CASE("X12: a park whose deadline has passed suspends nobody") {
+TEST_CASE_SEEDS("X12: a park whose deadline has passed suspends nobody") {
   bool other_ran = false;
   auto other = bao::spawn([&] { other_ran = true; });
   CHECK(!bao::this_scheduler().park(0s, {"waiting"}));
@@ -260,8 +260,8 @@ TEST_CASE("of two that are due at once, the second finds the first awake") {
   CHECK(!second_woke_first);
 }
 
-TEST_CASE("V11: a kill of a task that was woken is met at its next park") {
-  bao::virtual_time clock;
+TEST_CASE_SEEDS(
+    "V11: a kill of a task that was woken is met at its next park") {
   bao::scheduler& s = bao::this_scheduler();
   std::string log;
   auto t = bao::spawn([&] {
@@ -274,14 +274,14 @@ TEST_CASE("V11: a kill of a task that was woken is met at its next park") {
       throw;
     }
   });
-  bao::yield();
+  bao::sleep(1us);
   s.wake(t.checked("test"));
   t.kill();
   CHECK(log == "woken killed");
 }
 
-TEST_CASE("a park in a generator's body parks the task that has resumed it") {
-  bao::virtual_time clock;
+TEST_CASE_SEEDS(
+    "a park in a generator's body parks the task that has resumed it") {
   std::string log;
   bao::generator<int> ticks([](auto& yield) {
     for (int i = 1;; ++i) {
@@ -293,7 +293,7 @@ TEST_CASE("a park in a generator's body parks the task that has resumed it") {
     log += std::to_string(*ticks.next());
     log += std::to_string(*ticks.next());
   });
-  bao::yield();
+  bao::sleep(1us);
   CHECK((consumer.state() == bao::task_state::parked));
   CHECK(log.empty());
   bao::sleep(1500ms);
@@ -303,20 +303,20 @@ TEST_CASE("a park in a generator's body parks the task that has resumed it") {
   CHECK(ticks.next() == 3);  // any task may resume it: now we are its consumer
 }
 
-TEST_CASE("X15: a generator whose body waits is running for all the others") {
-  bao::virtual_time clock;
+TEST_CASE_SEEDS(
+    "X15: a generator whose body waits is running for all the others") {
   bao::generator<int> g([](auto& yield) {
     bao::sleep(1s);
     yield(1);
   });
   auto first = bao::spawn([&] { return g.next().value_or(0); });
-  bao::yield();
+  bao::sleep(1us);
   CHECK_THROWS_AS(g.next(), bao::already_running);
   CHECK(first.get() == 1);
   CHECK(!g.next());
 }
 
-TEST_CASE("X15: a task cannot switch to another task's coroutine") {
+TEST_CASE_SEEDS("X15: a task cannot switch to another task's coroutine") {
   bao::coroutine<int> mine([](int) { return 7; });
   bao::coroutine<int> started(
       [](int v) { return bao::main_coroutine<int>().switch_to(v); });
@@ -354,7 +354,7 @@ TEST_CASE("X15: coroutines that wait park their own task only") {
   CHECK(log == "ababab");
 }
 
-TEST_CASE("X13: two tasks handle exceptions of their own") {
+TEST_CASE_SEEDS("X13: two tasks handle exceptions of their own") {
   const auto handle = [](int mine) {
     int seen = 0;
     try {
@@ -386,7 +386,7 @@ TEST_CASE("X13: two tasks handle exceptions of their own") {
   three.get();
 }
 
-TEST_CASE("X13: an exception is uncaught in its own task only") {
+TEST_CASE_SEEDS("X13: an exception is uncaught in its own task only") {
   struct waits {
     int& seen;
     ~waits() {
@@ -414,7 +414,7 @@ TEST_CASE("X13: an exception is uncaught in its own task only") {
 
 // --- deadlock ----------------------------------------------------------------
 
-TEST_CASE("V42: when nothing can wake anybody, main is told") {
+TEST_CASE_SEEDS("V42: when nothing can wake anybody, main is told") {
   auto stuck = bao::spawn(wait_for_ever);
   CHECK_THROWS_AS(stuck.join(), bao::deadlock);
   CHECK(!stuck.done());
@@ -423,8 +423,7 @@ TEST_CASE("V42: when nothing can wake anybody, main is told") {
   CHECK(stuck.join());  // we go on as before
 }
 
-TEST_CASE("V42: a timer, or a remote, may still wake somebody") {
-  bao::virtual_time clock;
+TEST_CASE_SEEDS("V42: a timer, or a remote, may still wake somebody") {
   auto stuck = bao::spawn(wait_for_ever);
   CHECK(!stuck.join(1h));
   stuck.kill();
