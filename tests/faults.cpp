@@ -224,7 +224,9 @@ std::string talk(std::uint64_t seed, std::size_t n, int error) {
 
   const std::string& struck = system.struck();
   CHECK((struck.empty() || ends.count(struck) == 1));
-  for (const auto& [name, how] : ends) {
+  for (const auto& end : ends) {
+    const std::string& name = end.first;
+    const outcome& how = end.second;
     CAPTURE(name);
     CAPTURE(how.text);
     if (name == struck) {
