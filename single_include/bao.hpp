@@ -2822,6 +2822,10 @@ auto from(Range&& range) {
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
+template <class T>
+class list;
+
+template <class T>
 class list_node {
  public:
   list_node() = default;
@@ -2837,14 +2841,13 @@ class list_node {
   }
 
  private:
-  template <class>
-  friend class list;
+  friend class list<T>;
   list_node* next_ = nullptr;  // null in both: in no list
   list_node* previous_ = nullptr;
 };
 
-// A list of T, which derives from list_node. Owns nothing: what is in it when
-// it goes just leaves.
+// A list of T, which derives from list_node<T>. Owns nothing: what is in it
+// when it goes just leaves.
 template <class T>
 class list {
  public:
@@ -2857,26 +2860,31 @@ class list {
 
   bool empty() const { return end_.next_ == &end_; }
   T& front() { return static_cast<T&>(*end_.next_); }
-  void push_back(T& member) {
-    list_node* node = &member;
-    // GCC 12 sees the address of a local variable stored in a longer-lived
-    // list, and warns, for it does not see its destructor take it out again.
-    __asm__("" : "+r"(node));
-    node->leave();
-    node->next_ = &end_;
-    node->previous_ = end_.previous_;
-    end_.previous_->next_ = node;
-    end_.previous_ = node;
+  void push_back(T& member) { put_before(&end_, &member); }
+  void push_front(T& member) {
+    static_cast<list_node<T>&>(member).leave();
+    put_before(end_.next_, &member);
   }
   // The one that stands behind `member`, or null.
   T* after(T& member) {
-    list_node& node = member;
+    list_node<T>& node = member;
     return node.next_ == &end_ ? nullptr : static_cast<T*>(node.next_);
   }
   T* first() { return empty() ? nullptr : &front(); }
 
  private:
-  list_node end_;
+  static void put_before(list_node<T>* next, list_node<T>* node) {
+    // GCC 12 sees the address of a local variable stored in a longer-lived
+    // list, and warns, for it does not see its destructor take it out again.
+    __asm__("" : "+r"(node));
+    node->leave();
+    node->next_ = next;
+    node->previous_ = next->previous_;
+    next->previous_->next_ = node;
+    next->previous_ = node;
+  }
+
+  list_node<T> end_;
 };
 
 }  // namespace BAO_ABI
@@ -3049,135 +3057,143 @@ inline constexpr deadline never{clock::time_point::max()};
 // bao/timers.hpp - what is due next
 //
 // Most timers are limits on something that happens in time: they are set, and
-// taken back again. A pairing heap (Fredman, Sedgewick, Sleator and Tarjan,
-// 1986) is made for that. It is a tree in which no child is due before its
-// parent; to add a timer is one comparison with the root, to take one back is
-// to cut it out and merge its children, together some tens of ns; only taking
-// out the root does real work, O(log n) amortised.
+// taken back again. Hierarchical timing wheels (Varghese and Lauck, 1987) do
+// either in a few instructions, however many timers there are.
 //
-//            3            A timer is part of whoever waits, so nothing is
-//         /  |  \         allocated, and adding one cannot fail.
-//        7 - 4 - 9
-//       /    |
-//      8     5            `-`: siblings; only the first child is linked down
+// A time is a number of eleven digits to the base of 64, and each digit has a
+// wheel of 64 slots. A timer lies in the wheel of the first digit in which its
+// time and the present differ, in the slot for the digit that it has there:
+//
+//     the present   ... 3 17  5 60
+//     timers due    ... 3 17  5 61    wheel 0, slot 61
+//                   ... 3 17 22 40    wheel 1, slot 22
+//                   ... 3 40  0  7    wheel 2, slot 40
+//
+// So what is in one wheel is due before all that is in the next. When the time
+// of a slot comes, its timers go to lower wheels, and by and by to wheel 0,
+// where those in one slot are due in the same nanosecond: a sleep of some
+// milliseconds is moved three times. Timers are compared with nobody, and as
+// they are part of whoever waits, nothing is allocated, and arming cannot fail.
+
+#include <algorithm>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-class timer_heap;
-
-class timer {
+class timer : private list_node<timer> {
  public:
-  timer() = default;
-  timer(const timer&) = delete;
-  ~timer() { cancel(); }
-
-  bool armed() const { return heap_ != nullptr; }
+  bool armed() const { return in_list(); }
   nanoseconds due() const { return due_; }
-  void cancel();
+  void cancel() { leave(); }
 
  private:
-  friend class timer_heap;
+  friend class list<timer>;
+  friend class timer_wheels;
 
-  bool before(const timer& other) const {
-    return due_ != other.due_ ? due_ < other.due_ : order_ < other.order_;
-  }
-
-  timer* child_ = nullptr;
-  timer* next_ = nullptr;      // sibling
-  timer* previous_ = nullptr;  // sibling, or the parent of a first child
   nanoseconds due_ = 0;
-  std::uint64_t order_ = 0;  // among those due at once: first armed, first out
-  timer_heap* heap_ = nullptr;  // last, beside what a wake reads of its task
 };
 
-class timer_heap {
+class timer_wheels {
  public:
-  timer_heap() = default;
-  timer_heap(const timer_heap&) = delete;
-  ~timer_heap() {
-    while (root_ != nullptr) remove(*root_);
-  }
-
-  // From now on, those due at once come out in another order, always the same
-  // one; 0: as armed.
-  void shuffle(std::uint64_t how) {
-    shuffle_ = how;
-    before_ = how != 0 ? armed_ : 0;
-  }
-
-  bool empty() const { return root_ == nullptr; }
-  timer* first() const { return root_; }
-
   void arm(timer& t, nanoseconds due) {
-    t.cancel();
-    t.heap_ = this;
     t.due_ = due;
-    t.order_ = (armed_++ - before_) ^ shuffle_;
-    root_ = root_ == nullptr ? &t : merge(root_, &t);
+    put(t, chance_ != 0 && toss());
   }
 
-  void remove(timer& t) {
-    timer* orphans = merge_siblings(t.child_);
-    if (&t == root_) {
-      root_ = orphans;
-    } else {
-      if (t.previous_->child_ == &t)
-        t.previous_->child_ = t.next_;
-      else
-        t.previous_->next_ = t.next_;
-      if (t.next_ != nullptr) t.next_->previous_ = t.previous_;
-      if (orphans != nullptr) root_ = merge(root_, orphans);
+  bool empty() { return first_slot().timers == nullptr; }
+
+  // When to take the first: when it is due, or earlier where that takes long to
+  // tell. There must be one.
+  nanoseconds next() {
+    const slot first = first_slot();
+    nanoseconds soonest = std::numeric_limits<nanoseconds>::max();
+    int seen = 0;
+    for (timer* t = first.timers->first(); t; t = first.timers->after(*t)) {
+      if (++seen > 8) return first.begins;
+      soonest = std::min(soonest, t->due_);
     }
-    t.heap_ = nullptr;
-    t.child_ = t.next_ = t.previous_ = nullptr;
+    return soonest;
+  }
+
+  // Takes the first of those that are due by now; null: there is none.
+  timer* take(nanoseconds now) {
+    for (;;) {
+      const slot first = first_slot();
+      if (first.timers == nullptr || first.begins > now) break;
+      present_ = first.begins;
+      if (first.wheel == 0) {
+        timer& t = first.timers->front();
+        t.cancel();
+        return &t;
+      }
+      while (!first.timers->empty()) put(first.timers->front());
+    }
+    present_ = std::max(present_, now);
+    return nullptr;
+  }
+
+  // The clock has been put back, or forward. Of two that are due at once,
+  // `chance` decides from now on which comes out first, always in the same way;
+  // 0: the one that was armed first.
+  void restart(nanoseconds now, std::uint64_t chance) {
+    chance_ = chance;
+    list<timer> all;
+    for (slot s = first_slot(); s.timers != nullptr; s = first_slot())
+      while (!s.timers->empty()) all.push_back(s.timers->front());
+    present_ = now;
+    while (!all.empty()) put(all.front());
   }
 
  private:
-  // The later of two roots becomes the other one's first child.
-  static timer* merge(timer* a, timer* b) {
-    if (b->before(*a)) std::swap(a, b);
-    b->previous_ = a;
-    b->next_ = a->child_;
-    if (a->child_ != nullptr) a->child_->previous_ = b;
-    a->child_ = b;
-    return a;
+  static constexpr unsigned wheels = 11;
+
+  struct slot {
+    list<timer>* timers;  // at least one; null: there is none at all
+    unsigned wheel;
+    nanoseconds begins;
+  };
+
+  // What is late already is due at present.
+  void put(timer& t, bool before_its_equals = false) {
+    const auto due = static_cast<std::uint64_t>(std::max(t.due_, present_));
+    const std::uint64_t differs = due ^ static_cast<std::uint64_t>(present_);
+    const auto highest =
+        static_cast<unsigned>(63 - __builtin_clzll(differs | 1));
+    const unsigned wheel = highest / 6;
+    const std::uint64_t digit = due >> wheel * 6 & 63;
+    used_[wheel] |= std::uint64_t{1} << digit;
+    if (before_its_equals)
+      slots_[wheel][digit].push_front(t);
+    else
+      slots_[wheel][digit].push_back(t);
   }
 
-  // Makes one tree of siblings: pairs from left to right, then those together
-  // from right to left. It is this order that makes the heap fast.
-  static timer* merge_siblings(timer* first) {
-    timer* pairs = nullptr;
-    while (first != nullptr) {
-      timer* a = first;
-      timer* b = a->next_;
-      first = b != nullptr ? b->next_ : nullptr;
-      a->next_ = a->previous_ = nullptr;
-      if (b != nullptr) {
-        b->next_ = b->previous_ = nullptr;
-        a = merge(a, b);
+  slot first_slot() {
+    for (unsigned wheel = 0; wheel < wheels; ++wheel)
+      for (auto& used = used_[wheel]; used != 0; used &= used - 1) {
+        const auto digit = static_cast<unsigned>(__builtin_ctzll(used));
+        list<timer>& here = slots_[wheel][digit];
+        if (here.empty()) continue;  // they have been cancelled
+        const nanoseconds higher = present_ >> wheel * 6 >> 6 << 6;
+        return {&here, wheel, (higher | digit) << wheel * 6};
       }
-      a->next_ = pairs;
-      pairs = a;
-    }
-    timer* all = nullptr;
-    while (pairs != nullptr) {
-      timer* rest = std::exchange(pairs->next_, nullptr);
-      all = all == nullptr ? pairs : merge(all, pairs);
-      pairs = rest;
-    }
-    return all;
+    return {};
   }
 
-  timer* root_ = nullptr;
-  std::uint64_t armed_ = 0;
-  std::uint64_t before_ = 0;  // they were shuffled
-  std::uint64_t shuffle_ = 0;
-};
+  // Knuth's linear congruential generator for MMIX.
+  bool toss() {
+    chance_ = chance_ * 6364136223846793005u + 1442695040888963407u;
+    return chance_ >> 63 != 0;
+  }
 
-inline void timer::cancel() {
-  if (heap_ != nullptr) heap_->remove(*this);
-}
+  nanoseconds present_ = 0;  // all that was due before it has been taken
+  std::uint64_t chance_ = 0;
+  std::uint64_t used_[wheels] = {};  // a bit for each slot that may hold some
+  // Not in the thread's own memory, of which even those pay that have no tasks.
+  const std::unique_ptr<list<timer>[][64]> slots_ {
+    new list<timer>[ wheels ][64]
+  };
+};
 
 }  // namespace BAO_ABI
 }  // namespace bao
@@ -3763,7 +3779,7 @@ enum class task_state { created, ready, parked, running, done };
 class task_block;
 
 // Told that a task has ended. Lies with whoever wants to know.
-struct completion : list_node {
+struct completion : list_node<completion> {
   void (*ended)(completion&, task_block&) = nullptr;
 };
 
@@ -3819,8 +3835,10 @@ class scope {
 
 // A task stands in the list of all tasks, and it is the alarm that ends its
 // wait.
-class task_block : public fiber, public list_node, public alarm {
+class task_block : public fiber, public list_node<task_block>, public alarm {
  public:
+  using list_node<task_block>::leave;  // the list, that is, not the wheels
+
   enum class cause { none, woken, late, interrupted };
 
   explicit task_block(fiber& first_flow) : flow(&first_flow) {
@@ -3894,14 +3912,72 @@ inline scope::~scope() {
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
 //     task 4 (server.cpp:9) is parked: locking mutex, held by task 3, for 0.1 s
 //
-// Where tasks wait for each other in a circle, that is spelled out. All this
-// costs a few stores a park, and no look at the clock: the seconds count from
-// when the scheduler last took one.
+// Behind it stands how far down it is on its stack, and the functions that it
+// is in; and where tasks wait for each other in a circle, that is spelled out.
+// All this costs a few stores a park, and no look at the clock: the seconds
+// count from when the scheduler last took one.
 
-#include <algorithm>
+#if defined(__GLIBC__)
+#include <execinfo.h>
+#endif
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// Something to be done on the stack of a task that stands still: see visit().
+struct visitor {
+  void (*look)(visitor&) = nullptr;  // must neither throw nor switch
+  fiber* from = nullptr;
+};
+
+// Where a task stands: a visitor that looks at the stack it is on.
+struct trace : visitor {
+  void* places[100];  // innermost first
+  int depth = 0;
+  std::size_t stack_used = 0;
+  std::size_t stack_size = 0;  // 0: the thread's own, of which we know nothing
+
+  trace() {
+#if defined(__GLIBC__)
+    ::backtrace(places, 1);  // now: the first call takes much stack
+#endif
+    look = [](visitor& v) {
+      auto& me = static_cast<trace&>(v);
+      const stack* const s = current_flow->memory;
+      const auto here = static_cast<char*>(__builtin_frame_address(0));
+      // A signal handler may have another one.
+      if (s != nullptr && s->low < here && here < s->low + s->size) {
+        me.stack_used = static_cast<std::size_t>(s->low + s->size - here);
+        me.stack_size = s->size;
+        if (here - s->low < 4096) return;  // it could overflow for our sake
+      }
+#if defined(__GLIBC__)
+      me.depth = ::backtrace(me.places, 100);
+#endif
+    };
+  }
+
+  // How far down it is on its stack, to the end of the line; then a line for
+  // each function. Shorter where there is no memory.
+  std::string text() const noexcept {
+    char use[64] = "\n";
+    if (stack_size != 0)
+      std::snprintf(use, sizeof use, ", on %.1f of %zu KiB of stack\n",
+                    static_cast<double>(stack_used) / 1024, stack_size / 1024);
+    std::string told;
+    try {
+      told = use;
+#if defined(__GLIBC__)
+      const std::unique_ptr<char*, void (*)(void*)> names(
+          ::backtrace_symbols(places, depth), std::free);
+      for (int i = 0; names && i < depth; ++i)
+        told += "    " + std::string(names.get()[i]) + '\n';
+#endif
+    } catch (const std::bad_alloc&) {
+    }
+    return told;
+  }
+};
 
 inline std::string title(const task_block& t) {
   std::string text = "task " + std::to_string(t.id);
@@ -3937,18 +4013,6 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   std::snprintf(since, sizeof since, ", for %.1f s",
                 static_cast<double>(now - t.waits_since) * 1e-9);
   return text + since;
-}
-
-// A line for every task in the list, each with an end of line: as many as there
-// is memory for.
-inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
-  std::string text;
-  try {
-    for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
-      text += "  " + describe(*t, now) + '\n';
-  } catch (const std::bad_alloc&) {
-  }
-  return text;
 }
 
 // For each of these, which are in the order of their numbers, the place of the
@@ -4050,7 +4114,7 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Who waits for a descriptor, and in which direction.
-struct descriptor_waiter : list_node {
+struct descriptor_waiter : list_node<descriptor_waiter> {
   task_block* task = nullptr;
   readiness want;
 };
@@ -4065,12 +4129,6 @@ struct descriptor_watch {
   // Its descriptor has gone on another thread, or its thread has ended: of
   // those two, the second deletes it.
   std::atomic<bool> parted{false};
-};
-
-// Something to be done on the stack of a task that stands still: see visit().
-struct visitor {
-  void (*look)(visitor&) = nullptr;  // must neither throw nor switch
-  fiber* from = nullptr;
 };
 
 // Told what a thread does, by its scheduler: see watchdog.hpp.
@@ -4136,7 +4194,11 @@ class scheduler {
   // runs, not at all if it has no stack. Never suspends.
   void visit(task_block& t, visitor& v);
 
-  timer_heap& timers() { return timers_; }
+  // Never suspends. What each task does, and where it stands, and the circles
+  // of those that wait for each other: as much of it as there is memory for.
+  std::string report() noexcept;
+
+  timer_wheels& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
@@ -4147,9 +4209,11 @@ class scheduler {
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // From now on all that is left to chance depends on this number; 0: as usual.
+  // There is another clock. From now on all that is left to chance depends on
+  // this number; 0: as usual.
   void shuffle(std::uint64_t how) {
-    timers_.shuffle(how);
+    now_ = sys->now();
+    timers_.restart(now_, how);
     lots_ = static_cast<std::uint32_t>(how) | 1;
     busy_calls_ = 0;
     look_at_ = 0;  // at the next turn
@@ -4254,7 +4318,7 @@ class scheduler {
   nanoseconds now_ = 0;    // when the outside world was last looked at
   nanoseconds swept_ = 0;  // when stacks last gave memory back
   static constexpr nanoseconds sweep_pause = 50000000;
-  timer_heap timers_;
+  timer_wheels timers_;
   list<task_block> tasks_;
   bao::poller poller_;
   std::vector<descriptor_watch*> watches_;
@@ -4343,6 +4407,24 @@ inline void scheduler::visit(task_block& t, visitor& v) {
   if (t.parked_in == nullptr) return;
   v.from = current_flow;
   switch_fiber(*current_flow, *t.parked_in, &v);
+}
+
+inline std::string scheduler::report() noexcept {
+  std::string text;
+  try {
+    const auto tell = [&](task_block& t) {
+      trace where;
+      visit(t, where);
+      text += "  " + describe(t, now_) + where.text();
+    };
+    tell(main_);
+    for (task_block* t = tasks_.first(); t != nullptr; t = tasks_.after(*t))
+      tell(*t);
+    if (releaser_.busy) tell(releaser_);
+    text += describe_circles(main_, tasks_);
+  } catch (const std::bad_alloc&) {
+  }
+  return text;
 }
 
 inline bool scheduler::park(deadline until, wait_reason why) {
@@ -4450,7 +4532,7 @@ inline void scheduler::look_around(bool may_sleep) {
     if (main_.stage != task_state::parked) die("nobody is left to run");
     return make_ready(main_, task_block::cause::interrupted);
   }
-  const nanoseconds until = timed ? timers_.first()->due() : 0;
+  const nanoseconds until = timed ? timers_.next() : 0;
   nanoseconds sleep = may_sleep ? -1 : 0;
   if (timed) sleep = sys->may_sleep(until, jobs != 0);
   if (sleep != 0 && now_ - swept_ > sweep_pause) {
@@ -4473,9 +4555,8 @@ inline void scheduler::look_around(bool may_sleep) {
   if (timed && sleep >= 0 && !anything && ready_ == nullptr)
     sys->slept_until(until);
   now_ = sys->now();
-  while (!timers_.empty() && timers_.first()->due() <= now_) {
-    auto& due = static_cast<alarm&>(*timers_.first());
-    due.cancel();
+  while (timer* const t = timers_.take(now_)) {
+    auto& due = static_cast<alarm&>(*t);
     due.ring(due, *this);
   }
   if (!may_sleep) {
@@ -4510,7 +4591,7 @@ inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   if (ready_ != nullptr || thread_.released.load() != nullptr)
     return clock::duration{0};
   if (timers_.empty()) return never;
-  return clock::time_point(clock::duration(timers_.first()->due()));
+  return clock::time_point(clock::duration(timers_.next()));
 }
 
 inline void scheduler::run_ready() {
@@ -4670,10 +4751,7 @@ inline void scheduler::declare_deadlock() {
   main_.stage = task_state::parked;  // as it was
   std::string text = "deadlock";
   try {
-    text += ": nothing can wake any of these tasks\n  " +
-            describe(main_, now_) + '\n' + describe(tasks_, now_) +
-            describe_circles(main_, tasks_);
-    if (releaser_.busy) text += "  " + describe(releaser_, now_) + '\n';
+    text += ": nothing can wake any of these tasks\n" + report();
   } catch (const std::bad_alloc&) {
   }
   main_.stage = task_state::running;
@@ -4819,7 +4897,7 @@ inline void scheduler::start_over() {
 inline void scheduler::leave_child() {
   if (!tasks_.empty())
     die("deadlock in a child process: nothing can wake any of these tasks\n",
-        describe(tasks_, now_).c_str());
+        report().c_str());
   std::exit(0);
 }
 
@@ -4884,7 +4962,7 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A task's place in a line. Lies on the stack of the task.
-struct waiter : list_node {
+struct waiter : list_node<waiter> {
   explicit waiter(task_block& t, void* brings = nullptr)
       : task(&t), offer(brings) {}
   bool can_be_woken() const { return task->stage == task_state::parked; }
@@ -5545,11 +5623,11 @@ class timeout : public scope, private alarm {
   bool expired_ = false;
 };
 
-// Suspends as f does. Returns what f() returns, or an empty optional when it
-// took longer than `limit`; true or false where f returns nothing.
+// Suspends as f does. Returns the value that f() returns, or an empty optional
+// when it took longer than `limit`; true or false where f returns nothing.
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
-  using R = std::invoke_result_t<F&>;
+  using R = std::decay_t<std::invoke_result_t<F&>>;
   using outcome = std::conditional_t<
       std::is_void_v<R>, bool,
       std::optional<std::conditional_t<std::is_void_v<R>, bool, R>>>;
@@ -6261,6 +6339,33 @@ class task_set {
   task_set() = default;
   task_set(const task_set&) = delete;
 
+  // A member that runs f(args...), as bao::spawn() does. Suspends, where it is
+  // a pool, until a slot is free.
+  template <class... Args>
+  auto spawn(task_options options, Args&&... args) {
+    take_slot();
+    try {
+      auto t = bao::spawn(std::move(options), std::forward<Args>(args)...);
+      enter(t.checked("spawn"));
+      return t;
+    } catch (...) {
+      give_slot_back();
+      throw;
+    }
+  }
+  template <class F,
+            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  auto spawn(F&& f, place at = place::here()) {
+    return spawn(task_options(at), std::forward<F>(f));
+  }
+  template <class F, class A, class... Args,
+            class = std::enable_if_t<std::is_invocable_v<
+                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
+  auto spawn(F&& f, A&& a, Args&&... args) {
+    return spawn(task_options(place{"", 0}), std::forward<F>(f),
+                 std::forward<A>(a), std::forward<Args>(args)...);
+  }
+
   // Suspends until all members have ended, those included that they spawn; or
   // until `until` (false). Throws what interrupts us: bao::killed in a member
   // that calls this.
@@ -6292,6 +6397,7 @@ class task_set {
     note->ended = [](completion& c, task_block& ended) {
       const std::unique_ptr<member> mine(static_cast<member*>(&c));
       --mine->of.running_;
+      mine->of.give_slot_back();
       mine->of.has_ended(ended);
       if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
     };
@@ -6301,7 +6407,9 @@ class task_set {
     this_scheduler().kill(t);  // it has not begun, and never will
     throw;
   }
-  virtual void has_ended(task_block& t) = 0;
+  virtual void take_slot() {}
+  virtual void give_slot_back() noexcept {}
+  virtual void has_ended(task_block&) {}
 
   // For those who wait until all have ended, or for less.
   template <class Enough>
@@ -6340,26 +6448,6 @@ class group : public task_set {
   ~group() {
     end();
     if (error_ != nullptr) tell_unhandled("a member of a group", error_);
-  }
-
-  // A member that runs f(args...), as bao::spawn() does.
-  template <class... Args>
-  auto spawn(task_options options, Args&&... args) {
-    auto t = bao::spawn(std::move(options), std::forward<Args>(args)...);
-    enter(t.checked("spawn"));
-    return t;
-  }
-  template <class F,
-            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
-  auto spawn(F&& f, place at = place::here()) {
-    return spawn(task_options(at), std::forward<F>(f));
-  }
-  template <class F, class A, class... Args,
-            class = std::enable_if_t<std::is_invocable_v<
-                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
-  auto spawn(F&& f, A&& a, Args&&... args) {
-    return spawn(task_options(place{"", 0}), std::forward<F>(f),
-                 std::forward<A>(a), std::forward<Args>(args)...);
   }
 
   // Suspends until all members have ended (true) or `until` passes (false). An
@@ -6425,14 +6513,6 @@ class pool : public task_set {
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
 
-  // Suspends until a slot is free, then runs f(args...) in a task, of which
-  // reports do not tell where it was spawned. An error stays with the task.
-  template <class F, class... Args>
-  auto spawn(F&& f, Args&&... args) {
-    slots_.acquire();
-    return spawn_in_slot(std::forward<F>(f), std::forward<Args>(args)...);
-  }
-
   // Suspends until all have ended (true) or `until` passes (false). Throws what
   // interrupts us.
   bool join(deadline until = never) {
@@ -6440,7 +6520,7 @@ class pool : public task_set {
   }
 
   // How many could be spawned without waiting.
-  std::size_t free() const {
+  std::size_t free_count() const {
     return static_cast<std::size_t>(slots_.available());
   }
 
@@ -6474,18 +6554,8 @@ class pool : public task_set {
   auto mapping(Range&& range, F f);
 
  private:
-  void has_ended(task_block&) override { slots_.release(); }
-
-  template <class... Args>
-  auto spawn_in_slot(Args&&... args) try {
-    auto t =
-        bao::spawn(task_options(place{"", 0}), std::forward<Args>(args)...);
-    enter(t.checked("spawn"));
-    return t;
-  } catch (...) {
-    slots_.release();
-    throw;
-  }
+  void take_slot() override { slots_.acquire(); }
+  void give_slot_back() noexcept override { slots_.release(); }
 
   // While a member waits for other members it needs no slot: else a pool full
   // of those would stand still.
@@ -6570,8 +6640,8 @@ auto pool::mapping(Range&& range, F f) {
           };
           for (auto& x : std::get<0>(source)) {
             while (tasks.all.size() >= size_) hand_on();
-            slots_.acquire();
-            tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
+            tasks.add(spawn(task_options(place{"", 0}), std::ref(g),
+                            static_cast<in&&>(x)),
                       InOrder);
           }
           while (!tasks.all.empty()) hand_on();
@@ -6899,7 +6969,7 @@ inline class remote scheduler::remote() { return bao::remote(*this); }
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-struct job : list_node {
+struct job : list_node<job> {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
@@ -7072,8 +7142,10 @@ class offloaded : public job, public message {
 
 template <class F, class... Args>
 auto thread_pool::offload(F f, Args... args) {
-  using R = std::invoke_result_t<F&, Args&...>;
-  const auto f_with_args = [&]() -> R { return std::invoke(f, args...); };
+  using R = std::decay_t<std::invoke_result_t<F, Args...>>;
+  const auto f_with_args = [&]() -> R {
+    return std::invoke(std::move(f), std::move(args)...);
+  };
   struct call final : offloaded {
     explicit call(const decltype(f_with_args)& c) : function(c) {}
     void work() noexcept override {
@@ -7100,9 +7172,9 @@ auto thread_pool::offload(F f, Args... args) {
   if constexpr (!std::is_void_v<R>) return std::move(*here.result);
 }
 
-// Suspends until f(args...), called on a helper thread, has finished; returns
-// or throws what it does. It may refer to our variables: we stay even when we
-// are killed or late, and learn of that at the next wait. Throws
+// Suspends until f(args...), called on a helper thread, has finished; returns,
+// as a value, or throws what it does. It may refer to our variables: we stay
+// even when we are killed or late, and learn of that at the next wait. Throws
 // std::system_error when no helper can be made.
 template <class F, class... Args>
 auto offload(F f, Args... args) {
@@ -9086,6 +9158,7 @@ struct received_signals {
   static constexpr int most_waiting = 16;
 
   std::atomic<int> count[numbers] = {};
+  std::atomic<unsigned> arrived[numbers] = {};  // taken or not, from the first
   std::atomic<bool> handled[numbers] = {};
   seat seats[most_waiting];
 
@@ -9109,10 +9182,9 @@ struct received_signals {
 
   // Takes one that has arrived, if any has.
   bool take(int signal) {
-    int arrived = count[signal].load();
-    while (arrived > 0)
-      if (count[signal].compare_exchange_weak(arrived, arrived - 1))
-        return true;
+    int left = count[signal].load();
+    while (left > 0)
+      if (count[signal].compare_exchange_weak(left, left - 1)) return true;
     return false;
   }
 
@@ -9131,6 +9203,7 @@ inline received_signals signals;
 
 inline void received_signals::handle(int signal) {
   signals.count[signal].fetch_add(1);
+  signals.arrived[signal].fetch_add(1);
   for (seat& s : signals.seats)
     if (const doorbell* bell = s.bell.load()) bell->ring();
 }
@@ -9809,7 +9882,8 @@ class virtual_time : public system_calls {
   virtual_time(const virtual_time&) = delete;
   virtual ~virtual_time() {
     sys = before_;
-    if (seeded_) this_scheduler().shuffle(0);
+    if (current_thread != nullptr && current_thread->tasks != nullptr)
+      current_thread->tasks->shuffle(0);
   }
 
   // Lets time pass as if the running task had computed for so long.
@@ -9871,142 +9945,41 @@ class virtual_time : public system_calls {
 // first guard and so loses the stacks; the cores that the system writes have
 // them.
 
-#if defined(__GLIBC__)
-#include <execinfo.h>
-#endif
-
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
-
-// Where a task stands: a visitor that looks at the stack it is on.
-struct trace : visitor {
-  void* places[100];  // innermost first
-  int depth = 0;
-  std::size_t stack_used = 0;
-  std::size_t stack_size = 0;  // 0: the thread's own, of which we know nothing
-
-  trace() {
-#if defined(__GLIBC__)
-    ::backtrace(places, 1);  // now: the first call takes much stack
-#endif
-    look = [](visitor& v) {
-      auto& me = static_cast<trace&>(v);
-      if (stack* const s = current_flow->memory) {
-        const auto here = static_cast<char*>(__builtin_frame_address(0));
-        me.stack_used = static_cast<std::size_t>(s->low + s->size - here);
-        me.stack_size = s->size;
-      }
-#if defined(__GLIBC__)
-      me.depth = ::backtrace(me.places, 100);
-#endif
-    };
-  }
-
-  void print(std::FILE* to) const {
-#if defined(__GLIBC__)
-    char** const names = ::backtrace_symbols(places, depth);
-    for (int i = 0; i < depth; ++i)
-      if (names != nullptr) std::fprintf(to, "    %s\n", names[i]);
-    std::free(names);
-#else
-    static_cast<void>(to);
-#endif
-  }
-};
 
 // Never suspends. Writes what each task of this thread does, and where, and how
 // far down it is on the stack that it stands on: a generator has another one.
 // To tell that takes 2 KiB of the stack of a task that waits.
 inline void report(std::FILE* to = stderr) {
-  scheduler& s = this_scheduler();
-  const auto tell = [&](task_block& t) {
-    trace where;
-    s.visit(t, where);
-    std::fprintf(to, "  %s", describe(t, s.turn_began()).c_str());
-    if (where.stack_size != 0)
-      std::fprintf(to, ", on %.1f of %zu KiB of stack",
-                   static_cast<double>(where.stack_used) / 1024,
-                   where.stack_size / 1024);
-    std::fputc('\n', to);
-    where.print(to);
-  };
-  tell(s.main_task());
-  for (task_block* t = s.tasks().first(); t != nullptr; t = s.tasks().after(*t))
-    tell(*t);
+  std::fputs(this_scheduler().report().c_str(), to);
 }
-
-// Rung when a signal arrives, in the process that has asked for it. It stays
-// when nobody listens any more: a handler may be about to ring it.
-struct report_bell {
-  std::atomic<int> signal;  // 0: it is free
-  const pid_t process = ::getpid();
-  report_bell* const next;
-  doorbell bell;
-
-  inline static std::atomic<report_bell*> first{nullptr};
-
-  static void handle(int signal) {
-    for (report_bell* b = first.load(); b != nullptr; b = b->next)
-      if (b->signal == signal && b->process == ::getpid()) b->bell.ring();
-  }
-  static report_bell& take(int signal) {
-    for (report_bell* b = first.load(); b != nullptr; b = b->next) {
-      int nobody = 0;
-      if (b->process == ::getpid() &&
-          b->signal.compare_exchange_strong(nobody, signal)) {
-        b->bell.answer();  // what it was rung for is over
-        return *b;
-      }
-    }
-    report_bell* before = first.load();
-    for (;;) {
-      auto made = std::unique_ptr<report_bell>(
-          new report_bell{{signal}, ::getpid(), before, {}});
-      if (first.compare_exchange_weak(before, made.get()))
-        return *made.release();
-    }
-  }
-};
 
 // Never suspends. From now on this signal, in place of whatever it did before,
 // has report() written to stderr for this thread, and for each that has called
 // this; while a task keeps the thread, once that gives way. The task that does
 // so is returned: kill it to end it. It keeps nobody waiting: join_all() goes
 // by without it, and a deadlock is one all the same. A child process is to call
-// this anew. Throws std::system_error, for SIGKILL say.
+// this anew. Throws as wait_signal() does, which may have the signal as well.
 inline task<> report_on(int signal, place at = place::here()) {
-  struct seat {
-    report_bell* taken;
-    explicit seat(int n) : taken(&report_bell::take(n)) {}
-    seat(seat&& other) noexcept : taken(std::exchange(other.taken, nullptr)) {}
-    ~seat() {
-      if (taken != nullptr) taken->signal = 0;
-    }
-  };
-  seat mine(signal);
-  struct sigaction ours {};
-  ours.sa_handler = report_bell::handle;
-  ours.sa_flags = SA_RESTART;
-  sigemptyset(&ours.sa_mask);
-  if (::sigaction(signal, &ours, nullptr) == -1)
-    throw_errno("sigaction: signal " + std::to_string(signal));
-  const auto serve = [](const seat& own) {
-    scheduler& s = this_scheduler();
+  signals.begin_to_handle(signal, "report_on");
+  const auto seat = std::make_shared<signal_seat>("report_on");
+  const std::atomic<unsigned>& arrived = signals.arrived[signal];
+  const auto serve = [seat, &arrived, seen = arrived.load()]() mutable {
     struct idly {
       int& waits;
       explicit idly(int& n) : waits(n) { ++waits; }
       ~idly() { --waits; }
     };
-    for (;;) {
-      {
-        const idly one(s.idle_waits);
-        wait_fd(own.taken->bell.fd(), readable);
+    for (;; report()) {
+      while (arrived == seen) {
+        const idly one(this_scheduler().idle_waits);
+        seat->wait(never);
       }
-      own.taken->bell.answer();
-      report();
+      seen = arrived;
     }
   };
-  auto made = spawn(task_options(at).name("report"), serve, std::move(mine));
+  auto made = spawn(task_options(at).name("report"), serve);
   made.checked("report_on").background = true;
   return made;
 }
@@ -10256,9 +10229,9 @@ class watchdog final : private onlooker {
     F call;
   };
   static void print(const stall& s) {
-    std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far\n",
-                 s.task, std::chrono::duration<double>(s.kept).count());
-    s.where.print(stderr);
+    std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far%s",
+                 s.task, std::chrono::duration<double>(s.kept).count(),
+                 s.where.text().c_str());
   }
 
   void begin();

@@ -230,9 +230,7 @@ TEST_CASE(
 }
 
 TEST_CASE("V90: report_on keeps nobody waiting") {
-  struct sigaction before {};
-  ::sigaction(SIGQUIT, nullptr, &before);
-  auto reporter = bao::report_on(SIGQUIT);
+  auto reporter = bao::report_on(SIGWINCH);
   SUBCASE("a deadlock is one all the same") {
     CHECK_THROWS_AS(bao::this_scheduler().park(bao::never, {"nothing"}),
                     bao::deadlock);
@@ -261,7 +259,20 @@ TEST_CASE("V90: report_on keeps nobody waiting") {
   CHECK(reporter.kill(5s));
   CHECK(bao::this_scheduler().idle_waits == 0);
   CHECK(bao::this_scheduler().descriptor_waits == 0);
-  ::sigaction(SIGQUIT, &before, nullptr);
+}
+
+TEST_CASE("V90: report_on has a signal that others wait for as well") {
+  const ending child = in_a_child([] {
+    bao::report_on(SIGQUIT);
+    auto waiter = bao::spawn([] { return bao::wait_signal({SIGQUIT}, 60s); });
+    bao::yield();
+    ::raise(SIGQUIT);
+    CHECK(waiter.get() == SIGQUIT);
+    bao::sleep(1ms);
+  });
+  INFO(child.text);
+  CHECK(child.code == 0);
+  CHECK(child.says("\"main\" is"));
 }
 
 TEST_CASE("V90: report_on refuses what cannot be caught") {

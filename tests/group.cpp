@@ -194,8 +194,18 @@ TEST_CASE("V63: a pool runs so many at a time; the next one waits") {
     CHECK(three.join());
     CHECK(most == 3);
     CHECK(ended == 10);
-    CHECK(three.free() == 3);
+    CHECK(three.free_count() == 3);
   });
+}
+
+TEST_CASE("V20, V21, V63: a task of a pool has a name, or tells its place") {
+  bao::pool two(2);
+  auto named = two.spawn(bao::task_options().name("washer"), [] {});
+  CHECK(named.name() == "washer");
+  auto placed = two.spawn([] {});
+  CHECK(bao::describe(placed.checked("test"), 0).find("group.cpp:") !=
+        std::string::npos);
+  two.join();
 }
 
 TEST_CASE("V63: a pool of nobody, or of a negative size, is refused") {
@@ -215,7 +225,7 @@ TEST_CASE("V63: an error stays with its task, and its slot is free again") {
   CHECK(one.join());
   CHECK_THROWS_AS(failed.get(), std::runtime_error);
   CHECK(fine.get() == 1);
-  CHECK(one.free() == 1);
+  CHECK(one.free_count() == 1);
 }
 
 TEST_CASE("V63: who is killed while it waits for a slot takes none") {
@@ -226,7 +236,7 @@ TEST_CASE("V63: who is killed while it waits for a slot takes none") {
     bao::sleep(1us);
     waiter.kill();
     busy.join();
-    CHECK(one.free() == 1);
+    CHECK(one.free_count() == 1);
   });
 }
 
@@ -263,7 +273,7 @@ TEST_CASE("V62: imap keeps the order, and is no further ahead than its size") {
     }
     CHECK(taken == 10);
     CHECK(three.empty());  // the rest has been killed
-    CHECK(three.free() == 3);
+    CHECK(three.free_count() == 3);
   });
 }
 
@@ -311,7 +321,7 @@ TEST_CASE("V62: an error is thrown in its place, and the next call goes on") {
                               return n;
                             }),
                     std::out_of_range);
-    CHECK(two.free() == 2);
+    CHECK(two.free_count() == 2);
   });
 }
 
@@ -340,7 +350,7 @@ TEST_CASE("V62: members of a full pool may map on it as well") {
       return sum;
     });
     CHECK(sums == std::vector<int>{10, 30, 60, 100});
-    CHECK(two.free() == 2);
+    CHECK(two.free_count() == 2);
   });
 }
 
@@ -471,6 +481,6 @@ TEST_CASE("V62: a member that maps can be killed, and is in time when late") {
     CHECK(!in_time);
     CHECK(bao::now() - start < 10s);
     CHECK(two.join());
-    CHECK(two.free() == 2);
+    CHECK(two.free_count() == 2);
   });
 }

@@ -211,7 +211,7 @@ bool run(std::uint64_t seed, bool in_order, std::size_t at) {
     CHECK(w.ledger.try_lock());
     w.ledger.unlock();
     CHECK(w.pool.empty());
-    CHECK(w.pool.free() == 2);
+    CHECK(w.pool.free_count() == 2);
     bao::scheduler& s = bao::this_scheduler();
     CHECK(s.tasks().empty());
     CHECK(s.descriptor_waits == 0);

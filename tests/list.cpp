@@ -8,7 +8,7 @@
 
 namespace {
 
-struct letter : bao::list_node {
+struct letter : bao::list_node<letter> {
   explicit letter(char c) : is(c) {}
   char is;
 };

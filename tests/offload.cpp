@@ -33,10 +33,19 @@ TEST_CASE("a job may return nothing, or what can only be moved") {
   bool ran = false;
   bao::offload([&] { ran = true; });
   CHECK(ran);
-  auto unique =
-      bao::offload([](std::unique_ptr<int>& p) { return std::move(p); },
-                   std::make_unique<int>(7));
+  auto unique = bao::offload([](std::unique_ptr<int> p) { return p; },
+                             std::make_unique<int>(7));
   CHECK(*unique == 7);
+}
+
+TEST_CASE("a job takes its arguments by value, and returns a value") {
+  const auto length = [](std::unique_ptr<std::string> s) { return s->size(); };
+  CHECK(bao::offload(length, std::make_unique<std::string>("four")) == 4);
+  const std::string mine = "mine";
+  const auto same = [&]() -> const std::string& { return mine; };
+  static_assert(std::is_same_v<decltype(bao::offload(same)), std::string>);
+  CHECK(bao::offload(same) == "mine");
+  CHECK(bao::with_timeout(60s, same) == "mine");
 }
 
 TEST_CASE("a job may use our variables, by reference too") {

@@ -84,5 +84,9 @@ TEST_CASE("V42: the report of a deadlock has a line for each task") {
   CHECK(says(text, "\"friend\""));
   CHECK(says(text, "joining task " + std::to_string(first.id())));
   CHECK(says(text, "joining task " + std::to_string(second.id())));
+  CHECK(says(text, " of 256 KiB of stack\n"));
+#if defined(__GLIBC__)
+  CHECK(says(text, " of stack\n    "));  // the functions that it is in
+#endif
   bao::kill_all(std::vector<bao::task<>>{first, second});
 }

@@ -27,155 +27,47 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <signal.h>
-#include <unistd.h>  // getpid
-
 #include <atomic>
-#include <cstddef>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
-#include <string>
-#include <utility>
 
-#include "bao/io.hpp"
-
-#if defined(__GLIBC__)
-#include <execinfo.h>
-#endif
+#include "bao/signal.hpp"
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
-
-// Where a task stands: a visitor that looks at the stack it is on.
-struct trace : visitor {
-  void* places[100];  // innermost first
-  int depth = 0;
-  std::size_t stack_used = 0;
-  std::size_t stack_size = 0;  // 0: the thread's own, of which we know nothing
-
-  trace() {
-#if defined(__GLIBC__)
-    ::backtrace(places, 1);  // now: the first call takes much stack
-#endif
-    look = [](visitor& v) {
-      auto& me = static_cast<trace&>(v);
-      if (stack* const s = current_flow->memory) {
-        const auto here = static_cast<char*>(__builtin_frame_address(0));
-        me.stack_used = static_cast<std::size_t>(s->low + s->size - here);
-        me.stack_size = s->size;
-      }
-#if defined(__GLIBC__)
-      me.depth = ::backtrace(me.places, 100);
-#endif
-    };
-  }
-
-  void print(std::FILE* to) const {
-#if defined(__GLIBC__)
-    char** const names = ::backtrace_symbols(places, depth);
-    for (int i = 0; i < depth; ++i)
-      if (names != nullptr) std::fprintf(to, "    %s\n", names[i]);
-    std::free(names);
-#else
-    static_cast<void>(to);
-#endif
-  }
-};
 
 // Never suspends. Writes what each task of this thread does, and where, and how
 // far down it is on the stack that it stands on: a generator has another one.
 // To tell that takes 2 KiB of the stack of a task that waits.
 inline void report(std::FILE* to = stderr) {
-  scheduler& s = this_scheduler();
-  const auto tell = [&](task_block& t) {
-    trace where;
-    s.visit(t, where);
-    std::fprintf(to, "  %s", describe(t, s.turn_began()).c_str());
-    if (where.stack_size != 0)
-      std::fprintf(to, ", on %.1f of %zu KiB of stack",
-                   static_cast<double>(where.stack_used) / 1024,
-                   where.stack_size / 1024);
-    std::fputc('\n', to);
-    where.print(to);
-  };
-  tell(s.main_task());
-  for (task_block* t = s.tasks().first(); t != nullptr; t = s.tasks().after(*t))
-    tell(*t);
+  std::fputs(this_scheduler().report().c_str(), to);
 }
-
-// Rung when a signal arrives, in the process that has asked for it. It stays
-// when nobody listens any more: a handler may be about to ring it.
-struct report_bell {
-  std::atomic<int> signal;  // 0: it is free
-  const pid_t process = ::getpid();
-  report_bell* const next;
-  doorbell bell;
-
-  inline static std::atomic<report_bell*> first{nullptr};
-
-  static void handle(int signal) {
-    for (report_bell* b = first.load(); b != nullptr; b = b->next)
-      if (b->signal == signal && b->process == ::getpid()) b->bell.ring();
-  }
-  static report_bell& take(int signal) {
-    for (report_bell* b = first.load(); b != nullptr; b = b->next) {
-      int nobody = 0;
-      if (b->process == ::getpid() &&
-          b->signal.compare_exchange_strong(nobody, signal)) {
-        b->bell.answer();  // what it was rung for is over
-        return *b;
-      }
-    }
-    report_bell* before = first.load();
-    for (;;) {
-      auto made = std::unique_ptr<report_bell>(
-          new report_bell{{signal}, ::getpid(), before, {}});
-      if (first.compare_exchange_weak(before, made.get()))
-        return *made.release();
-    }
-  }
-};
 
 // Never suspends. From now on this signal, in place of whatever it did before,
 // has report() written to stderr for this thread, and for each that has called
 // this; while a task keeps the thread, once that gives way. The task that does
 // so is returned: kill it to end it. It keeps nobody waiting: join_all() goes
 // by without it, and a deadlock is one all the same. A child process is to call
-// this anew. Throws std::system_error, for SIGKILL say.
+// this anew. Throws as wait_signal() does, which may have the signal as well.
 inline task<> report_on(int signal, place at = place::here()) {
-  struct seat {
-    report_bell* taken;
-    explicit seat(int n) : taken(&report_bell::take(n)) {}
-    seat(seat&& other) noexcept : taken(std::exchange(other.taken, nullptr)) {}
-    ~seat() {
-      if (taken != nullptr) taken->signal = 0;
-    }
-  };
-  seat mine(signal);
-  struct sigaction ours {};
-  ours.sa_handler = report_bell::handle;
-  ours.sa_flags = SA_RESTART;
-  sigemptyset(&ours.sa_mask);
-  if (::sigaction(signal, &ours, nullptr) == -1)
-    throw_errno("sigaction: signal " + std::to_string(signal));
-  const auto serve = [](const seat& own) {
-    scheduler& s = this_scheduler();
+  signals.begin_to_handle(signal, "report_on");
+  const auto seat = std::make_shared<signal_seat>("report_on");
+  const std::atomic<unsigned>& arrived = signals.arrived[signal];
+  const auto serve = [seat, &arrived, seen = arrived.load()]() mutable {
     struct idly {
       int& waits;
       explicit idly(int& n) : waits(n) { ++waits; }
       ~idly() { --waits; }
     };
-    for (;;) {
-      {
-        const idly one(s.idle_waits);
-        wait_fd(own.taken->bell.fd(), readable);
+    for (;; report()) {
+      while (arrived == seen) {
+        const idly one(this_scheduler().idle_waits);
+        seat->wait(never);
       }
-      own.taken->bell.answer();
-      report();
+      seen = arrived;
     }
   };
-  auto made = spawn(task_options(at).name("report"), serve, std::move(mine));
+  auto made = spawn(task_options(at).name("report"), serve);
   made.checked("report_on").background = true;
   return made;
 }

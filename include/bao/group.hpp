@@ -49,6 +49,33 @@ class task_set {
   task_set() = default;
   task_set(const task_set&) = delete;
 
+  // A member that runs f(args...), as bao::spawn() does. Suspends, where it is
+  // a pool, until a slot is free.
+  template <class... Args>
+  auto spawn(task_options options, Args&&... args) {
+    take_slot();
+    try {
+      auto t = bao::spawn(std::move(options), std::forward<Args>(args)...);
+      enter(t.checked("spawn"));
+      return t;
+    } catch (...) {
+      give_slot_back();
+      throw;
+    }
+  }
+  template <class F,
+            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  auto spawn(F&& f, place at = place::here()) {
+    return spawn(task_options(at), std::forward<F>(f));
+  }
+  template <class F, class A, class... Args,
+            class = std::enable_if_t<std::is_invocable_v<
+                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
+  auto spawn(F&& f, A&& a, Args&&... args) {
+    return spawn(task_options(place{"", 0}), std::forward<F>(f),
+                 std::forward<A>(a), std::forward<Args>(args)...);
+  }
+
   // Suspends until all members have ended, those included that they spawn; or
   // until `until` (false). Throws what interrupts us: bao::killed in a member
   // that calls this.
@@ -80,6 +107,7 @@ class task_set {
     note->ended = [](completion& c, task_block& ended) {
       const std::unique_ptr<member> mine(static_cast<member*>(&c));
       --mine->of.running_;
+      mine->of.give_slot_back();
       mine->of.has_ended(ended);
       if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
     };
@@ -89,7 +117,9 @@ class task_set {
     this_scheduler().kill(t);  // it has not begun, and never will
     throw;
   }
-  virtual void has_ended(task_block& t) = 0;
+  virtual void take_slot() {}
+  virtual void give_slot_back() noexcept {}
+  virtual void has_ended(task_block&) {}
 
   // For those who wait until all have ended, or for less.
   template <class Enough>
@@ -128,26 +158,6 @@ class group : public task_set {
   ~group() {
     end();
     if (error_ != nullptr) tell_unhandled("a member of a group", error_);
-  }
-
-  // A member that runs f(args...), as bao::spawn() does.
-  template <class... Args>
-  auto spawn(task_options options, Args&&... args) {
-    auto t = bao::spawn(std::move(options), std::forward<Args>(args)...);
-    enter(t.checked("spawn"));
-    return t;
-  }
-  template <class F,
-            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
-  auto spawn(F&& f, place at = place::here()) {
-    return spawn(task_options(at), std::forward<F>(f));
-  }
-  template <class F, class A, class... Args,
-            class = std::enable_if_t<std::is_invocable_v<
-                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
-  auto spawn(F&& f, A&& a, Args&&... args) {
-    return spawn(task_options(place{"", 0}), std::forward<F>(f),
-                 std::forward<A>(a), std::forward<Args>(args)...);
   }
 
   // Suspends until all members have ended (true) or `until` passes (false). An
@@ -213,14 +223,6 @@ class pool : public task_set {
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
 
-  // Suspends until a slot is free, then runs f(args...) in a task, of which
-  // reports do not tell where it was spawned. An error stays with the task.
-  template <class F, class... Args>
-  auto spawn(F&& f, Args&&... args) {
-    slots_.acquire();
-    return spawn_in_slot(std::forward<F>(f), std::forward<Args>(args)...);
-  }
-
   // Suspends until all have ended (true) or `until` passes (false). Throws what
   // interrupts us.
   bool join(deadline until = never) {
@@ -228,7 +230,7 @@ class pool : public task_set {
   }
 
   // How many could be spawned without waiting.
-  std::size_t free() const {
+  std::size_t free_count() const {
     return static_cast<std::size_t>(slots_.available());
   }
 
@@ -262,18 +264,8 @@ class pool : public task_set {
   auto mapping(Range&& range, F f);
 
  private:
-  void has_ended(task_block&) override { slots_.release(); }
-
-  template <class... Args>
-  auto spawn_in_slot(Args&&... args) try {
-    auto t =
-        bao::spawn(task_options(place{"", 0}), std::forward<Args>(args)...);
-    enter(t.checked("spawn"));
-    return t;
-  } catch (...) {
-    slots_.release();
-    throw;
-  }
+  void take_slot() override { slots_.acquire(); }
+  void give_slot_back() noexcept override { slots_.release(); }
 
   // While a member waits for other members it needs no slot: else a pool full
   // of those would stand still.
@@ -358,8 +350,8 @@ auto pool::mapping(Range&& range, F f) {
           };
           for (auto& x : std::get<0>(source)) {
             while (tasks.all.size() >= size_) hand_on();
-            slots_.acquire();
-            tasks.add(spawn_in_slot(std::ref(g), static_cast<in&&>(x)),
+            tasks.add(spawn(task_options(place{"", 0}), std::ref(g),
+                            static_cast<in&&>(x)),
                       InOrder);
           }
           while (!tasks.all.empty()) hand_on();

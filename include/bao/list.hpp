@@ -14,6 +14,10 @@
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
+template <class T>
+class list;
+
+template <class T>
 class list_node {
  public:
   list_node() = default;
@@ -29,14 +33,13 @@ class list_node {
   }
 
  private:
-  template <class>
-  friend class list;
+  friend class list<T>;
   list_node* next_ = nullptr;  // null in both: in no list
   list_node* previous_ = nullptr;
 };
 
-// A list of T, which derives from list_node. Owns nothing: what is in it when
-// it goes just leaves.
+// A list of T, which derives from list_node<T>. Owns nothing: what is in it
+// when it goes just leaves.
 template <class T>
 class list {
  public:
@@ -49,26 +52,31 @@ class list {
 
   bool empty() const { return end_.next_ == &end_; }
   T& front() { return static_cast<T&>(*end_.next_); }
-  void push_back(T& member) {
-    list_node* node = &member;
-    // GCC 12 sees the address of a local variable stored in a longer-lived
-    // list, and warns, for it does not see its destructor take it out again.
-    __asm__("" : "+r"(node));
-    node->leave();
-    node->next_ = &end_;
-    node->previous_ = end_.previous_;
-    end_.previous_->next_ = node;
-    end_.previous_ = node;
+  void push_back(T& member) { put_before(&end_, &member); }
+  void push_front(T& member) {
+    static_cast<list_node<T>&>(member).leave();
+    put_before(end_.next_, &member);
   }
   // The one that stands behind `member`, or null.
   T* after(T& member) {
-    list_node& node = member;
+    list_node<T>& node = member;
     return node.next_ == &end_ ? nullptr : static_cast<T*>(node.next_);
   }
   T* first() { return empty() ? nullptr : &front(); }
 
  private:
-  list_node end_;
+  static void put_before(list_node<T>* next, list_node<T>* node) {
+    // GCC 12 sees the address of a local variable stored in a longer-lived
+    // list, and warns, for it does not see its destructor take it out again.
+    __asm__("" : "+r"(node));
+    node->leave();
+    node->next_ = next;
+    node->previous_ = next->previous_;
+    next->previous_->next_ = node;
+    next->previous_ = node;
+  }
+
+  list_node<T> end_;
 };
 
 }  // namespace BAO_ABI

@@ -32,7 +32,7 @@
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-struct job : list_node {
+struct job : list_node<job> {
   void (*run)(job&) = nullptr;  // on a helper thread; must not throw
 };
 
@@ -205,8 +205,10 @@ class offloaded : public job, public message {
 
 template <class F, class... Args>
 auto thread_pool::offload(F f, Args... args) {
-  using R = std::invoke_result_t<F&, Args&...>;
-  const auto f_with_args = [&]() -> R { return std::invoke(f, args...); };
+  using R = std::decay_t<std::invoke_result_t<F, Args...>>;
+  const auto f_with_args = [&]() -> R {
+    return std::invoke(std::move(f), std::move(args)...);
+  };
   struct call final : offloaded {
     explicit call(const decltype(f_with_args)& c) : function(c) {}
     void work() noexcept override {
@@ -233,9 +235,9 @@ auto thread_pool::offload(F f, Args... args) {
   if constexpr (!std::is_void_v<R>) return std::move(*here.result);
 }
 
-// Suspends until f(args...), called on a helper thread, has finished; returns
-// or throws what it does. It may refer to our variables: we stay even when we
-// are killed or late, and learn of that at the next wait. Throws
+// Suspends until f(args...), called on a helper thread, has finished; returns,
+// as a value, or throws what it does. It may refer to our variables: we stay
+// even when we are killed or late, and learn of that at the next wait. Throws
 // std::system_error when no helper can be made.
 template <class F, class... Args>
 auto offload(F f, Args... args) {

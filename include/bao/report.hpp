@@ -6,9 +6,10 @@
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
 //     task 4 (server.cpp:9) is parked: locking mutex, held by task 3, for 0.1 s
 //
-// Where tasks wait for each other in a circle, that is spelled out. All this
-// costs a few stores a park, and no look at the clock: the seconds count from
-// when the scheduler last took one.
+// Behind it stands how far down it is on its stack, and the functions that it
+// is in; and where tasks wait for each other in a circle, that is spelled out.
+// All this costs a few stores a park, and no look at the clock: the seconds
+// count from when the scheduler last took one.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -16,14 +17,75 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
 
 #include "bao/task.hpp"
 
+#if defined(__GLIBC__)
+#include <execinfo.h>
+#endif
+
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// Something to be done on the stack of a task that stands still: see visit().
+struct visitor {
+  void (*look)(visitor&) = nullptr;  // must neither throw nor switch
+  fiber* from = nullptr;
+};
+
+// Where a task stands: a visitor that looks at the stack it is on.
+struct trace : visitor {
+  void* places[100];  // innermost first
+  int depth = 0;
+  std::size_t stack_used = 0;
+  std::size_t stack_size = 0;  // 0: the thread's own, of which we know nothing
+
+  trace() {
+#if defined(__GLIBC__)
+    ::backtrace(places, 1);  // now: the first call takes much stack
+#endif
+    look = [](visitor& v) {
+      auto& me = static_cast<trace&>(v);
+      const stack* const s = current_flow->memory;
+      const auto here = static_cast<char*>(__builtin_frame_address(0));
+      // A signal handler may have another one.
+      if (s != nullptr && s->low < here && here < s->low + s->size) {
+        me.stack_used = static_cast<std::size_t>(s->low + s->size - here);
+        me.stack_size = s->size;
+        if (here - s->low < 4096) return;  // it could overflow for our sake
+      }
+#if defined(__GLIBC__)
+      me.depth = ::backtrace(me.places, 100);
+#endif
+    };
+  }
+
+  // How far down it is on its stack, to the end of the line; then a line for
+  // each function. Shorter where there is no memory.
+  std::string text() const noexcept {
+    char use[64] = "\n";
+    if (stack_size != 0)
+      std::snprintf(use, sizeof use, ", on %.1f of %zu KiB of stack\n",
+                    static_cast<double>(stack_used) / 1024, stack_size / 1024);
+    std::string told;
+    try {
+      told = use;
+#if defined(__GLIBC__)
+      const std::unique_ptr<char*, void (*)(void*)> names(
+          ::backtrace_symbols(places, depth), std::free);
+      for (int i = 0; names && i < depth; ++i)
+        told += "    " + std::string(names.get()[i]) + '\n';
+#endif
+    } catch (const std::bad_alloc&) {
+    }
+    return told;
+  }
+};
 
 inline std::string title(const task_block& t) {
   std::string text = "task " + std::to_string(t.id);
@@ -59,18 +121,6 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   std::snprintf(since, sizeof since, ", for %.1f s",
                 static_cast<double>(now - t.waits_since) * 1e-9);
   return text + since;
-}
-
-// A line for every task in the list, each with an end of line: as many as there
-// is memory for.
-inline std::string describe(list<task_block>& tasks, nanoseconds now) noexcept {
-  std::string text;
-  try {
-    for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
-      text += "  " + describe(*t, now) + '\n';
-  } catch (const std::bad_alloc&) {
-  }
-  return text;
 }
 
 // For each of these, which are in the order of their numbers, the place of the

@@ -39,7 +39,7 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Who waits for a descriptor, and in which direction.
-struct descriptor_waiter : list_node {
+struct descriptor_waiter : list_node<descriptor_waiter> {
   task_block* task = nullptr;
   readiness want;
 };
@@ -54,12 +54,6 @@ struct descriptor_watch {
   // Its descriptor has gone on another thread, or its thread has ended: of
   // those two, the second deletes it.
   std::atomic<bool> parted{false};
-};
-
-// Something to be done on the stack of a task that stands still: see visit().
-struct visitor {
-  void (*look)(visitor&) = nullptr;  // must neither throw nor switch
-  fiber* from = nullptr;
 };
 
 // Told what a thread does, by its scheduler: see watchdog.hpp.
@@ -125,7 +119,11 @@ class scheduler {
   // runs, not at all if it has no stack. Never suspends.
   void visit(task_block& t, visitor& v);
 
-  timer_heap& timers() { return timers_; }
+  // Never suspends. What each task does, and where it stands, and the circles
+  // of those that wait for each other: as much of it as there is memory for.
+  std::string report() noexcept;
+
+  timer_wheels& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
@@ -136,9 +134,11 @@ class scheduler {
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // From now on all that is left to chance depends on this number; 0: as usual.
+  // There is another clock. From now on all that is left to chance depends on
+  // this number; 0: as usual.
   void shuffle(std::uint64_t how) {
-    timers_.shuffle(how);
+    now_ = sys->now();
+    timers_.restart(now_, how);
     lots_ = static_cast<std::uint32_t>(how) | 1;
     busy_calls_ = 0;
     look_at_ = 0;  // at the next turn
@@ -243,7 +243,7 @@ class scheduler {
   nanoseconds now_ = 0;    // when the outside world was last looked at
   nanoseconds swept_ = 0;  // when stacks last gave memory back
   static constexpr nanoseconds sweep_pause = 50000000;
-  timer_heap timers_;
+  timer_wheels timers_;
   list<task_block> tasks_;
   bao::poller poller_;
   std::vector<descriptor_watch*> watches_;
@@ -332,6 +332,24 @@ inline void scheduler::visit(task_block& t, visitor& v) {
   if (t.parked_in == nullptr) return;
   v.from = current_flow;
   switch_fiber(*current_flow, *t.parked_in, &v);
+}
+
+inline std::string scheduler::report() noexcept {
+  std::string text;
+  try {
+    const auto tell = [&](task_block& t) {
+      trace where;
+      visit(t, where);
+      text += "  " + describe(t, now_) + where.text();
+    };
+    tell(main_);
+    for (task_block* t = tasks_.first(); t != nullptr; t = tasks_.after(*t))
+      tell(*t);
+    if (releaser_.busy) tell(releaser_);
+    text += describe_circles(main_, tasks_);
+  } catch (const std::bad_alloc&) {
+  }
+  return text;
 }
 
 inline bool scheduler::park(deadline until, wait_reason why) {
@@ -439,7 +457,7 @@ inline void scheduler::look_around(bool may_sleep) {
     if (main_.stage != task_state::parked) die("nobody is left to run");
     return make_ready(main_, task_block::cause::interrupted);
   }
-  const nanoseconds until = timed ? timers_.first()->due() : 0;
+  const nanoseconds until = timed ? timers_.next() : 0;
   nanoseconds sleep = may_sleep ? -1 : 0;
   if (timed) sleep = sys->may_sleep(until, jobs != 0);
   if (sleep != 0 && now_ - swept_ > sweep_pause) {
@@ -462,9 +480,8 @@ inline void scheduler::look_around(bool may_sleep) {
   if (timed && sleep >= 0 && !anything && ready_ == nullptr)
     sys->slept_until(until);
   now_ = sys->now();
-  while (!timers_.empty() && timers_.first()->due() <= now_) {
-    auto& due = static_cast<alarm&>(*timers_.first());
-    due.cancel();
+  while (timer* const t = timers_.take(now_)) {
+    auto& due = static_cast<alarm&>(*t);
     due.ring(due, *this);
   }
   if (!may_sleep) {
@@ -499,7 +516,7 @@ inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   if (ready_ != nullptr || thread_.released.load() != nullptr)
     return clock::duration{0};
   if (timers_.empty()) return never;
-  return clock::time_point(clock::duration(timers_.first()->due()));
+  return clock::time_point(clock::duration(timers_.next()));
 }
 
 inline void scheduler::run_ready() {
@@ -659,10 +676,7 @@ inline void scheduler::declare_deadlock() {
   main_.stage = task_state::parked;  // as it was
   std::string text = "deadlock";
   try {
-    text += ": nothing can wake any of these tasks\n  " +
-            describe(main_, now_) + '\n' + describe(tasks_, now_) +
-            describe_circles(main_, tasks_);
-    if (releaser_.busy) text += "  " + describe(releaser_, now_) + '\n';
+    text += ": nothing can wake any of these tasks\n" + report();
   } catch (const std::bad_alloc&) {
   }
   main_.stage = task_state::running;
@@ -808,7 +822,7 @@ inline void scheduler::start_over() {
 inline void scheduler::leave_child() {
   if (!tasks_.empty())
     die("deadlock in a child process: nothing can wake any of these tasks\n",
-        describe(tasks_, now_).c_str());
+        report().c_str());
   std::exit(0);
 }
 

@@ -42,6 +42,7 @@ struct received_signals {
   static constexpr int most_waiting = 16;
 
   std::atomic<int> count[numbers] = {};
+  std::atomic<unsigned> arrived[numbers] = {};  // taken or not, from the first
   std::atomic<bool> handled[numbers] = {};
   seat seats[most_waiting];
 
@@ -65,10 +66,9 @@ struct received_signals {
 
   // Takes one that has arrived, if any has.
   bool take(int signal) {
-    int arrived = count[signal].load();
-    while (arrived > 0)
-      if (count[signal].compare_exchange_weak(arrived, arrived - 1))
-        return true;
+    int left = count[signal].load();
+    while (left > 0)
+      if (count[signal].compare_exchange_weak(left, left - 1)) return true;
     return false;
   }
 
@@ -87,6 +87,7 @@ inline received_signals signals;
 
 inline void received_signals::handle(int signal) {
   signals.count[signal].fetch_add(1);
+  signals.arrived[signal].fetch_add(1);
   for (seat& s : signals.seats)
     if (const doorbell* bell = s.bell.load()) bell->ring();
 }

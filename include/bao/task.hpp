@@ -36,7 +36,7 @@ enum class task_state { created, ready, parked, running, done };
 class task_block;
 
 // Told that a task has ended. Lies with whoever wants to know.
-struct completion : list_node {
+struct completion : list_node<completion> {
   void (*ended)(completion&, task_block&) = nullptr;
 };
 
@@ -92,8 +92,10 @@ class scope {
 
 // A task stands in the list of all tasks, and it is the alarm that ends its
 // wait.
-class task_block : public fiber, public list_node, public alarm {
+class task_block : public fiber, public list_node<task_block>, public alarm {
  public:
+  using list_node<task_block>::leave;  // the list, that is, not the wheels
+
   enum class cause { none, woken, late, interrupted };
 
   explicit task_block(fiber& first_flow) : flow(&first_flow) {

@@ -65,11 +65,11 @@ class timeout : public scope, private alarm {
   bool expired_ = false;
 };
 
-// Suspends as f does. Returns what f() returns, or an empty optional when it
-// took longer than `limit`; true or false where f returns nothing.
+// Suspends as f does. Returns the value that f() returns, or an empty optional
+// when it took longer than `limit`; true or false where f returns nothing.
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
-  using R = std::invoke_result_t<F&>;
+  using R = std::decay_t<std::invoke_result_t<F&>>;
   using outcome = std::conditional_t<
       std::is_void_v<R>, bool,
       std::optional<std::conditional_t<std::is_void_v<R>, bool, R>>>;

@@ -1,143 +1,152 @@
 // bao/timers.hpp - what is due next
 //
 // Most timers are limits on something that happens in time: they are set, and
-// taken back again. A pairing heap (Fredman, Sedgewick, Sleator and Tarjan,
-// 1986) is made for that. It is a tree in which no child is due before its
-// parent; to add a timer is one comparison with the root, to take one back is
-// to cut it out and merge its children, together some tens of ns; only taking
-// out the root does real work, O(log n) amortised.
+// taken back again. Hierarchical timing wheels (Varghese and Lauck, 1987) do
+// either in a few instructions, however many timers there are.
 //
-//            3            A timer is part of whoever waits, so nothing is
-//         /  |  \         allocated, and adding one cannot fail.
-//        7 - 4 - 9
-//       /    |
-//      8     5            `-`: siblings; only the first child is linked down
+// A time is a number of eleven digits to the base of 64, and each digit has a
+// wheel of 64 slots. A timer lies in the wheel of the first digit in which its
+// time and the present differ, in the slot for the digit that it has there:
+//
+//     the present   ... 3 17  5 60
+//     timers due    ... 3 17  5 61    wheel 0, slot 61
+//                   ... 3 17 22 40    wheel 1, slot 22
+//                   ... 3 40  0  7    wheel 2, slot 40
+//
+// So what is in one wheel is due before all that is in the next. When the time
+// of a slot comes, its timers go to lower wheels, and by and by to wheel 0,
+// where those in one slot are due in the same nanosecond: a sleep of some
+// milliseconds is moved three times. Timers are compared with nobody, and as
+// they are part of whoever waits, nothing is allocated, and arming cannot fail.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <utility>
+#include <limits>
+#include <memory>
 
+#include "bao/list.hpp"
 #include "bao/time.hpp"
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-class timer_heap;
-
-class timer {
+class timer : private list_node<timer> {
  public:
-  timer() = default;
-  timer(const timer&) = delete;
-  ~timer() { cancel(); }
-
-  bool armed() const { return heap_ != nullptr; }
+  bool armed() const { return in_list(); }
   nanoseconds due() const { return due_; }
-  void cancel();
+  void cancel() { leave(); }
 
  private:
-  friend class timer_heap;
+  friend class list<timer>;
+  friend class timer_wheels;
 
-  bool before(const timer& other) const {
-    return due_ != other.due_ ? due_ < other.due_ : order_ < other.order_;
-  }
-
-  timer* child_ = nullptr;
-  timer* next_ = nullptr;      // sibling
-  timer* previous_ = nullptr;  // sibling, or the parent of a first child
   nanoseconds due_ = 0;
-  std::uint64_t order_ = 0;  // among those due at once: first armed, first out
-  timer_heap* heap_ = nullptr;  // last, beside what a wake reads of its task
 };
 
-class timer_heap {
+class timer_wheels {
  public:
-  timer_heap() = default;
-  timer_heap(const timer_heap&) = delete;
-  ~timer_heap() {
-    while (root_ != nullptr) remove(*root_);
-  }
-
-  // From now on, those due at once come out in another order, always the same
-  // one; 0: as armed.
-  void shuffle(std::uint64_t how) {
-    shuffle_ = how;
-    before_ = how != 0 ? armed_ : 0;
-  }
-
-  bool empty() const { return root_ == nullptr; }
-  timer* first() const { return root_; }
-
   void arm(timer& t, nanoseconds due) {
-    t.cancel();
-    t.heap_ = this;
     t.due_ = due;
-    t.order_ = (armed_++ - before_) ^ shuffle_;
-    root_ = root_ == nullptr ? &t : merge(root_, &t);
+    put(t, chance_ != 0 && toss());
   }
 
-  void remove(timer& t) {
-    timer* orphans = merge_siblings(t.child_);
-    if (&t == root_) {
-      root_ = orphans;
-    } else {
-      if (t.previous_->child_ == &t)
-        t.previous_->child_ = t.next_;
-      else
-        t.previous_->next_ = t.next_;
-      if (t.next_ != nullptr) t.next_->previous_ = t.previous_;
-      if (orphans != nullptr) root_ = merge(root_, orphans);
+  bool empty() { return first_slot().timers == nullptr; }
+
+  // When to take the first: when it is due, or earlier where that takes long to
+  // tell. There must be one.
+  nanoseconds next() {
+    const slot first = first_slot();
+    nanoseconds soonest = std::numeric_limits<nanoseconds>::max();
+    int seen = 0;
+    for (timer* t = first.timers->first(); t; t = first.timers->after(*t)) {
+      if (++seen > 8) return first.begins;
+      soonest = std::min(soonest, t->due_);
     }
-    t.heap_ = nullptr;
-    t.child_ = t.next_ = t.previous_ = nullptr;
+    return soonest;
+  }
+
+  // Takes the first of those that are due by now; null: there is none.
+  timer* take(nanoseconds now) {
+    for (;;) {
+      const slot first = first_slot();
+      if (first.timers == nullptr || first.begins > now) break;
+      present_ = first.begins;
+      if (first.wheel == 0) {
+        timer& t = first.timers->front();
+        t.cancel();
+        return &t;
+      }
+      while (!first.timers->empty()) put(first.timers->front());
+    }
+    present_ = std::max(present_, now);
+    return nullptr;
+  }
+
+  // The clock has been put back, or forward. Of two that are due at once,
+  // `chance` decides from now on which comes out first, always in the same way;
+  // 0: the one that was armed first.
+  void restart(nanoseconds now, std::uint64_t chance) {
+    chance_ = chance;
+    list<timer> all;
+    for (slot s = first_slot(); s.timers != nullptr; s = first_slot())
+      while (!s.timers->empty()) all.push_back(s.timers->front());
+    present_ = now;
+    while (!all.empty()) put(all.front());
   }
 
  private:
-  // The later of two roots becomes the other one's first child.
-  static timer* merge(timer* a, timer* b) {
-    if (b->before(*a)) std::swap(a, b);
-    b->previous_ = a;
-    b->next_ = a->child_;
-    if (a->child_ != nullptr) a->child_->previous_ = b;
-    a->child_ = b;
-    return a;
+  static constexpr unsigned wheels = 11;
+
+  struct slot {
+    list<timer>* timers;  // at least one; null: there is none at all
+    unsigned wheel;
+    nanoseconds begins;
+  };
+
+  // What is late already is due at present.
+  void put(timer& t, bool before_its_equals = false) {
+    const auto due = static_cast<std::uint64_t>(std::max(t.due_, present_));
+    const std::uint64_t differs = due ^ static_cast<std::uint64_t>(present_);
+    const auto highest =
+        static_cast<unsigned>(63 - __builtin_clzll(differs | 1));
+    const unsigned wheel = highest / 6;
+    const std::uint64_t digit = due >> wheel * 6 & 63;
+    used_[wheel] |= std::uint64_t{1} << digit;
+    if (before_its_equals)
+      slots_[wheel][digit].push_front(t);
+    else
+      slots_[wheel][digit].push_back(t);
   }
 
-  // Makes one tree of siblings: pairs from left to right, then those together
-  // from right to left. It is this order that makes the heap fast.
-  static timer* merge_siblings(timer* first) {
-    timer* pairs = nullptr;
-    while (first != nullptr) {
-      timer* a = first;
-      timer* b = a->next_;
-      first = b != nullptr ? b->next_ : nullptr;
-      a->next_ = a->previous_ = nullptr;
-      if (b != nullptr) {
-        b->next_ = b->previous_ = nullptr;
-        a = merge(a, b);
+  slot first_slot() {
+    for (unsigned wheel = 0; wheel < wheels; ++wheel)
+      for (auto& used = used_[wheel]; used != 0; used &= used - 1) {
+        const auto digit = static_cast<unsigned>(__builtin_ctzll(used));
+        list<timer>& here = slots_[wheel][digit];
+        if (here.empty()) continue;  // they have been cancelled
+        const nanoseconds higher = present_ >> wheel * 6 >> 6 << 6;
+        return {&here, wheel, (higher | digit) << wheel * 6};
       }
-      a->next_ = pairs;
-      pairs = a;
-    }
-    timer* all = nullptr;
-    while (pairs != nullptr) {
-      timer* rest = std::exchange(pairs->next_, nullptr);
-      all = all == nullptr ? pairs : merge(all, pairs);
-      pairs = rest;
-    }
-    return all;
+    return {};
   }
 
-  timer* root_ = nullptr;
-  std::uint64_t armed_ = 0;
-  std::uint64_t before_ = 0;  // they were shuffled
-  std::uint64_t shuffle_ = 0;
-};
+  // Knuth's linear congruential generator for MMIX.
+  bool toss() {
+    chance_ = chance_ * 6364136223846793005u + 1442695040888963407u;
+    return chance_ >> 63 != 0;
+  }
 
-inline void timer::cancel() {
-  if (heap_ != nullptr) heap_->remove(*this);
-}
+  nanoseconds present_ = 0;  // all that was due before it has been taken
+  std::uint64_t chance_ = 0;
+  std::uint64_t used_[wheels] = {};  // a bit for each slot that may hold some
+  // Not in the thread's own memory, of which even those pay that have no tasks.
+  const std::unique_ptr<list<timer>[][64]> slots_ {
+    new list<timer>[ wheels ][64]
+  };
+};
 
 }  // namespace BAO_ABI
 }  // namespace bao

@@ -50,7 +50,8 @@ class virtual_time : public system_calls {
   virtual_time(const virtual_time&) = delete;
   virtual ~virtual_time() {
     sys = before_;
-    if (seeded_) this_scheduler().shuffle(0);
+    if (current_thread != nullptr && current_thread->tasks != nullptr)
+      current_thread->tasks->shuffle(0);
   }
 
   // Lets time pass as if the running task had computed for so long.

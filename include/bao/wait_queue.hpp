@@ -25,7 +25,7 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A task's place in a line. Lies on the stack of the task.
-struct waiter : list_node {
+struct waiter : list_node<waiter> {
   explicit waiter(task_block& t, void* brings = nullptr)
       : task(&t), offer(brings) {}
   bool can_be_woken() const { return task->stage == task_state::parked; }

@@ -95,9 +95,9 @@ class watchdog final : private onlooker {
     F call;
   };
   static void print(const stall& s) {
-    std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far\n",
-                 s.task, std::chrono::duration<double>(s.kept).count());
-    s.where.print(stderr);
+    std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far%s",
+                 s.task, std::chrono::duration<double>(s.kept).count(),
+                 s.where.text().c_str());
   }
 
   void begin();
