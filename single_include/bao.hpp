@@ -4487,10 +4487,12 @@ inline task_block* scheduler::pick() {
       continue;
     }
     ready_ = t->next_ready;
-    if (ready_ == nullptr)
+    if (ready_ == nullptr) {
       ready_end_ = &ready_;
-    else
+    } else {
       __builtin_prefetch(ready_);  // its turn comes next
+      __builtin_prefetch(&ready_->next_ready);
+    }
     if (t->parked_in != nullptr) return t;
     if (t->life == flow_state::finished) {  // killed before it had its turn
       t->release();
