@@ -4063,11 +4063,9 @@ inline std::string describe_circle(const std::vector<task_block*>& all,
 // holds m1, waits for m2; task 2 holds m2, waits for m1".
 inline std::string describe_circles(task_block& main_task,
                                     list<task_block>& tasks) {
-  std::vector<task_block*> all{&main_task};
+  std::vector<task_block*> all{&main_task};  // by number, as the list is
   for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
     all.push_back(t);
-  std::sort(all.begin(), all.end(),
-            [](task_block* a, task_block* b) { return a->id < b->id; });
   const std::vector<std::size_t> next = waited_for(all);
   std::string text;
   std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
@@ -6378,12 +6376,7 @@ class task_set {
   }
   bool empty() const { return size() == 0; }
   // How many have not ended.
-  std::size_t size() const {
-    members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                  [](const task<>& t) { return t.done(); }),
-                   members_.end());
-    return members_.size();
-  }
+  std::size_t size() const { return running_; }
   bool contains(const task<>& t) const {
     return !t.done() &&
            std::find(members_.begin(), members_.end(), t) != members_.end();
@@ -6393,7 +6386,7 @@ class task_set {
   virtual ~task_set() = default;
 
   void enter(task_block& t) try {
-    if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
+    if (members_.size() >= 2 * (running_ + 8)) forget_the_ended();
     members_.emplace_back(&t);
     auto* const note = new member(*this);
     note->ended = [](completion& c, task_block& ended) {
@@ -6437,7 +6430,13 @@ class task_set {
     task_set& of;
   };
 
-  mutable std::vector<task<>> members_;
+  void forget_the_ended() {
+    members_.erase(std::remove_if(members_.begin(), members_.end(),
+                                  [](const task<>& t) { return t.done(); }),
+                   members_.end());
+  }
+
+  std::vector<task<>> members_;  // and some that have ended
   std::size_t running_ = 0;
 };
 
@@ -8983,7 +8982,9 @@ class server {
         for (int left = server_.options_.backlog_; left > 0; --left)
           if (!accept_one(grace, clock::duration{0})) break;
       } catch (const std::system_error&) {
-        // Nobody can come in any more; serve() says why.
+        // Nobody else can come in. If it was so before, serve() says why.
+        if (!acceptor_ || acceptor_.killed())
+          tell_unhandled("stop", std::current_exception());
       }
       close_door();
       const bool all = this->wait(grace, [] { return false; });

@@ -86,12 +86,7 @@ class task_set {
   }
   bool empty() const { return size() == 0; }
   // How many have not ended.
-  std::size_t size() const {
-    members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                  [](const task<>& t) { return t.done(); }),
-                   members_.end());
-    return members_.size();
-  }
+  std::size_t size() const { return running_; }
   bool contains(const task<>& t) const {
     return !t.done() &&
            std::find(members_.begin(), members_.end(), t) != members_.end();
@@ -101,7 +96,7 @@ class task_set {
   virtual ~task_set() = default;
 
   void enter(task_block& t) try {
-    if (members_.size() >= 2 * (running_ + 8)) size();  // forgets the ended
+    if (members_.size() >= 2 * (running_ + 8)) forget_the_ended();
     members_.emplace_back(&t);
     auto* const note = new member(*this);
     note->ended = [](completion& c, task_block& ended) {
@@ -145,7 +140,13 @@ class task_set {
     task_set& of;
   };
 
-  mutable std::vector<task<>> members_;
+  void forget_the_ended() {
+    members_.erase(std::remove_if(members_.begin(), members_.end(),
+                                  [](const task<>& t) { return t.done(); }),
+                   members_.end());
+  }
+
+  std::vector<task<>> members_;  // and some that have ended
   std::size_t running_ = 0;
 };
 

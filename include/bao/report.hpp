@@ -171,11 +171,9 @@ inline std::string describe_circle(const std::vector<task_block*>& all,
 // holds m1, waits for m2; task 2 holds m2, waits for m1".
 inline std::string describe_circles(task_block& main_task,
                                     list<task_block>& tasks) {
-  std::vector<task_block*> all{&main_task};
+  std::vector<task_block*> all{&main_task};  // by number, as the list is
   for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
     all.push_back(t);
-  std::sort(all.begin(), all.end(),
-            [](task_block* a, task_block* b) { return a->id < b->id; });
   const std::vector<std::size_t> next = waited_for(all);
   std::string text;
   std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet

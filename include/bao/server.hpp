@@ -225,7 +225,9 @@ class server {
         for (int left = server_.options_.backlog_; left > 0; --left)
           if (!accept_one(grace, clock::duration{0})) break;
       } catch (const std::system_error&) {
-        // Nobody can come in any more; serve() says why.
+        // Nobody else can come in. If it was so before, serve() says why.
+        if (!acceptor_ || acceptor_.killed())
+          tell_unhandled("stop", std::current_exception());
       }
       close_door();
       const bool all = this->wait(grace, [] { return false; });
