@@ -28,9 +28,10 @@ int main() {
     bao::join_all(ann, bob);
   } catch (const bao::deadlock& stuck) {
     std::istringstream report(stuck.what());
-    std::string line, last;
-    while (std::getline(report, line)) last = line;  // the rest says where
-    std::printf("%s\n", last.c_str());
+    std::string line;
+    std::getline(report, line);
+    std::getline(report, line);  // the rest tells where each of them is
+    std::printf("%s\n", line.c_str());
   }
 }
 // Prints:

@@ -245,19 +245,23 @@ Integer check(Integer result, const char* call) {
   return result;
 }
 
+// What a compiler calls a type or a function, for people.
+inline std::string demangle(const char* symbol) {
+  int failed = 0;
+  const std::unique_ptr<char, void (*)(void*)> name(
+      abi::__cxa_demangle(symbol, nullptr, nullptr, &failed), std::free);
+  std::string text = failed == 0 ? name.get() : symbol;
+  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
+  for (auto at = text.find(inside); at != std::string::npos;)
+    at = text.erase(at, sizeof inside - 1).find(inside, at);
+  return text;
+}
+
 // The type and the text of an exception, for people.
 inline std::string describe(const std::exception_ptr& error) {
   const auto type = [] {
     const std::type_info* t = abi::__cxa_current_exception_type();
-    if (t == nullptr) return std::string("an exception of unknown type");
-    int failed = 0;
-    const std::unique_ptr<char, void (*)(void*)> name(
-        abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed), std::free);
-    std::string text = failed == 0 ? name.get() : t->name();
-    constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
-    if (const auto at = text.find(inside); at != std::string::npos)
-      text.erase(at, sizeof inside - 1);
-    return text;
+    return t != nullptr ? demangle(t->name()) : "an exception of unknown type";
   };
   try {
     std::rethrow_exception(error);
@@ -3970,8 +3974,15 @@ struct trace : visitor {
 #if defined(__GLIBC__)
       const std::unique_ptr<char*, void (*)(void*)> names(
           ::backtrace_symbols(places, depth), std::free);
-      for (int i = 0; names && i < depth; ++i)
-        told += "    " + std::string(names.get()[i]) + '\n';
+      for (int i = 0; names && i < depth; ++i) {
+        std::string line = names.get()[i];  // file(symbol+offset) [address]
+        const std::size_t begin = line.find('(') + 1;
+        const std::size_t to = line.find('+', begin);
+        if (begin != 0 && to != std::string::npos && to != begin)
+          line.replace(begin, to - begin,
+                       demangle(line.substr(begin, to - begin).c_str()));
+        told += "    " + line + '\n';
+      }
 #endif
     } catch (const std::bad_alloc&) {
     }
@@ -4192,8 +4203,8 @@ class scheduler {
   // runs, not at all if it has no stack. Never suspends.
   void visit(task_block& t, visitor& v);
 
-  // Never suspends. What each task does, and where it stands, and the circles
-  // of those that wait for each other: as much of it as there is memory for.
+  // Never suspends. The circles of tasks that wait for each other; then what
+  // each task does, and where it stands. As much as there is memory for.
   std::string report() noexcept;
 
   timer_wheels& timers() { return timers_; }
@@ -4415,11 +4426,11 @@ inline std::string scheduler::report() noexcept {
       visit(t, where);
       text += "  " + describe(t, now_) + where.text();
     };
+    text = describe_circles(main_, tasks_);
     tell(main_);
     for (task_block* t = tasks_.first(); t != nullptr; t = tasks_.after(*t))
       tell(*t);
     if (releaser_.busy) tell(releaser_);
-    text += describe_circles(main_, tasks_);
   } catch (const std::bad_alloc&) {
   }
   return text;
@@ -5110,10 +5121,11 @@ class spawned_task : public task_block {
 
   void dispose() noexcept override {
     if (error != nullptr && !std::exchange(asked, true)) {
-      char whose[160];  // a string might find no memory
-      std::snprintf(whose, sizeof whose, "task %lu%s%.120s%s", id,
-                    name.empty() ? "" : " \"", name.c_str(),
-                    name.empty() ? "" : "\"");
+      char whose[400];  // a string might find no memory
+      const int n = std::snprintf(whose, 150, "task %lu%s%.120s%s", id,
+                                  name.empty() ? "" : " \"", name.c_str(),
+                                  name.empty() ? "" : "\"");
+      if (line != 0) std::snprintf(whose + n, 250, " (%.230s:%d)", file, line);
       ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
       return give_up(1);
@@ -5166,6 +5178,7 @@ struct place {
                               int line = __builtin_LINE()) {
     return {file, line};
   }
+  static constexpr place nowhere() { return {"", 0}; }
 };
 
 // What a task is given besides its callable:
@@ -5430,7 +5443,7 @@ template <class F, class A, class B, class C, class... More,
               std::decay_t<F>, std::decay_t<A>, std::decay_t<B>,
               std::decay_t<C>, std::decay_t<More>...>>>
 auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
-  return spawn(task_options(place{"", 0}), std::forward<F>(f),
+  return spawn(task_options(place::nowhere()), std::forward<F>(f),
                std::forward<A>(a), std::forward<B>(b), std::forward<C>(c),
                std::forward<More>(more)...);
 }
@@ -5438,7 +5451,7 @@ auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
 // The same, not before `start`: a duration from now, or a time.
 template <class F, class... Args>
 spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
-  return spawn_at(task_options(place{"", 0}), start, std::forward<F>(f),
+  return spawn_at(task_options(place::nowhere()), start, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
 
@@ -6072,7 +6085,9 @@ class async_result {
 //
 // Each line is served in the order of arrival. Whoever is late or killed leaves
 // it, and nothing is lost: what was not sent stays with the sender, what was
-// received is with a receiver that runs. A message takes some tens of ns.
+// received is with a receiver that runs. A message takes some tens of ns. A
+// channel must outlive the tasks that use it: a group declared behind it sees
+// to that.
 
 #include <deque>
 
@@ -6339,8 +6354,9 @@ class task_set {
   task_set() = default;
   task_set(const task_set&) = delete;
 
-  // A member that runs f(args...), as bao::spawn() does. Suspends, where it is
-  // a pool, until a slot is free.
+  // A member that runs f(args...), as bao::spawn() does; with more arguments
+  // than one, reports do not tell the place. Where it is a pool, suspends until
+  // a slot is free.
   template <class... Args>
   auto spawn(task_options options, Args&&... args) {
     take_slot();
@@ -6358,12 +6374,20 @@ class task_set {
   auto spawn(F&& f, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f));
   }
-  template <class F, class A, class... Args,
-            class = std::enable_if_t<std::is_invocable_v<
-                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
-  auto spawn(F&& f, A&& a, Args&&... args) {
-    return spawn(task_options(place{"", 0}), std::forward<F>(f),
-                 std::forward<A>(a), std::forward<Args>(args)...);
+  template <class F, class A,
+            class = std::enable_if_t<
+                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+  auto spawn(F&& f, A&& a, place at = place::here()) {
+    return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
+  }
+  template <class F, class A, class B, class... More,
+            class = std::enable_if_t<
+                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
+                                    std::decay_t<B>, std::decay_t<More>...>>>
+  auto spawn(F&& f, A&& a, B&& b, More&&... more) {
+    return spawn(task_options(place::nowhere()), std::forward<F>(f),
+                 std::forward<A>(a), std::forward<B>(b),
+                 std::forward<More>(more)...);
   }
 
   // Suspends until all members have ended, those included that they spawn; or
@@ -6503,7 +6527,9 @@ class mapped {
   generator<task<R>> tasks_;
 };
 
-// Only spawn(), join(), kill(), map() and the destructor suspend.
+// An error stays with its task: nobody else is killed, and where nobody asks
+// the task it goes to on_unhandled(). Only spawn(), join(), kill(), map() and
+// the destructor suspend.
 class pool : public task_set {
  public:
   // Throws std::invalid_argument for a size of 0, or a negative one.
@@ -6514,8 +6540,8 @@ class pool : public task_set {
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
 
-  // Suspends until all have ended (true) or `until` passes (false). Throws what
-  // interrupts us.
+  // Suspends until all have ended (true), be it by errors, or `until` passes
+  // (false). Throws what interrupts us.
   bool join(deadline until = never) {
     return wait(until, [] { return false; });
   }
@@ -6641,7 +6667,7 @@ auto pool::mapping(Range&& range, F f) {
           };
           for (auto& x : std::get<0>(source)) {
             while (tasks.all.size() >= size_) hand_on();
-            tasks.add(spawn(task_options(place{"", 0}), std::ref(g),
+            tasks.add(spawn(task_options(place::nowhere()), std::ref(g),
                             static_cast<in&&>(x)),
                       InOrder);
           }
@@ -8781,7 +8807,7 @@ class udp_socket {
 //     bao::tcp_server server("127.0.0.1:8080", [](bao::tcp_stream& peer) {
 //       while (auto line = peer.read_line()) peer.write_all(*line + "\n");
 //     });
-//     bao::spawn([&] { bao::wait_signal({SIGTERM}), server.stop(5s); });
+//     auto end = bao::on_signal(SIGTERM, [&] { server.stop(5s); });
 //     server.serve();
 //
 // To accept and spawn takes two lines and needs no class. What this one adds is
@@ -8961,9 +8987,10 @@ class server {
     void expect_here(const char* call) { stopped_.waiters().enter(call); }
 
     void serve() {
-      acceptor_ = bao::spawn(task_options().name("accepting"), [this] {
-        for (;;) accept_one(never, never);
-      });
+      acceptor_ =
+          bao::spawn(task_options(place::nowhere()).name("accepting"), [this] {
+            for (;;) accept_one(never, never);
+          });
       acceptor_.join();
       if (!acceptor_.killed()) acceptor_.get();
       stopped_.wait();
@@ -9015,7 +9042,7 @@ class server {
         throw;
       }
       const auto t = bao::spawn(
-          task_options().name("client"),
+          task_options(place::nowhere()).name("client"),
           [this](Stream s) { server_.handler_->serve(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
       ours.of = nullptr;  // has_ended() gives it back
@@ -9819,7 +9846,8 @@ inline process_result process::communicate(std::string_view input,
   auto result = with_timeout(until, [&] {
     group helpers;
     const auto help = [&](auto f) {
-      helpers.spawn(task_options().name(text("communicate")), f);
+      helpers.spawn(task_options(place::nowhere()).name(text("communicate")),
+                    f);
     };
     help([this] { feed(); });
     help([this] {

@@ -202,9 +202,9 @@ TEST_CASE("V20, V21, V63: a task of a pool has a name, or tells its place") {
   bao::pool two(2);
   auto named = two.spawn(bao::task_options().name("washer"), [] {});
   CHECK(named.name() == "washer");
-  auto placed = two.spawn([] {});
-  CHECK(bao::describe(placed.checked("test"), 0).find("group.cpp:") !=
-        std::string::npos);
+  for (auto placed : {two.spawn([] {}), two.spawn([](int) {}, 1)})
+    CHECK(bao::describe(placed.checked("test"), 0).find("group.cpp:") !=
+          std::string::npos);
   two.join();
 }
 

@@ -17,7 +17,9 @@
 //
 // Each line is served in the order of arrival. Whoever is late or killed leaves
 // it, and nothing is lost: what was not sent stays with the sender, what was
-// received is with a receiver that runs. A message takes some tens of ns.
+// received is with a receiver that runs. A message takes some tens of ns. A
+// channel must outlive the tasks that use it: a group declared behind it sees
+// to that.
 //
 // SPDX-License-Identifier: MIT
 #pragma once

@@ -93,19 +93,23 @@ Integer check(Integer result, const char* call) {
   return result;
 }
 
+// What a compiler calls a type or a function, for people.
+inline std::string demangle(const char* symbol) {
+  int failed = 0;
+  const std::unique_ptr<char, void (*)(void*)> name(
+      abi::__cxa_demangle(symbol, nullptr, nullptr, &failed), std::free);
+  std::string text = failed == 0 ? name.get() : symbol;
+  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
+  for (auto at = text.find(inside); at != std::string::npos;)
+    at = text.erase(at, sizeof inside - 1).find(inside, at);
+  return text;
+}
+
 // The type and the text of an exception, for people.
 inline std::string describe(const std::exception_ptr& error) {
   const auto type = [] {
     const std::type_info* t = abi::__cxa_current_exception_type();
-    if (t == nullptr) return std::string("an exception of unknown type");
-    int failed = 0;
-    const std::unique_ptr<char, void (*)(void*)> name(
-        abi::__cxa_demangle(t->name(), nullptr, nullptr, &failed), std::free);
-    std::string text = failed == 0 ? name.get() : t->name();
-    constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
-    if (const auto at = text.find(inside); at != std::string::npos)
-      text.erase(at, sizeof inside - 1);
-    return text;
+    return t != nullptr ? demangle(t->name()) : "an exception of unknown type";
   };
   try {
     std::rethrow_exception(error);

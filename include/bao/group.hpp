@@ -49,8 +49,9 @@ class task_set {
   task_set() = default;
   task_set(const task_set&) = delete;
 
-  // A member that runs f(args...), as bao::spawn() does. Suspends, where it is
-  // a pool, until a slot is free.
+  // A member that runs f(args...), as bao::spawn() does; with more arguments
+  // than one, reports do not tell the place. Where it is a pool, suspends until
+  // a slot is free.
   template <class... Args>
   auto spawn(task_options options, Args&&... args) {
     take_slot();
@@ -68,12 +69,20 @@ class task_set {
   auto spawn(F&& f, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f));
   }
-  template <class F, class A, class... Args,
-            class = std::enable_if_t<std::is_invocable_v<
-                std::decay_t<F>, std::decay_t<A>, std::decay_t<Args>...>>>
-  auto spawn(F&& f, A&& a, Args&&... args) {
-    return spawn(task_options(place{"", 0}), std::forward<F>(f),
-                 std::forward<A>(a), std::forward<Args>(args)...);
+  template <class F, class A,
+            class = std::enable_if_t<
+                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+  auto spawn(F&& f, A&& a, place at = place::here()) {
+    return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
+  }
+  template <class F, class A, class B, class... More,
+            class = std::enable_if_t<
+                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
+                                    std::decay_t<B>, std::decay_t<More>...>>>
+  auto spawn(F&& f, A&& a, B&& b, More&&... more) {
+    return spawn(task_options(place::nowhere()), std::forward<F>(f),
+                 std::forward<A>(a), std::forward<B>(b),
+                 std::forward<More>(more)...);
   }
 
   // Suspends until all members have ended, those included that they spawn; or
@@ -213,7 +222,9 @@ class mapped {
   generator<task<R>> tasks_;
 };
 
-// Only spawn(), join(), kill(), map() and the destructor suspend.
+// An error stays with its task: nobody else is killed, and where nobody asks
+// the task it goes to on_unhandled(). Only spawn(), join(), kill(), map() and
+// the destructor suspend.
 class pool : public task_set {
  public:
   // Throws std::invalid_argument for a size of 0, or a negative one.
@@ -224,8 +235,8 @@ class pool : public task_set {
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
 
-  // Suspends until all have ended (true) or `until` passes (false). Throws what
-  // interrupts us.
+  // Suspends until all have ended (true), be it by errors, or `until` passes
+  // (false). Throws what interrupts us.
   bool join(deadline until = never) {
     return wait(until, [] { return false; });
   }
@@ -351,7 +362,7 @@ auto pool::mapping(Range&& range, F f) {
           };
           for (auto& x : std::get<0>(source)) {
             while (tasks.all.size() >= size_) hand_on();
-            tasks.add(spawn(task_options(place{"", 0}), std::ref(g),
+            tasks.add(spawn(task_options(place::nowhere()), std::ref(g),
                             static_cast<in&&>(x)),
                       InOrder);
           }

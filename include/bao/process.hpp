@@ -449,7 +449,8 @@ inline process_result process::communicate(std::string_view input,
   auto result = with_timeout(until, [&] {
     group helpers;
     const auto help = [&](auto f) {
-      helpers.spawn(task_options().name(text("communicate")), f);
+      helpers.spawn(task_options(place::nowhere()).name(text("communicate")),
+                    f);
     };
     help([this] { feed(); });
     help([this] {

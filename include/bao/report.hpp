@@ -78,8 +78,15 @@ struct trace : visitor {
 #if defined(__GLIBC__)
       const std::unique_ptr<char*, void (*)(void*)> names(
           ::backtrace_symbols(places, depth), std::free);
-      for (int i = 0; names && i < depth; ++i)
-        told += "    " + std::string(names.get()[i]) + '\n';
+      for (int i = 0; names && i < depth; ++i) {
+        std::string line = names.get()[i];  // file(symbol+offset) [address]
+        const std::size_t begin = line.find('(') + 1;
+        const std::size_t to = line.find('+', begin);
+        if (begin != 0 && to != std::string::npos && to != begin)
+          line.replace(begin, to - begin,
+                       demangle(line.substr(begin, to - begin).c_str()));
+        told += "    " + line + '\n';
+      }
 #endif
     } catch (const std::bad_alloc&) {
     }

@@ -119,8 +119,8 @@ class scheduler {
   // runs, not at all if it has no stack. Never suspends.
   void visit(task_block& t, visitor& v);
 
-  // Never suspends. What each task does, and where it stands, and the circles
-  // of those that wait for each other: as much of it as there is memory for.
+  // Never suspends. The circles of tasks that wait for each other; then what
+  // each task does, and where it stands. As much as there is memory for.
   std::string report() noexcept;
 
   timer_wheels& timers() { return timers_; }
@@ -342,11 +342,11 @@ inline std::string scheduler::report() noexcept {
       visit(t, where);
       text += "  " + describe(t, now_) + where.text();
     };
+    text = describe_circles(main_, tasks_);
     tell(main_);
     for (task_block* t = tasks_.first(); t != nullptr; t = tasks_.after(*t))
       tell(*t);
     if (releaser_.busy) tell(releaser_);
-    text += describe_circles(main_, tasks_);
   } catch (const std::bad_alloc&) {
   }
   return text;

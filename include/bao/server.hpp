@@ -3,7 +3,7 @@
 //     bao::tcp_server server("127.0.0.1:8080", [](bao::tcp_stream& peer) {
 //       while (auto line = peer.read_line()) peer.write_all(*line + "\n");
 //     });
-//     bao::spawn([&] { bao::wait_signal({SIGTERM}), server.stop(5s); });
+//     auto end = bao::on_signal(SIGTERM, [&] { server.stop(5s); });
 //     server.serve();
 //
 // To accept and spawn takes two lines and needs no class. What this one adds is
@@ -204,9 +204,10 @@ class server {
     void expect_here(const char* call) { stopped_.waiters().enter(call); }
 
     void serve() {
-      acceptor_ = bao::spawn(task_options().name("accepting"), [this] {
-        for (;;) accept_one(never, never);
-      });
+      acceptor_ =
+          bao::spawn(task_options(place::nowhere()).name("accepting"), [this] {
+            for (;;) accept_one(never, never);
+          });
       acceptor_.join();
       if (!acceptor_.killed()) acceptor_.get();
       stopped_.wait();
@@ -258,7 +259,7 @@ class server {
         throw;
       }
       const auto t = bao::spawn(
-          task_options().name("client"),
+          task_options(place::nowhere()).name("client"),
           [this](Stream s) { server_.handler_->serve(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
       ours.of = nullptr;  // has_ended() gives it back

@@ -65,10 +65,11 @@ class spawned_task : public task_block {
 
   void dispose() noexcept override {
     if (error != nullptr && !std::exchange(asked, true)) {
-      char whose[160];  // a string might find no memory
-      std::snprintf(whose, sizeof whose, "task %lu%s%.120s%s", id,
-                    name.empty() ? "" : " \"", name.c_str(),
-                    name.empty() ? "" : "\"");
+      char whose[400];  // a string might find no memory
+      const int n = std::snprintf(whose, 150, "task %lu%s%.120s%s", id,
+                                  name.empty() ? "" : " \"", name.c_str(),
+                                  name.empty() ? "" : "\"");
+      if (line != 0) std::snprintf(whose + n, 250, " (%.230s:%d)", file, line);
       ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
       return give_up(1);
@@ -121,6 +122,7 @@ struct place {
                               int line = __builtin_LINE()) {
     return {file, line};
   }
+  static constexpr place nowhere() { return {"", 0}; }
 };
 
 // What a task is given besides its callable:
@@ -385,7 +387,7 @@ template <class F, class A, class B, class C, class... More,
               std::decay_t<F>, std::decay_t<A>, std::decay_t<B>,
               std::decay_t<C>, std::decay_t<More>...>>>
 auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
-  return spawn(task_options(place{"", 0}), std::forward<F>(f),
+  return spawn(task_options(place::nowhere()), std::forward<F>(f),
                std::forward<A>(a), std::forward<B>(b), std::forward<C>(c),
                std::forward<More>(more)...);
 }
@@ -393,7 +395,7 @@ auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
 // The same, not before `start`: a duration from now, or a time.
 template <class F, class... Args>
 spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
-  return spawn_at(task_options(place{"", 0}), start, std::forward<F>(f),
+  return spawn_at(task_options(place::nowhere()), start, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
 

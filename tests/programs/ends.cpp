@@ -260,7 +260,7 @@ void namespace_scope() {
                 "bao: nobody caught the error of a coroutine: int\n"
                 "bao: nobody caught the error of a generator: "
                 "std::runtime_error: at the end\n"
-                "bao: nobody caught the error of task 1: "
+                "bao: nobody caught the error of task 1 (here): "
                 "std::logic_error: why\n",
                 "X14, X9: what escapes at exit is told", [] {
                   the_numbers = bao::generator<int>([](auto& yield) {

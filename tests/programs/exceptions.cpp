@@ -413,30 +413,30 @@ void c_code_in_between() {
 // X9: an error that nobody asked for is told once, and the same one seldom.
 
 void lines_on_stderr() {
-  expect_ending(0,
-                "bao: nobody caught the error of task 1: "
-                "std::runtime_error: no luck\n"
-                "bao: nobody caught the error of task 2 \"crawler\": int\n"
-                "bao: nobody caught the error of task 3: "
-                "(anonymous namespace)::odd\n"
-                "bao: nobody caught the error of task 4: "
-                "bao::end_of_stream: gone\n",
-                "X9: a line tells the task, the type and the text", [] {
-                  bao::spawn([] { throw std::runtime_error("no luck"); });
-                  bao::spawn(bao::task_options().name("crawler"),
-                             [] { throw 5; });
-                  bao::spawn([] { throw odd(1); });
-                  bao::spawn([] { throw bao::end_of_stream("gone"); });
-                  bao::yield();
-                });
+  expect_ending(
+      0,
+      "bao: nobody caught the error of task 1 (here): "
+      "std::runtime_error: no luck\n"
+      "bao: nobody caught the error of task 2 \"crawler\" (here): int\n"
+      "bao: nobody caught the error of task 3 (here): "
+      "(anonymous namespace)::odd\n"
+      "bao: nobody caught the error of task 4 (here): "
+      "bao::end_of_stream: gone\n",
+      "X9: a line tells the task, the type and the text", [] {
+        bao::spawn([] { throw std::runtime_error("no luck"); });
+        bao::spawn(bao::task_options().name("crawler"), [] { throw 5; });
+        bao::spawn([] { throw odd(1); });
+        bao::spawn([] { throw bao::end_of_stream("gone"); });
+        bao::yield();
+      });
 
   expect_ending(0,
-                "bao: nobody caught the error of task 1: int\n"
-                "bao: nobody caught the error of task 2: int (2 times)\n"
-                "bao: nobody caught the error of task 4: int (4 times)\n"
-                "bao: nobody caught the error of task 8: int (8 times)\n"
-                "bao: nobody caught the error of task 11: char\n"
-                "bao: nobody caught the error of task 12: int\n",
+                "bao: nobody caught the error of task 1 (here): int\n"
+                "bao: nobody caught the error of task 2 (here): int (2 times)\n"
+                "bao: nobody caught the error of task 4 (here): int (4 times)\n"
+                "bao: nobody caught the error of task 8 (here): int (8 times)\n"
+                "bao: nobody caught the error of task 11 (here): char\n"
+                "bao: nobody caught the error of task 12 (here): int\n",
                 "X9: the same line comes the 1st, 2nd, 4th, 8th time", [] {
                   for (int i = 0; i < 10; ++i) bao::spawn([] { throw 5; });
                   bao::spawn([] { throw 'x'; });
@@ -446,7 +446,7 @@ void lines_on_stderr() {
 
   expect_ending(0,
                 "joined\n"
-                "bao: nobody caught the error of task 1: int\n"
+                "bao: nobody caught the error of task 1 (here): int\n"
                 "dropped\n",
                 "X9: it comes when the last handle goes; join() asks nothing",
                 [] {
@@ -479,8 +479,8 @@ void lines_on_stderr() {
 
   expect_ending(
       0,
-      "task 1, std::logic_error: mine\n"
-      "bao: nobody caught the error of task 2: "
+      "task 1 (here), std::logic_error: mine\n"
+      "bao: nobody caught the error of task 2 (here): "
       "std::logic_error: mine\n",
       "V39: on_unhandled() takes the place of the line", [] {
         const auto fails = [] { throw std::logic_error("mine"); };
