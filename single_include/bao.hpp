@@ -2919,9 +2919,9 @@ class system_calls {
     ::clock_gettime(CLOCK_MONOTONIC, &t);
     return nanoseconds{t.tv_sec} * 1000000000 + t.tv_nsec;
   }
-  // How long a thread that has nothing to do may sleep, its next timer being
-  // due at `until`; negative: until something happens. `jobs` tells that other
-  // threads have work of ours in hand.
+  // How long a thread that has nothing to do may sleep, none of its timers
+  // being due before `until`; negative: until something happens. `jobs` tells
+  // that other threads have work of ours in hand.
   virtual nanoseconds may_sleep(nanoseconds until, bool jobs) {
     static_cast<void>(jobs);
     const nanoseconds left = until - now();
@@ -3023,14 +3023,17 @@ class deadline {
   template <class Rep, class Period>
   deadline(std::chrono::duration<Rep, Period> from_now) {
     using seconds = std::chrono::duration<double>;
-    constexpr double longest = 8e9;  // 250 years: with now, 64 bits hold them
+    constexpr double longest = 8e9;  // 250 years, which 64 bits hold
     if (from_now <= from_now.zero()) {
       at_ = passed_already;
     } else if (!(seconds(from_now).count() < longest)) {
       at_ = forever;
-    } else {
-      at_ = sys->now() +
-            std::chrono::ceil<std::chrono::nanoseconds>(from_now).count();
+    } else if (__builtin_add_overflow(
+                   sys->now(),
+                   std::chrono::ceil<std::chrono::nanoseconds>(from_now)
+                       .count(),
+                   &at_)) {
+      at_ = forever;
     }
   }
   constexpr deadline(clock::time_point at)
@@ -3064,7 +3067,7 @@ inline constexpr deadline never{clock::time_point::max()};
 // taken back again. Hierarchical timing wheels (Varghese and Lauck, 1987) do
 // either in a few instructions, however many timers there are.
 //
-// A time is a number of eleven digits to the base of 64, and each digit has a
+// A time is a number of eleven digits in base 64, and each digit has a
 // wheel of 64 slots. A timer lies in the wheel of the first digit in which its
 // time and the present differ, in the slot for the digit that it has there:
 //
@@ -3076,8 +3079,8 @@ inline constexpr deadline never{clock::time_point::max()};
 // So what is in one wheel is due before all that is in the next. When the time
 // of a slot comes, its timers go to lower wheels, and by and by to wheel 0,
 // where those in one slot are due in the same nanosecond: a sleep of some
-// milliseconds is moved three times. Timers are compared with nobody, and as
-// they are part of whoever waits, nothing is allocated, and arming cannot fail.
+// milliseconds is moved three times. Nothing is sorted, and as timers are part
+// of whoever waits, nothing is allocated, and arming one cannot fail.
 
 #include <algorithm>
 
@@ -3136,11 +3139,12 @@ class timer_wheels {
     return nullptr;
   }
 
-  // The clock has been put back, or forward. Of two that are due at once,
-  // `chance` decides from now on which comes out first, always in the same way;
-  // 0: the one that was armed first.
+  // There is another clock, which may show an earlier time. Of two that are due
+  // at once, `chance` decides from now on which comes out first, always in the
+  // same way; 0: the one that was armed first.
   void restart(nanoseconds now, std::uint64_t chance) {
     chance_ = chance;
+    if (now >= present_) return;
     list<timer> all;
     for (slot s = first_slot(); s.timers != nullptr; s = first_slot())
       while (!s.timers->empty()) all.push_back(s.timers->front());
@@ -3157,7 +3161,7 @@ class timer_wheels {
     nanoseconds begins;
   };
 
-  // What is late already is due at present.
+  // What is late counts as due now.
   void put(timer& t, bool before_its_equals = false) {
     const auto due = static_cast<std::uint64_t>(std::max(t.due_, present_));
     const std::uint64_t differs = due ^ static_cast<std::uint64_t>(present_);
@@ -3178,6 +3182,7 @@ class timer_wheels {
         const auto digit = static_cast<unsigned>(__builtin_ctzll(used));
         list<timer>& here = slots_[wheel][digit];
         if (here.empty()) continue;  // they have been cancelled
+        // In two steps, as no shift may be by 66.
         const nanoseconds higher = present_ >> wheel * 6 >> 6 << 6;
         return {&here, wheel, (higher | digit) << wheel * 6};
       }
@@ -3190,7 +3195,7 @@ class timer_wheels {
     return chance_ >> 63 != 0;
   }
 
-  nanoseconds present_ = 0;  // all that was due before it has been taken
+  nanoseconds present_ = 0;  // what was due before it has been taken
   std::uint64_t chance_ = 0;
   std::uint64_t used_[wheels] = {};  // a bit for each slot that may hold some
   // Not in the thread's own memory, of which even those pay that have no tasks.
@@ -4788,7 +4793,7 @@ inline void scheduler::add(task_block& t, deadline start) {
   t.ring = ring_task;
   if (start.passed())
     make_ready(t, task_block::cause::woken);
-  else
+  else if (!start.is_never())
     timers_.arm(t, start.at());
   if (ending_) wake(main_);
 }
@@ -4860,6 +4865,7 @@ inline void scheduler::releasing_task::begin(thread_state& t) {
 
 inline fiber* scheduler::releasing_task::run() noexcept {
   scheduler& s = *home->tasks;
+  id = ++s.ids_;  // what it destroys may hold locks
   stage = task_state::running;
   while (busy) {
     home->take_back();
@@ -6394,9 +6400,11 @@ class task_set {
   // until `until` (false). Throws what interrupts us: bao::killed in a member
   // that calls this.
   bool kill(deadline until = never) {
-    while (!empty())
+    for (;;) {
+      forget_the_ended();
+      if (members_.empty()) return true;
       if (!kill_all(std::vector<task<>>(members_), until)) return false;
-    return true;
+    }
   }
   bool empty() const { return size() == 0; }
   // How many have not ended.
@@ -6410,6 +6418,7 @@ class task_set {
   virtual ~task_set() = default;
 
   void enter(task_block& t) try {
+    // Now and then, so that on average this takes constant time.
     if (members_.size() >= 2 * (running_ + 8)) forget_the_ended();
     members_.emplace_back(&t);
     auto* const note = new member(*this);
@@ -6461,7 +6470,7 @@ class task_set {
   }
 
   std::vector<task<>> members_;  // and some that have ended
-  std::size_t running_ = 0;
+  std::size_t running_ = 0;      // who have not told us that they ended
 };
 
 // Only join(), kill() and the destructor suspend.
@@ -6577,6 +6586,7 @@ class pool : public task_set {
   auto imap_unordered(Range&& range, F f) & {
     return mapping<false>(std::forward<Range>(range), std::move(f));
   }
+  // Both, for the stages of pipelines below.
   template <bool InOrder, class Range, class F>
   auto mapping(Range&& range, F f);
 
@@ -6610,7 +6620,7 @@ class pool : public task_set {
     pool& of;
     std::optional<lent_slot> lent;  // while we wait for them
     std::deque<task<R>> all;        // in order
-    std::deque<task<R>> ended;      // as they did, where that counts
+    std::vector<task<R>> ended;     // as they did, where that counts
     wait_queue news;
 
     ~ahead() {
@@ -6620,13 +6630,18 @@ class pool : public task_set {
       if (busy && !lent) lent.emplace(of);
       kill_all(all);
     }
-    void add(task<R> t, bool in_order) {
+    void add(task<R> t, bool in_order) try {
       all.push_back(t);
       if (in_order) return;
+      // To be told is no time to fail.
+      if (ended.capacity() < all.size()) ended.reserve(2 * all.size());
       t.on_done([this](const task<R>& done) {
         ended.push_back(done);
         news.wake_one();
       });
+    } catch (...) {
+      this_scheduler().kill(t.checked("map"));  // it has not begun
+      throw;
     }
     task<R> next(bool in_order) {
       task<R> t;
@@ -6637,7 +6652,7 @@ class pool : public task_set {
         news.wait(never, {"waiting for a mapped task"},
                   [this] { return !ended.empty(); });
         t = std::move(ended.front());
-        ended.pop_front();
+        ended.erase(ended.begin());
       }
       all.erase(std::find(all.begin(), all.end(), t));
       return t;
@@ -8027,7 +8042,8 @@ class select_case {
 class case_in_line : public select_case {
  public:
   bool take() final {
-    if (place_ && !place_->woken && !place_->in_list()) return false;
+    const bool line_is_gone = place_ && !place_->woken && !place_->in_list();
+    if (line_is_gone) return false;
     line_.enter("select");
     return take_from_line();
   }
@@ -8230,20 +8246,13 @@ time_case<F> otherwise(F f) {
 inline select_case& take_any(select_case** cases, std::size_t n) {
   scheduler& s = this_scheduler();
   const std::size_t lot = s.draw_lot() % n;
-  const auto take = [&]() -> select_case* {
+  const auto taken = [&]() -> select_case* {
+    for (std::size_t i = 0; i < n; ++i)
+      if (cases[i]->given()) return cases[i];
     for (std::size_t i = 0; i < n; ++i)
       if (cases[(lot + i) % n]->take()) return cases[(lot + i) % n];
     return nullptr;
   };
-  if (s.time_to_yield()) s.yield();
-  if (select_case* const ready = take()) return *ready;
-
-  select_case* last = cases[0];
-  for (std::size_t i = 1; i < n; ++i)
-    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
-  const deadline until = last->last_resort();
-  if (until.passed()) return *last;
-
   struct leaving {
     select_case** cases;
     std::size_t n;
@@ -8251,12 +8260,23 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
       for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
     }
   } at_end{cases, n};
+  if (s.time_to_yield()) {
+    // In line, so that none is touched that goes meanwhile.
+    for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
+    s.yield();
+  }
+  if (select_case* const ready = taken()) return *ready;
+
+  select_case* last = cases[0];
+  for (std::size_t i = 1; i < n; ++i)
+    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
+  const deadline until = last->last_resort();
+  if (until.passed()) return *last;
+
   for (;;) {
     for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
     const bool in_time = s.park(until, {"selecting"});
-    for (std::size_t i = 0; i < n; ++i)
-      if (cases[i]->given()) return *cases[i];
-    if (select_case* const ready = take()) return *ready;
+    if (select_case* const ready = taken()) return *ready;
     if (!in_time) return *last;
   }
 }
@@ -9188,7 +9208,7 @@ struct received_signals {
   static constexpr int most_waiting = 16;
 
   std::atomic<int> count[numbers] = {};
-  std::atomic<unsigned> arrived[numbers] = {};  // taken or not, from the first
+  std::atomic<unsigned> arrived[numbers] = {};  // ever, taken or not
   std::atomic<bool> handled[numbers] = {};
   seat seats[most_waiting];
 
@@ -9914,11 +9934,16 @@ class virtual_time : public system_calls {
   virtual ~virtual_time() {
     sys = before_;
     if (current_thread != nullptr && current_thread->tasks != nullptr)
-      current_thread->tasks->shuffle(0);
+      current_thread->tasks->shuffle(
+          before_->chooses() ? before_->choose(std::size_t(-1)) : 0);
   }
 
-  // Lets time pass as if the running task had computed for so long.
-  void advance(std::chrono::nanoseconds by) { now_ += by.count(); }
+  // Lets time pass as if the running task had computed for so long. Throws
+  // std::invalid_argument when it would go back.
+  void advance(std::chrono::nanoseconds by) {
+    if (by.count() < 0) throw std::invalid_argument("advance: time goes on");
+    now_ += by.count();
+  }
 
   // The next number of those that the seed stands for, by SplitMix64 (Steele,
   // Lea and Flood, 2014): for what else a test has to choose.
@@ -9986,12 +10011,12 @@ inline void report(std::FILE* to = stderr) {
   std::fputs(this_scheduler().report().c_str(), to);
 }
 
-// Never suspends. From now on this signal, in place of whatever it did before,
-// has report() written to stderr for this thread, and for each that has called
-// this; while a task keeps the thread, once that gives way. The task that does
-// so is returned: kill it to end it. It keeps nobody waiting: join_all() goes
-// by without it, and a deadlock is one all the same. A child process is to call
-// this anew. Throws as wait_signal() does, which may have the signal as well.
+// Never suspends. From now on, when this signal arrives, report() is written to
+// stderr for each thread that has called this, as soon as its running task
+// gives way; what the signal did before is replaced. Kill the task that is
+// returned to end that. It keeps nobody waiting: join_all() goes by without it,
+// and a deadlock is one all the same. A child process is to call this anew.
+// Throws as wait_signal() does, which may have the signal as well.
 inline task<> report_on(int signal, place at = place::here()) {
   signals.begin_to_handle(signal, "report_on");
   const auto seat = std::make_shared<signal_seat>("report_on");

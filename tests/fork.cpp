@@ -8,6 +8,7 @@
 #include <string>
 
 #include "bao.hpp"
+#include "child.hpp"
 
 namespace {
 
@@ -194,6 +195,24 @@ TEST_CASE("X19: a child does not wait for time limits of the parent's tasks") {
   }).join();
   CHECK(status == 0);
   other.kill();
+}
+
+TEST_CASE("X19: a group that has members can be destroyed in a child") {
+  const ending child = in_a_child([] {
+    pid_t forked;
+    {
+      bao::group members;
+      members.spawn([] { bao::sleep(1h); });
+      bao::yield();
+      forked = ::fork();
+      if (forked != 0) members.kill();
+    }
+    if (forked == 0) ::_exit(7);
+    int status = 0;
+    ::waitpid(forked, &status, 0);
+    ::_exit(WEXITSTATUS(status));
+  });
+  CHECK(child.code == 7);
 }
 
 TEST_CASE("X19: a task that forks is alone, and the child ends with it") {

@@ -11,6 +11,19 @@
 
 using namespace std::literals;
 
+TEST_CASE("V28: select() may let others run, and a channel go meanwhile") {
+  std::unique_ptr<bao::channel<int>> numbers;
+  for (int i = 0; i < 200; ++i) {
+    numbers = std::make_unique<bao::channel<int>>();
+    bao::event rung;
+    bao::spawn([&] { numbers.reset(); });
+    bao::spawn([&] { rung.set(); });
+    CHECK(bao::select(bao::on(*numbers, [] {}), bao::on(rung, [] {}),
+                      bao::otherwise([] {})) != 0);
+    bao::yield();
+  }
+}
+
 TEST_CASE("V28: select takes the case that is ready, and no other") {
   bao::channel<int> a(1), b(1);
   b.send(7);

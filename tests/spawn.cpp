@@ -59,6 +59,14 @@ TEST_CASE_SEEDS("V1: a spawned task runs when we wait, never at once") {
   CHECK(t.done());
 }
 
+TEST_CASE("V42: a task that is never to start is no reason to wait") {
+  bao::virtual_time clock;
+  auto t = bao::spawn_later(bao::never, [] {});
+  CHECK_THROWS_AS(t.join(), bao::deadlock);
+  t.kill();
+  CHECK(t.done());
+}
+
 TEST_CASE("V1: tasks begin in the order in which they were spawned") {
   std::string order;
   for (char name : {'a', 'b', 'c'})

@@ -16,6 +16,32 @@
 
 using namespace std::literals;
 
+TEST_CASE("V52: what is destroyed for another thread has locks of its own") {
+  struct holder {
+    bao::mutex& m;
+    bao::event& may_go;
+    ~holder() {
+      const std::lock_guard lock(m);
+      may_go.wait();
+    }
+  };
+  bao::mutex m;
+  bao::event may_go;
+  auto g = std::make_unique<bao::generator<int>>([&](auto& yield) {
+    const holder h{m, may_go};
+    yield(1);
+  });
+  g->next();
+  std::thread([g = std::move(g)]() mutable { g.reset(); }).join();
+  while (m.try_lock()) {
+    m.unlock();
+    bao::sleep(1ms);
+  }
+  may_go.set();
+  CHECK(m.lock(60s));  // and not: it is ours already
+  m.unlock();
+}
+
 // --- event -------------------------------------------------------------------
 
 TEST_CASE("V49: all who wait at an event pass, in the order of their arrival") {

@@ -126,6 +126,13 @@ TEST_CASE("put back, a clock still has each timer at its time") {
   CHECK(wheels.take(1'500'000'000) == &b);
   CHECK(wheels.take(1'999'999'999) == nullptr);
   CHECK(wheels.take(2'000'000'000) == &a);
+
+  // Put forward, it has them in their order.
+  wheels.arm(a, 2'300'000'000);
+  wheels.arm(b, 2'200'000'000);
+  wheels.restart(3'000'000'000, 0);
+  CHECK(wheels.take(3'000'000'000) == &b);
+  CHECK(wheels.take(3'000'000'000) == &a);
 }
 
 TEST_CASE("by chance, of two that are due at once either may be first") {

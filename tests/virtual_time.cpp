@@ -6,10 +6,37 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
+#include <set>
+#include <stdexcept>
 #include <string>
 #include <thread>
 
 using namespace std::literals;
+
+TEST_CASE("a clock that comes and goes leaves the other one as it was") {
+  std::set<std::string> orders;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    bao::virtual_time outer(seed);
+    { bao::virtual_time inner; }
+    std::string order;
+    for (char name = 'a'; name < 'e'; ++name)
+      bao::spawn([&order, name] {
+        bao::sleep(1s);
+        order += name;
+      });
+    bao::join_all();
+    orders.insert(order);
+  }
+  CHECK(orders.size() > 10);
+}
+
+TEST_CASE("time does not go back, and does not end") {
+  bao::virtual_time clock;
+  CHECK_THROWS_AS(clock.advance(-1ns), std::invalid_argument);
+  bao::sleep(200 * 365 * 24h);
+  CHECK(bao::deadline(200 * 365 * 24h).is_never());
+}
 
 TEST_CASE("a day passes at once, to the nanosecond") {
   const auto really = std::chrono::steady_clock::now();

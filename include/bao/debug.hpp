@@ -43,12 +43,12 @@ inline void report(std::FILE* to = stderr) {
   std::fputs(this_scheduler().report().c_str(), to);
 }
 
-// Never suspends. From now on this signal, in place of whatever it did before,
-// has report() written to stderr for this thread, and for each that has called
-// this; while a task keeps the thread, once that gives way. The task that does
-// so is returned: kill it to end it. It keeps nobody waiting: join_all() goes
-// by without it, and a deadlock is one all the same. A child process is to call
-// this anew. Throws as wait_signal() does, which may have the signal as well.
+// Never suspends. From now on, when this signal arrives, report() is written to
+// stderr for each thread that has called this, as soon as its running task
+// gives way; what the signal did before is replaced. Kill the task that is
+// returned to end that. It keeps nobody waiting: join_all() goes by without it,
+// and a deadlock is one all the same. A child process is to call this anew.
+// Throws as wait_signal() does, which may have the signal as well.
 inline task<> report_on(int signal, place at = place::here()) {
   signals.begin_to_handle(signal, "report_on");
   const auto seat = std::make_shared<signal_seat>("report_on");

@@ -28,6 +28,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -89,9 +90,11 @@ class task_set {
   // until `until` (false). Throws what interrupts us: bao::killed in a member
   // that calls this.
   bool kill(deadline until = never) {
-    while (!empty())
+    for (;;) {
+      forget_the_ended();
+      if (members_.empty()) return true;
       if (!kill_all(std::vector<task<>>(members_), until)) return false;
-    return true;
+    }
   }
   bool empty() const { return size() == 0; }
   // How many have not ended.
@@ -105,6 +108,7 @@ class task_set {
   virtual ~task_set() = default;
 
   void enter(task_block& t) try {
+    // Now and then, so that on average this takes constant time.
     if (members_.size() >= 2 * (running_ + 8)) forget_the_ended();
     members_.emplace_back(&t);
     auto* const note = new member(*this);
@@ -156,7 +160,7 @@ class task_set {
   }
 
   std::vector<task<>> members_;  // and some that have ended
-  std::size_t running_ = 0;
+  std::size_t running_ = 0;      // who have not told us that they ended
 };
 
 // Only join(), kill() and the destructor suspend.
@@ -272,6 +276,7 @@ class pool : public task_set {
   auto imap_unordered(Range&& range, F f) & {
     return mapping<false>(std::forward<Range>(range), std::move(f));
   }
+  // Both, for the stages of pipelines below.
   template <bool InOrder, class Range, class F>
   auto mapping(Range&& range, F f);
 
@@ -305,7 +310,7 @@ class pool : public task_set {
     pool& of;
     std::optional<lent_slot> lent;  // while we wait for them
     std::deque<task<R>> all;        // in order
-    std::deque<task<R>> ended;      // as they did, where that counts
+    std::vector<task<R>> ended;     // as they did, where that counts
     wait_queue news;
 
     ~ahead() {
@@ -315,13 +320,18 @@ class pool : public task_set {
       if (busy && !lent) lent.emplace(of);
       kill_all(all);
     }
-    void add(task<R> t, bool in_order) {
+    void add(task<R> t, bool in_order) try {
       all.push_back(t);
       if (in_order) return;
+      // To be told is no time to fail.
+      if (ended.capacity() < all.size()) ended.reserve(2 * all.size());
       t.on_done([this](const task<R>& done) {
         ended.push_back(done);
         news.wake_one();
       });
+    } catch (...) {
+      this_scheduler().kill(t.checked("map"));  // it has not begun
+      throw;
     }
     task<R> next(bool in_order) {
       task<R> t;
@@ -332,7 +342,7 @@ class pool : public task_set {
         news.wait(never, {"waiting for a mapped task"},
                   [this] { return !ended.empty(); });
         t = std::move(ended.front());
-        ended.pop_front();
+        ended.erase(ended.begin());
       }
       all.erase(std::find(all.begin(), all.end(), t));
       return t;

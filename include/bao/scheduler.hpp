@@ -704,7 +704,7 @@ inline void scheduler::add(task_block& t, deadline start) {
   t.ring = ring_task;
   if (start.passed())
     make_ready(t, task_block::cause::woken);
-  else
+  else if (!start.is_never())
     timers_.arm(t, start.at());
   if (ending_) wake(main_);
 }
@@ -776,6 +776,7 @@ inline void scheduler::releasing_task::begin(thread_state& t) {
 
 inline fiber* scheduler::releasing_task::run() noexcept {
   scheduler& s = *home->tasks;
+  id = ++s.ids_;  // what it destroys may hold locks
   stage = task_state::running;
   while (busy) {
     home->take_back();

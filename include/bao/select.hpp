@@ -68,7 +68,8 @@ class select_case {
 class case_in_line : public select_case {
  public:
   bool take() final {
-    if (place_ && !place_->woken && !place_->in_list()) return false;
+    const bool line_is_gone = place_ && !place_->woken && !place_->in_list();
+    if (line_is_gone) return false;
     line_.enter("select");
     return take_from_line();
   }
@@ -271,20 +272,13 @@ time_case<F> otherwise(F f) {
 inline select_case& take_any(select_case** cases, std::size_t n) {
   scheduler& s = this_scheduler();
   const std::size_t lot = s.draw_lot() % n;
-  const auto take = [&]() -> select_case* {
+  const auto taken = [&]() -> select_case* {
+    for (std::size_t i = 0; i < n; ++i)
+      if (cases[i]->given()) return cases[i];
     for (std::size_t i = 0; i < n; ++i)
       if (cases[(lot + i) % n]->take()) return cases[(lot + i) % n];
     return nullptr;
   };
-  if (s.time_to_yield()) s.yield();
-  if (select_case* const ready = take()) return *ready;
-
-  select_case* last = cases[0];
-  for (std::size_t i = 1; i < n; ++i)
-    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
-  const deadline until = last->last_resort();
-  if (until.passed()) return *last;
-
   struct leaving {
     select_case** cases;
     std::size_t n;
@@ -292,12 +286,23 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
       for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
     }
   } at_end{cases, n};
+  if (s.time_to_yield()) {
+    // In line, so that none is touched that goes meanwhile.
+    for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
+    s.yield();
+  }
+  if (select_case* const ready = taken()) return *ready;
+
+  select_case* last = cases[0];
+  for (std::size_t i = 1; i < n; ++i)
+    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
+  const deadline until = last->last_resort();
+  if (until.passed()) return *last;
+
   for (;;) {
     for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
     const bool in_time = s.park(until, {"selecting"});
-    for (std::size_t i = 0; i < n; ++i)
-      if (cases[i]->given()) return *cases[i];
-    if (select_case* const ready = take()) return *ready;
+    if (select_case* const ready = taken()) return *ready;
     if (!in_time) return *last;
   }
 }

@@ -42,7 +42,7 @@ struct received_signals {
   static constexpr int most_waiting = 16;
 
   std::atomic<int> count[numbers] = {};
-  std::atomic<unsigned> arrived[numbers] = {};  // taken or not, from the first
+  std::atomic<unsigned> arrived[numbers] = {};  // ever, taken or not
   std::atomic<bool> handled[numbers] = {};
   seat seats[most_waiting];
 

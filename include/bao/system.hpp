@@ -31,9 +31,9 @@ class system_calls {
     ::clock_gettime(CLOCK_MONOTONIC, &t);
     return nanoseconds{t.tv_sec} * 1000000000 + t.tv_nsec;
   }
-  // How long a thread that has nothing to do may sleep, its next timer being
-  // due at `until`; negative: until something happens. `jobs` tells that other
-  // threads have work of ours in hand.
+  // How long a thread that has nothing to do may sleep, none of its timers
+  // being due before `until`; negative: until something happens. `jobs` tells
+  // that other threads have work of ours in hand.
   virtual nanoseconds may_sleep(nanoseconds until, bool jobs) {
     static_cast<void>(jobs);
     const nanoseconds left = until - now();

@@ -43,14 +43,17 @@ class deadline {
   template <class Rep, class Period>
   deadline(std::chrono::duration<Rep, Period> from_now) {
     using seconds = std::chrono::duration<double>;
-    constexpr double longest = 8e9;  // 250 years: with now, 64 bits hold them
+    constexpr double longest = 8e9;  // 250 years, which 64 bits hold
     if (from_now <= from_now.zero()) {
       at_ = passed_already;
     } else if (!(seconds(from_now).count() < longest)) {
       at_ = forever;
-    } else {
-      at_ = sys->now() +
-            std::chrono::ceil<std::chrono::nanoseconds>(from_now).count();
+    } else if (__builtin_add_overflow(
+                   sys->now(),
+                   std::chrono::ceil<std::chrono::nanoseconds>(from_now)
+                       .count(),
+                   &at_)) {
+      at_ = forever;
     }
   }
   constexpr deadline(clock::time_point at)

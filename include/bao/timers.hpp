@@ -4,7 +4,7 @@
 // taken back again. Hierarchical timing wheels (Varghese and Lauck, 1987) do
 // either in a few instructions, however many timers there are.
 //
-// A time is a number of eleven digits to the base of 64, and each digit has a
+// A time is a number of eleven digits in base 64, and each digit has a
 // wheel of 64 slots. A timer lies in the wheel of the first digit in which its
 // time and the present differ, in the slot for the digit that it has there:
 //
@@ -16,8 +16,8 @@
 // So what is in one wheel is due before all that is in the next. When the time
 // of a slot comes, its timers go to lower wheels, and by and by to wheel 0,
 // where those in one slot are due in the same nanosecond: a sleep of some
-// milliseconds is moved three times. Timers are compared with nobody, and as
-// they are part of whoever waits, nothing is allocated, and arming cannot fail.
+// milliseconds is moved three times. Nothing is sorted, and as timers are part
+// of whoever waits, nothing is allocated, and arming one cannot fail.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -85,11 +85,12 @@ class timer_wheels {
     return nullptr;
   }
 
-  // The clock has been put back, or forward. Of two that are due at once,
-  // `chance` decides from now on which comes out first, always in the same way;
-  // 0: the one that was armed first.
+  // There is another clock, which may show an earlier time. Of two that are due
+  // at once, `chance` decides from now on which comes out first, always in the
+  // same way; 0: the one that was armed first.
   void restart(nanoseconds now, std::uint64_t chance) {
     chance_ = chance;
+    if (now >= present_) return;
     list<timer> all;
     for (slot s = first_slot(); s.timers != nullptr; s = first_slot())
       while (!s.timers->empty()) all.push_back(s.timers->front());
@@ -106,7 +107,7 @@ class timer_wheels {
     nanoseconds begins;
   };
 
-  // What is late already is due at present.
+  // What is late counts as due now.
   void put(timer& t, bool before_its_equals = false) {
     const auto due = static_cast<std::uint64_t>(std::max(t.due_, present_));
     const std::uint64_t differs = due ^ static_cast<std::uint64_t>(present_);
@@ -127,6 +128,7 @@ class timer_wheels {
         const auto digit = static_cast<unsigned>(__builtin_ctzll(used));
         list<timer>& here = slots_[wheel][digit];
         if (here.empty()) continue;  // they have been cancelled
+        // In two steps, as no shift may be by 66.
         const nanoseconds higher = present_ >> wheel * 6 >> 6 << 6;
         return {&here, wheel, (higher | digit) << wheel * 6};
       }
@@ -139,7 +141,7 @@ class timer_wheels {
     return chance_ >> 63 != 0;
   }
 
-  nanoseconds present_ = 0;  // all that was due before it has been taken
+  nanoseconds present_ = 0;  // what was due before it has been taken
   std::uint64_t chance_ = 0;
   std::uint64_t used_[wheels] = {};  // a bit for each slot that may hold some
   // Not in the thread's own memory, of which even those pay that have no tasks.

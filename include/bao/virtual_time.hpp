@@ -26,6 +26,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <utility>
 
 #include "bao/spawn.hpp"
@@ -51,11 +52,16 @@ class virtual_time : public system_calls {
   virtual ~virtual_time() {
     sys = before_;
     if (current_thread != nullptr && current_thread->tasks != nullptr)
-      current_thread->tasks->shuffle(0);
+      current_thread->tasks->shuffle(
+          before_->chooses() ? before_->choose(std::size_t(-1)) : 0);
   }
 
-  // Lets time pass as if the running task had computed for so long.
-  void advance(std::chrono::nanoseconds by) { now_ += by.count(); }
+  // Lets time pass as if the running task had computed for so long. Throws
+  // std::invalid_argument when it would go back.
+  void advance(std::chrono::nanoseconds by) {
+    if (by.count() < 0) throw std::invalid_argument("advance: time goes on");
+    now_ += by.count();
+  }
 
   // The next number of those that the seed stands for, by SplitMix64 (Steele,
   // Lea and Flood, 2014): for what else a test has to choose.
