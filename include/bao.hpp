@@ -20,6 +20,7 @@
 
 // II. Waiting: what a scheduler needs to know of the world
 #include "bao/list.hpp"    // intrusive lists whose members leave by themselves
+#include "bao/libc.hpp"    // libc's own calls, behind any patch
 #include "bao/system.hpp"  // the one seam through which the system is asked
 #include "bao/time.hpp"    // one clock, deadlines
 #include "bao/timers.hpp"  // what is due next
@@ -42,6 +43,7 @@
 // V. The outside world
 #include "bao/remote.hpp"   // wake a thread's tasks from other threads
 #include "bao/offload.hpp"  // threads for what must block
+#include "bao/look_up.hpp"  // questions to the system's resolver
 #include "bao/io.hpp"       // own a descriptor, wait for it
 #include "bao/stream.hpp"   // bytes in and out of a descriptor
 #include "bao/select.hpp"   // whatever comes first
@@ -53,10 +55,14 @@
 
 // VI. Optional
 #include "bao/virtual_time.hpp"  // tests that sleep take no time, and replay
+#include "bao/hook.hpp"          // libc's blocking calls, for tasks
+#include "bao/hook_wait.hpp"     // its other ways to wait
+#include "bao/hook_names.hpp"    // its look-ups of names
+#include "bao/patch.hpp"         // every library calls those
 #include "bao/debug.hpp"         // ask who waits, and where
 #include "bao/watchdog.hpp"      // who keeps the thread
 
-// Nothing private survives.
+// Nothing private survives, but for what BAO_PATCH_ALL() is made of.
 #undef BAO_ABI
 #undef BAO_ABI_POLLER
 #undef BAO_ABI_SWITCH

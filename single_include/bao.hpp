@@ -2895,16 +2895,208 @@ class list {
 }  // namespace bao
 
 // =============================================================================
+// bao/libc.hpp - libc's own calls, behind whatever has been put before them
+//
+// A program may have its blocking calls replaced by ones that let other tasks
+// run (patch.hpp). Then read() is no longer libc's, neither for the libraries
+// it uses nor for bao; and whoever waits on behalf of all must reach the real
+// one. Here they all are, as they can be called in any program:
+//
+//     hook::original::read(fd, p, n)
+//
+// Each is a pointer, to what the linker calls by that name until there is a
+// patch, and to what comes next in line from then on. It costs a load.
+//
+// The list is the only one there is: of it are made the pointers here, and the
+// replacements in patch.hpp.
+
+#include <netdb.h>
+#include <poll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#if defined(__linux__)
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#endif
+
+// What can be replaced: its result, its name, how its arguments are declared,
+// and what they are called. clang-format off
+#define BAO_LIBC_EVERYWHERE(CALL)                                     \
+  CALL(ssize_t, read, (int fd, void* p, size_t n), (fd, p, n))        \
+  CALL(ssize_t, write, (int fd, const void* p, size_t n), (fd, p, n)) \
+  CALL(ssize_t, recv, (int fd, void* p, size_t n, int flags),         \
+       (fd, p, n, flags))                                             \
+  CALL(ssize_t, send, (int fd, const void* p, size_t n, int flags),   \
+       (fd, p, n, flags))                                             \
+  CALL(ssize_t, recvmsg, (int fd, msghdr* message, int flags),        \
+       (fd, message, flags))                                          \
+  CALL(ssize_t, sendmsg, (int fd, const msghdr* message, int flags),  \
+       (fd, message, flags))                                          \
+  CALL(int, accept, (int fd, sockaddr* from, socklen_t* size),        \
+       (fd, from, size))                                              \
+  CALL(int, connect, (int fd, const sockaddr* to, socklen_t size),    \
+       (fd, to, size))
+
+#define BAO_LIBC_ON_LINUX(CALL)                                            \
+  CALL(int, accept4, (int fd, sockaddr* from, socklen_t* size, int flags), \
+       (fd, from, size, flags))
+
+#define BAO_LIBC_OF_GNU(CALL)                                                  \
+  CALL(ssize_t, readv, (int fd, const iovec* parts, int n), (fd, parts, n))    \
+  CALL(ssize_t, writev, (int fd, const iovec* parts, int n), (fd, parts, n))   \
+  CALL(ssize_t, pread, (int fd, void* p, size_t n, off_t at), (fd, p, n, at))  \
+  CALL(ssize_t, pwrite, (int fd, const void* p, size_t n, off_t at),           \
+       (fd, p, n, at))                                                         \
+  CALL(ssize_t, preadv, (int fd, const iovec* parts, int n, off_t at),         \
+       (fd, parts, n, at))                                                     \
+  CALL(ssize_t, pwritev, (int fd, const iovec* parts, int n, off_t at),        \
+       (fd, parts, n, at))                                                     \
+  CALL(ssize_t, preadv2,                                                       \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(ssize_t, pwritev2,                                                      \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(                                                                        \
+      ssize_t, recvfrom,                                                       \
+      (int fd, void* p, size_t n, int flags, sockaddr* from, socklen_t* size), \
+      (fd, p, n, flags, from, size))                                           \
+  CALL(ssize_t, sendto,                                                        \
+       (int fd, const void* p, size_t n, int flags, const sockaddr* to,        \
+        socklen_t size),                                                       \
+       (fd, p, n, flags, to, size))                                            \
+  CALL(int, recvmmsg,                                                          \
+       (int fd, mmsghdr* messages, unsigned n, int flags, timespec* limit),    \
+       (fd, messages, n, flags, limit))                                        \
+  CALL(int, sendmmsg, (int fd, mmsghdr* messages, unsigned n, int flags),      \
+       (fd, messages, n, flags))                                               \
+  CALL(ssize_t, sendfile, (int to, int from, off_t* at, size_t n),             \
+       (to, from, at, n))                                                      \
+  CALL(ssize_t, splice,                                                        \
+       (int from, loff_t* from_at, int to, loff_t* to_at, size_t n,            \
+        unsigned flags),                                                       \
+       (from, from_at, to, to_at, n, flags))                                   \
+  CALL(int, poll, (pollfd * fds, nfds_t n, int ms), (fds, n, ms))              \
+  CALL(int, ppoll,                                                             \
+       (pollfd * fds, nfds_t n, const timespec* limit, const sigset_t* mask),  \
+       (fds, n, limit, mask))                                                  \
+  CALL(int, select,                                                            \
+       (int n, fd_set* in, fd_set* out, fd_set* urgent, timeval* limit),       \
+       (n, in, out, urgent, limit))                                            \
+  CALL(int, pselect,                                                           \
+       (int n, fd_set* in, fd_set* out, fd_set* urgent, const timespec* limit, \
+        const sigset_t* mask),                                                 \
+       (n, in, out, urgent, limit, mask))                                      \
+  CALL(int, epoll_wait, (int fd, epoll_event* events, int n, int ms),          \
+       (fd, events, n, ms))                                                    \
+  CALL(int, epoll_pwait,                                                       \
+       (int fd, epoll_event* events, int n, int ms, const sigset_t* mask),     \
+       (fd, events, n, ms, mask))                                              \
+  CALL(unsigned, sleep, (unsigned seconds), (seconds))                         \
+  CALL(int, usleep, (useconds_t microseconds), (microseconds))                 \
+  CALL(int, nanosleep, (const timespec* time, timespec* left), (time, left))   \
+  CALL(int, clock_nanosleep,                                                   \
+       (clockid_t clock, int flags, const timespec* time, timespec* left),     \
+       (clock, flags, time, left))                                             \
+  CALL(int, close, (int fd), (fd))                                             \
+  CALL(int, dup2, (int fd, int number), (fd, number))                          \
+  CALL(int, dup3, (int fd, int number, int flags), (fd, number, flags))        \
+  CALL(pid_t, wait, (int* status), (status))                                   \
+  CALL(pid_t, waitpid, (pid_t pid, int* status, int options),                  \
+       (pid, status, options))                                                 \
+  CALL(pid_t, wait4, (pid_t pid, int* status, int options, rusage* used),      \
+       (pid, status, options, used))                                           \
+  CALL(int, system, (const char* command), (command))                          \
+  CALL(int, flock, (int fd, int operation), (fd, operation))                   \
+  CALL(int, fcntl, (int fd, int command, void* argument),                      \
+       (fd, command, argument))                                                \
+  CALL(int, getaddrinfo,                                                       \
+       (const char* host, const char* service, const addrinfo* hints,          \
+        addrinfo** found),                                                     \
+       (host, service, hints, found))                                          \
+  CALL(                                                                        \
+      int, getnameinfo,                                                        \
+      (const sockaddr* address, socklen_t size, char* host,                    \
+       socklen_t host_size, char* service, socklen_t service_size, int flags), \
+      (address, size, host, host_size, service, service_size, flags))          \
+  CALL(hostent*, gethostbyname, (const char* name), (name))                    \
+  CALL(hostent*, gethostbyname2, (const char* name, int family),               \
+       (name, family))                                                         \
+  CALL(hostent*, gethostbyaddr,                                                \
+       (const void* address, socklen_t size, int family),                      \
+       (address, size, family))                                                \
+  CALL(int, gethostbyname_r,                                                   \
+       (const char* name, hostent* host, char* p, size_t n, hostent** found,   \
+        int* error),                                                           \
+       (name, host, p, n, found, error))                                       \
+  CALL(int, gethostbyname2_r,                                                  \
+       (const char* name, int family, hostent* host, char* p, size_t n,        \
+        hostent** found, int* error),                                          \
+       (name, family, host, p, n, found, error))                               \
+  CALL(int, gethostbyaddr_r,                                                   \
+       (const void* address, socklen_t size, int family, hostent* host,        \
+        char* p, size_t n, hostent** found, int* error),                       \
+       (address, size, family, host, p, n, found, error))
+
+#define BAO_LIBC_OF_GNU_2_34(CALL)                                   \
+  CALL(int, close_range, (unsigned first, unsigned last, int flags), \
+       (first, last, flags))
+// clang-format on
+
+#if !defined(__linux__)
+#define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL)
+#elif !defined(__GLIBC__)
+#define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL) BAO_LIBC_ON_LINUX(CALL)
+#elif !__GLIBC_PREREQ(2, 34)
+#define BAO_LIBC(CALL) \
+  BAO_LIBC_EVERYWHERE(CALL) BAO_LIBC_ON_LINUX(CALL) BAO_LIBC_OF_GNU(CALL)
+#else
+#define BAO_LIBC(CALL)      \
+  BAO_LIBC_EVERYWHERE(CALL) \
+  BAO_LIBC_ON_LINUX(CALL) BAO_LIBC_OF_GNU(CALL) BAO_LIBC_OF_GNU_2_34(CALL)
+#endif
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+namespace hook {
+
+// A function of libc. None waits for tasks: they block the thread.
+template <class Function>
+struct libc_call;
+template <class Result, class... Arguments>
+struct libc_call<Result(Arguments...)> {
+  Result operator()(Arguments... arguments) const { return now(arguments...); }
+  Result (*now)(Arguments...);
+};
+
+namespace original {
+
+#define BAO_ORIGINAL(result, name, parameters, arguments) \
+  inline libc_call<result parameters> name{               \
+      [] parameters -> result { return ::name arguments; }};
+BAO_LIBC(BAO_ORIGINAL)
+#undef BAO_ORIGINAL
+
+}  // namespace original
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
 // bao/system.hpp - the one seam through which the system is asked
 //
 // The clock, and the calls by which a task moves bytes and makes connections,
 // go through an object of this class: so a test can put another one there,
 // whose hours pass in no time (virtual_time.hpp), or which fails when it is
 // told to. The price is a virtual call, next to nothing beside a system call.
-
-#include <sys/socket.h>
-#include <sys/types.h>
-#include <time.h>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -2939,33 +3131,33 @@ class system_calls {
   }
 
   virtual ssize_t read(int fd, void* p, std::size_t n) {
-    return ::read(fd, p, n);
+    return hook::original::read(fd, p, n);
   }
   virtual ssize_t write(int fd, const void* p, std::size_t n) {
-    return ::write(fd, p, n);
+    return hook::original::write(fd, p, n);
   }
   virtual ssize_t recv(int fd, void* p, std::size_t n, int flags) {
-    return ::recv(fd, p, n, flags);
+    return hook::original::recv(fd, p, n, flags);
   }
   virtual ssize_t send(int fd, const void* p, std::size_t n, int flags) {
-    return ::send(fd, p, n, flags);
+    return hook::original::send(fd, p, n, flags);
   }
   virtual ssize_t recvmsg(int fd, msghdr* message, int flags) {
-    return ::recvmsg(fd, message, flags);
+    return hook::original::recvmsg(fd, message, flags);
   }
   virtual ssize_t sendmsg(int fd, const msghdr* message, int flags) {
-    return ::sendmsg(fd, message, flags);
+    return hook::original::sendmsg(fd, message, flags);
   }
   virtual int accept(int fd, sockaddr* from, socklen_t* n, int flags) {
 #if defined(__linux__)
-    return ::accept4(fd, from, n, flags);
+    return hook::original::accept4(fd, from, n, flags);
 #else
     static_cast<void>(flags);
-    return ::accept(fd, from, n);
+    return hook::original::accept(fd, from, n);
 #endif
   }
   virtual int connect(int fd, const sockaddr* to, socklen_t n) {
-    return ::connect(fd, to, n);
+    return hook::original::connect(fd, to, n);
   }
 
  protected:
@@ -3314,11 +3506,11 @@ class doorbell {
   void ring() const noexcept {
     const int before = errno;
     const std::uint64_t one = 1;
-    if (::write(out_, &one, sizeof one) == -1) errno = before;
+    if (hook::original::write(out_, &one, sizeof one) == -1) errno = before;
   }
   void answer() const noexcept {
     char rung[64];
-    while (::read(in_, rung, sizeof rung) == sizeof rung) {
+    while (hook::original::read(in_, rung, sizeof rung) == sizeof rung) {
     }
   }
 
@@ -3884,6 +4076,7 @@ class task_block : public fiber, public list_node<task_block>, public alarm {
   bool ended_by_kill = false;
   bool asked = false;       // somebody wanted to know of the error
   bool background = false;  // join_all() does not wait for it
+  int unpatched = 0;        // how many patch_off it is in
   list<completion> watchers;
   local_value* locals = nullptr;
 
@@ -4122,8 +4315,6 @@ inline std::string describe_circles(task_block& main_task,
 // Tasks run in the order in which they became ready; to yield to the next takes
 // about 5 ns. One that neither parks nor yields keeps all others waiting.
 
-#include <poll.h>
-
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
@@ -4173,6 +4364,13 @@ class scheduler {
   // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
   bool park(deadline until, wait_reason why);
 
+  // The same for a caller in C, through whom nothing may be thrown. Returns 0
+  // when somebody wakes us, ETIME when `until` passes, and when we are
+  // interrupted ECANCELED (a kill, an error) or ETIMEDOUT (a limit): what it is
+  // will be thrown by the first park() outside. Until then this one yields, and
+  // does not park.
+  int park_in_c(deadline until, wait_reason why);
+
   // Makes a parked task ready. False when it is not parked (any more).
   bool wake(task_block& t);
 
@@ -4192,6 +4390,16 @@ class scheduler {
     if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
       throw_interruption(me);
   }
+
+  // Whether the running task is interrupted: 0, or what park_in_c() returns.
+  int interrupted_in_c() {
+    task_block& me = *running_;
+    const bool maybe =
+        me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0;
+    return maybe ? error_number(due(me)) : 0;
+  }
+  // Suspends until every other ready task has run. Throws nothing.
+  void yield_in_c() { let_others_run(); }
 
   // A new task is ready, now or at a time.
   void add(task_block& t, deadline start);
@@ -4238,6 +4446,7 @@ class scheduler {
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
+  std::size_t watches() const { return watches_.size(); }  // up to which number
   // Wakes those who wait for it: the first in line for each direction, or all.
   void wake_first(descriptor_watch& w, readiness directions);
   void wake_all(descriptor_watch& w);
@@ -4275,10 +4484,12 @@ class scheduler {
   // Takes in what other threads have left; `last` when we end.
   void (*take_mail)(scheduler&, bool last) = nullptr;
   struct mailbox* mail = nullptr;
+  std::vector<std::weak_ptr<class question>> questions;  // in flight
 
  private:
   friend class spawned_task;
 
+  void stand_still(deadline until, wait_reason why);
   void let_others_run();
   task_block* pick();
   fiber* enter(task_block& next);
@@ -4297,6 +4508,10 @@ class scheduler {
     scope* which = nullptr;
   };
   interruption due(task_block& t);
+  static int error_number(interruption i) {
+    if (i.what == interruption::none) return 0;
+    return i.what == interruption::a_limit ? ETIMEDOUT : ECANCELED;
+  }
   bool handles_kill(task_block& t, fiber* leaf);
   void interrupt(task_block& t);
   void throw_interruption(task_block& t);
@@ -4359,9 +4574,13 @@ class scheduler {
 // destroyed after all tasks may ask.
 inline thread_local bool tasks_have_ended = false;
 
+// Called once, before there is a task: patch.hpp has something to say.
+inline void (*before_first_task)() = nullptr;
+
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
+  if (auto* const tell = std::exchange(before_first_task, nullptr)) tell();
   static thread_local scheduler made(this_thread_state());
   return made;
 }
@@ -4441,11 +4660,10 @@ inline std::string scheduler::report() noexcept {
   return text;
 }
 
-inline bool scheduler::park(deadline until, wait_reason why) {
+// Returns when the running task is made ready and has its turn.
+[[gnu::always_inline]] inline void scheduler::stand_still(deadline until,
+                                                          wait_reason why) {
   task_block& me = *running_;
-  if (me.stage != task_state::running) return refuse_to_wait(until);
-  meet_interruption();
-  if (until.passed()) return false;
   if (!until.is_never()) timers_.arm(me, until.at());
   me.stage = task_state::parked;
   me.why_woken = task_block::cause::none;
@@ -4453,11 +4671,40 @@ inline bool scheduler::park(deadline until, wait_reason why) {
   me.waits_since = now_;
   task_block* const next = pick();
   if (next != &me) switch_to(*next);
+}
+
+inline bool scheduler::park(deadline until, wait_reason why) {
+  task_block& me = *running_;
+  if (me.stage != task_state::running) return refuse_to_wait(until);
+  meet_interruption();
+  if (until.passed()) return false;
+  stand_still(until, why);
   if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
   if (me.why_woken == task_block::cause::late) return false;
   if (me.why_woken == task_block::cause::interrupted) meet_interruption();
   return true;
+}
+
+inline int scheduler::park_in_c(deadline until, wait_reason why) {
+  task_block& me = *running_;
+  if (const int error = interrupted_in_c()) {
+    let_others_run();
+    return error;
+  }
+  if (until.passed()) return ETIME;
+  stand_still(until, why);
+  if (deadlocked_ && &me == &main_) {
+    try {
+      declare_deadlock();
+    } catch (const deadlock&) {
+      me.thrown_in = std::current_exception();
+    }
+  }
+  me.stage = task_state::running;
+  if (me.why_woken == task_block::cause::late) return ETIME;
+  if (me.why_woken == task_block::cause::interrupted) return interrupted_in_c();
+  return 0;
 }
 
 inline bool scheduler::wake(task_block& t) {
@@ -4716,18 +4963,25 @@ inline void scheduler::throw_in(task_block& t, std::exception_ptr error) {
 }
 
 inline void scheduler::limit_passed(scope& limit) {
-  ++due_limits_;
   // The task that is held up in it, if any: a generator that nobody has resumed
   // is on nobody's path.
   fiber* f = limit.flow_;
-  for (;;) {
-    if (f->lends && f->leaf != nullptr) return;
+  task_block* held_up = nullptr;
+  while (!(f->lends && f->leaf != nullptr)) {
     fiber* const next = f->lends || f->killer == nullptr ? f->link : f->killer;
-    if (next == nullptr) break;
+    if (next == nullptr) {
+      held_up = static_cast<task_block*>(f->owner);
+      break;
+    }
     f = next;
   }
-  auto* const t = static_cast<task_block*>(f->owner);
-  if (t != nullptr) interrupt(*t);
+  // It was dropped where it stood, by start_over(): nobody will take it back.
+  if (held_up != nullptr && held_up->stage == task_state::done) {
+    limit.passed_ = false;
+    return;
+  }
+  ++due_limits_;
+  if (held_up != nullptr) interrupt(*held_up);
 }
 
 [[gnu::noinline]] inline void scheduler::throw_interruption(task_block& t) {
@@ -4902,6 +5156,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = idle_waits = jobs = 0;
+  questions.clear();
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
@@ -7227,6 +7482,100 @@ auto offload(F f, Args... args) {
 }  // namespace bao
 
 // =============================================================================
+// bao/look_up.hpp - questions to the system's resolver
+//
+// libc looks up names by blocking, sometimes for seconds, and there is no other
+// way to its answers: the files and services that an administrator has set up.
+// So a helper thread asks (offload.hpp), with one difference. A job of
+// offload() may refer to its waiter's variables, who must therefore stay until
+// it is done. A question owns all it works on, and its waiters may leave:
+//
+//     task 1 --.
+//     task 2 ---+--> "example.org:80" ... helper ... answer --> tasks 1 and 3
+//     task 3 --'          task 2 is killed: it just leaves
+//
+// While a question is in flight, others who ask the same share its answer.
+//
+// It costs what offload() does, and less for the second who asks.
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+class question final : public offloaded {
+ public:
+  // What the answer is, only those know who ask.
+  using answer = std::shared_ptr<const void>;
+
+  question(std::string key, std::function<answer()> find)
+      : key_(std::move(key)), find_(std::move(find)) {}
+
+  // Never suspends. Has a helper thread call find(), which must own all it
+  // needs; or joins those who have asked the same of late. The key says what is
+  // asked, and so of what type the answer is. Throws std::system_error when
+  // there is no helper.
+  static std::shared_ptr<question> ask(std::string key,
+                                       std::function<answer()> find) {
+    auto& asked = this_scheduler().questions;
+    asked.erase(std::remove_if(asked.begin(), asked.end(),
+                               [](auto& q) { return q.expired(); }),
+                asked.end());
+    for (auto& one : asked) {
+      auto q = one.lock();
+      if (q != nullptr && !q->done && q->key_ == key) return q;
+    }
+    auto q = std::make_shared<question>(std::move(key), std::move(find));
+    asked.push_back(q);
+    q->submit();
+    if (!q->done) q->self_ = q;
+    q->waits = nullptr;  // no single one
+    return q;
+  }
+
+  // Suspends until the answer is there (true), or `until` passes.
+  bool wait(deadline until) {
+    return waiters_.wait(until, asking, [&] { return done; });
+  }
+  // The same for a caller in C: see park_in_c().
+  int wait_in_c(deadline until) {
+    scheduler& s = waiters_.enter(asking.what);
+    waiter me(s.running());
+    waiters_.push_back(me);
+    while (!done)
+      if (const int error = s.park_in_c(until, asking)) return error;
+    return 0;
+  }
+  template <class Answer>
+  const Answer& get() const {
+    if (answer_ == nullptr) throw std::bad_alloc();
+    return *static_cast<const Answer*>(answer_.get());
+  }
+
+ private:
+  static constexpr wait_reason asking{"asking the resolver"};
+
+  void work() noexcept override {
+    try {
+      answer_ = find_();
+    } catch (const std::bad_alloc&) {  // which get() says
+    }
+  }
+  // Done, and it is nobody's alone.
+  void abandon() noexcept override {
+    const auto last_use = std::move(self_);
+    waiters_.wake_all();
+  }
+
+  std::string key_;
+  std::function<answer()> find_;
+  answer answer_;
+  wait_queue waiters_;
+  std::shared_ptr<question> self_;  // while a helper is at it
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
 // bao/io.hpp - own a descriptor, wait for it
 //
 // Every call here tries first, and only when the kernel has nothing (EAGAIN)
@@ -7266,6 +7615,14 @@ inline readiness poll_now(int fd, readiness want) {
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
   return got & want;
+}
+
+// Tells those who wait for a descriptor that it is closed, and the poller that
+// it goes.
+inline void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
+  w.closed = true;
+  s.wake_all(w);
+  s.poller().forget(fd);
 }
 
 // A task's place in the line for one direction of a descriptor, from when it
@@ -7324,8 +7681,9 @@ class place_in_line {
     if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
     return true;
   }
+  bool closed() const { return watch_.closed; }
   void expect_open(const char* what) const {
-    if (watch_.closed)
+    if (closed())
       throw std::system_error(EBADF, std::generic_category(),
                               std::string(what) + ' ' + std::to_string(fd_) +
                                   ": it was closed meanwhile");
@@ -7481,13 +7839,6 @@ class descriptor {
       throw wrong_thread("descriptor " + std::to_string(fd_) +
                          ": another thread has waited for it");
     }
-  }
-
-  // Tells those who wait that it is closed, and the poller that it goes.
-  static void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
-    w.closed = true;
-    s.wake_all(w);
-    s.poller().forget(fd);
   }
 
   void stop_watching(int fd) noexcept {
@@ -8316,10 +8667,8 @@ std::size_t select(Cases&&... cases) {
 // of a name are tried in turn: one that does not answer uses up the deadline.
 
 #include <arpa/inet.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/uio.h>
 #include <sys/un.h>
 
 namespace bao {
@@ -8492,44 +8841,32 @@ inline std::vector<address> resolve(const std::string& host,
   } else if (service.find_first_not_of("0123456789-+ ") == std::string::npos) {
     throw std::invalid_argument("resolve: \"" + service + "\" is no port");
   }
-  // Owns all it works on: a waiter that is killed or late leaves it alone.
-  struct look_up final : offloaded {
-    std::string host, service;
-    addrinfo* found = nullptr;
+  struct answer {
     int failed = 0;
-    void work() noexcept override {
-      addrinfo hints{};
-      hints.ai_socktype = SOCK_STREAM;
-      failed = ::getaddrinfo(host.c_str(), service.c_str(), &hints, &found);
-    }
-    void abandon() noexcept override { delete this; }
-    ~look_up() {
-      if (found != nullptr) ::freeaddrinfo(found);
-    }
+    std::vector<address> all;
   };
-  struct look_up_of_ours {
-    look_up* const job = new look_up;
-    ~look_up_of_ours() {
-      if (job->waits == nullptr || job->done)
-        delete job;
-      else
-        job->waits = nullptr;
-    }
-  } ours;
-  look_up* const job = ours.job;
-  job->host = host;
-  job->service = service;
-  job->submit();
+  const auto asked =
+      question::ask("resolve " + host + '\0' + service, [host, service] {
+        auto found = std::make_shared<answer>();
+        addrinfo hints{};
+        hints.ai_socktype = SOCK_STREAM;
+        addrinfo* list = nullptr;
+        found->failed =
+            ::getaddrinfo(host.c_str(), service.c_str(), &hints, &list);
+        if (found->failed != 0) return found;
+        const std::unique_ptr<addrinfo, void (*)(addrinfo*)> ours(
+            list, ::freeaddrinfo);
+        for (addrinfo* a = list; a != nullptr; a = a->ai_next)
+          found->all.emplace_back(a->ai_addr, a->ai_addrlen);
+        return found;
+      });
   const std::string what = "resolve: " + host + ':' + service;
-  while (!job->done)
-    if (!this_scheduler().park(until, {"resolving a name"}))
-      throw std::system_error(std::make_error_code(std::errc::timed_out), what);
-  if (job->failed != 0)
-    throw std::runtime_error(what + ": " + ::gai_strerror(job->failed));
-  std::vector<address> all;
-  for (addrinfo* a = job->found; a != nullptr; a = a->ai_next)
-    all.emplace_back(a->ai_addr, a->ai_addrlen);
-  return all;
+  if (!asked->wait(until))
+    throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  const auto& found = asked->get<answer>();
+  if (found.failed != 0)
+    throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
+  return found.all;
 }
 
 // A new socket, non-blocking and close-on-exec.
@@ -9457,7 +9794,6 @@ inline const bool ready_to_fork = [] {
 // those that others have started are theirs.
 
 #include <spawn.h>
-#include <sys/wait.h>
 #if defined(__linux__)
 #include <sys/syscall.h>  // pidfd_open
 #endif
@@ -9975,6 +10311,1719 @@ class virtual_time : public system_calls {
 }  // namespace bao
 
 // =============================================================================
+// bao/hook.hpp - libc's blocking calls, for tasks
+//
+// Functions with the names, the arguments and the errno of libc's, that let
+// other tasks run where libc's would block the thread. A program may call them
+// by name; patch.hpp makes every library call them.
+//
+// What a descriptor is like, the kernel knows best: whether it blocks, how long
+// a socket's SO_RCVTIMEO is. Whoever remembers that by number is wrong after
+// the next dup(), fork() or fcntl() elsewhere. So nothing is remembered, and
+// the flags of a descriptor stay what they are. Each call is made so that it
+// cannot block; only when it would have is the kernel asked:
+//
+//     recv(MSG_DONTWAIT) --> data? --yes--> return it
+//          ^                   no
+//          |      O_NONBLOCK? --yes--> EAGAIN, as its owner wants
+//          |                   no
+//          '--- park until readable, or until SO_RCVTIMEO has passed
+//
+// A file that no poller can watch blocks, as ever. Where no task could run
+// meanwhile, on threads without any, in handlers of ended tasks, under
+// patch_off, each function is libc's own, some ns later.
+//
+// The caller may be C, through which nothing can be thrown. So a kill makes a
+// call fail with ECANCELED, and a limit that has passed with ETIMEDOUT; what it
+// is will be thrown where the task waits by bao next. A signal whose handler
+// has run does not end a call, as if all had SA_RESTART.
+
+#if defined(__GLIBC__)
+#include <limits.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <new>
+#include <optional>
+#include <system_error>
+#include <vector>
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+namespace hook {
+
+// --- what they share ---------------------------------------------------------
+
+// Whom to wait with; null when the call is to be libc's own.
+inline scheduler* here() {
+  const thread_state* const t = current_thread;
+  if (t == nullptr || t->tasks == nullptr) return nullptr;
+  const task_block& me = t->tasks->running();
+  return me.stage == task_state::running && me.unpatched == 0 ? t->tasks
+                                                              : nullptr;
+}
+
+inline int fail(int error) {
+  errno = error;
+  return -1;
+}
+
+// What call() returns; its exceptions as errno. Nothing that interrupts a task
+// is among them: that is never thrown here.
+template <class Call>
+auto for_c(Call call) -> decltype(call()) try {
+  return call();
+} catch (const std::system_error& e) {
+  return fail(e.code().value());
+} catch (const std::bad_alloc&) {
+  return fail(ENOMEM);
+}
+
+inline bool is_non_blocking(int fd) {
+  const int flags = original::fcntl(fd, F_GETFL, nullptr);
+  return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
+// Calls call() while the descriptor does not block. Others who use the same
+// open file see that too: so only what has no flag of its own comes here.
+template <class Call>
+auto without_blocking(int fd, Call call) -> decltype(call()) {
+  const int flags = original::fcntl(fd, F_GETFL, nullptr);
+  if (flags == -1 || (flags & O_NONBLOCK) != 0) return call();
+  const auto set = [&](long to) {
+    original::fcntl(fd, F_SETFL, reinterpret_cast<void*>(to));
+  };
+  set(flags | O_NONBLOCK);
+  const auto result = call();
+  const int error = errno;
+  set(flags);
+  errno = error;
+  return result;
+}
+
+// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
+// that has begun at `begin`.
+inline deadline limit_of(int fd, readiness direction,
+                         bao::clock::time_point begin = now()) {
+  timeval t{};
+  socklen_t size = sizeof t;
+  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
+  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
+      (t.tv_sec == 0 && t.tv_usec == 0))
+    return never;
+  return begin + std::chrono::seconds(t.tv_sec) +
+         std::chrono::microseconds(t.tv_usec);
+}
+
+inline deadline in_milliseconds(int ms) {
+  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+}
+inline deadline in_time(const timespec* t) {
+  if (t == nullptr) return never;
+  return std::chrono::seconds(t->tv_sec) + std::chrono::nanoseconds(t->tv_nsec);
+}
+inline bool is_time(const timespec& t) {
+  return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
+}
+
+// Parks for a while, or until `until`: for what the kernel gives no word of.
+inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
+  if (until.passed()) return ETIME;
+  const int error =
+      s.park_in_c(std::min(until, deadline(pauses.next())), {"pausing"});
+  return error == ETIME ? 0 : error;
+}
+
+// One call of C's about one descriptor, however many system calls it takes.
+class call {
+ public:
+  call(scheduler& s, int fd, readiness want)
+      : scheduler_(s), fd_(fd), want_(want) {}
+  call(const call&) = delete;
+
+  // Whoever has been interrupted, and calls on and on, must not keep the
+  // thread; nor whoever never has to wait.
+  bool may_begin() {
+    const int error = scheduler_.interrupted_in_c();
+    if (error != 0 || scheduler_.time_to_yield()) scheduler_.yield_in_c();
+    errno = error != 0 ? error : errno_before_;
+    return error == 0;
+  }
+
+  // What attempt() returns when it does not fail with EAGAIN; parks in between.
+  // `block` is the call itself: for what cannot be waited for.
+  template <class Attempt, class Block>
+  ssize_t one(Attempt attempt, Block block) {
+    if (!may_begin()) return -1;
+    for (;;) {
+      const ssize_t result = attempt();
+      if (result != -1) {
+        errno = errno_before_;
+        return result;
+      }
+      if (errno != EAGAIN) return -1;
+      if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
+      switch (const int error = wait()) {
+        case 0:
+          break;
+        case EPERM:
+          return block();
+        case ETIME:
+          return fail(EAGAIN);
+        default:
+          return fail(error);
+      }
+    }
+  }
+
+  // The same until `n` bytes are through: piece(done) is the call for the rest.
+  // Less when that ends, or fails on the way.
+  template <class Attempt, class Block>
+  ssize_t all(std::size_t n, Attempt piece, Block block) {
+    std::size_t done = 0;
+    do {
+      const ssize_t more =
+          one([&] { return piece(done); }, [&] { return block(done); });
+      if (more <= 0) {
+        if (done == 0) return more;
+        errno = errno_before_;
+        break;
+      }
+      done += static_cast<std::size_t>(more);
+    } while (done < n);
+    return static_cast<ssize_t>(done);
+  }
+
+  // Parks until there may be news: 0; ETIME when late, EPERM for what is always
+  // ready, else why not. A socket's own limit is not less than a tick of the
+  // kernel's clock, and most replies come sooner: so it is asked for only then.
+  int wait() {
+    if (until_) return wait(*until_);
+    const auto begin = now();
+    const int error = wait(std::chrono::milliseconds(1));
+    if (error != ETIME) return error;
+    until_ = limit_of(fd_, want_, begin);
+    return 0;
+  }
+  int wait(deadline until) try {
+    std::optional<place_in_line> place;
+    get_in_line(place, fd_, want_);
+    if (!place->watch()) return EPERM;
+    const int error =
+        scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
+    return place->closed() ? EBADF : error;
+  } catch (const std::system_error& e) {
+    return e.code().value();
+  } catch (const std::bad_alloc&) {
+    return ENOMEM;
+  }
+
+  // Whether it is ready now; when not, and it blocks, parks until it is.
+  int until_ready() {
+    for (;;) {
+      pollfd p{fd_, static_cast<short>(want_ == readable ? POLLIN : POLLOUT),
+               0};
+      if (original::poll(&p, 1, 0) != 0 || is_non_blocking(fd_)) return 0;
+      const int error = wait(never);
+      if (error != 0) return error == EPERM ? 0 : error;
+    }
+  }
+
+ private:
+  scheduler& scheduler_;
+  const int fd_;
+  const readiness want_;
+  const int errno_before_ = errno;
+  std::optional<deadline> until_;  // once it is known
+};
+
+// --- parts of messages -------------------------------------------------------
+
+inline std::size_t bytes_of(const iovec* parts, std::size_t n) {
+  std::size_t all = 0;
+  for (std::size_t i = 0; i < n; ++i) all += parts[i].iov_len;
+  return all;
+}
+
+// What is left of them after so many bytes. Throws std::bad_alloc if it is more
+// than one part, and not all.
+class rest_of {
+ public:
+  rest_of(const iovec* parts, std::size_t n, std::size_t done)
+      : parts_(parts), n_(n) {
+    if (done == 0) return;
+    while (n_ > 0 && done >= parts_->iov_len) done -= (parts_++)->iov_len, --n_;
+    if (n_ == 0) return;
+    first_ = *parts_;
+    first_.iov_base = static_cast<char*>(first_.iov_base) + done;
+    first_.iov_len -= done;
+    if (n_ > 1) {
+      all_.assign(parts_, parts_ + n_);
+      all_[0] = first_;
+    }
+    parts_ = n_ > 1 ? all_.data() : &first_;
+  }
+  rest_of(const rest_of&) = delete;
+
+  const iovec* parts() const { return parts_; }
+  int count() const { return static_cast<int>(n_); }
+  msghdr message() const {
+    msghdr m{};
+    m.msg_iov = const_cast<iovec*>(parts_);
+    m.msg_iovlen = n_;
+    return m;
+  }
+
+ private:
+  const iovec* parts_;
+  std::size_t n_;
+  iovec first_{};
+  std::vector<iovec> all_;
+};
+
+// --- sockets -----------------------------------------------------------------
+
+// Neither of these two ever blocks, whatever else is said.
+constexpr int never_blocks = MSG_DONTWAIT | MSG_ERRQUEUE | MSG_OOB;
+
+inline bool is_stream_socket(int fd) {
+  int type = 0;
+  socklen_t size = sizeof type;
+  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
+         type == SOCK_STREAM;
+}
+
+inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  scheduler* const s = here();
+  if (s == nullptr || message == nullptr || (flags & never_blocks) != 0)
+    return original::recvmsg(fd, message, flags);
+  const auto block = [&] { return original::recvmsg(fd, message, flags); };
+  call receiving(*s, fd, readable);
+  const ssize_t got = receiving.one(
+      [&] { return original::recvmsg(fd, message, flags | MSG_DONTWAIT); },
+      block);
+  const auto n = static_cast<std::size_t>(got);
+  if (got <= 0 || (flags & MSG_WAITALL) == 0 ||
+      n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
+      !is_stream_socket(fd))
+    return got;
+  return for_c([&]() -> ssize_t {
+    // All of it, or what there is at the end: looked at from the beginning, or
+    // taken piece by piece.
+    const bool looks = (flags & MSG_PEEK) != 0;
+    const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
+    std::size_t done = n;
+    growing_pause pauses;
+    while (done < all) {
+      const rest_of rest(message->msg_iov, message->msg_iovlen,
+                         looks ? 0 : done);
+      msghdr more = rest.message();
+      const ssize_t got_more = receiving.one(
+          [&] { return original::recvmsg(fd, &more, flags | MSG_DONTWAIT); },
+          block);
+      if (got_more <= 0) break;
+      const auto m = static_cast<std::size_t>(got_more);
+      if (looks && m == done && pause(*s, pauses, limit_of(fd, readable)) != 0)
+        break;
+      done = looks ? m : done + m;
+    }
+    return static_cast<ssize_t>(done);
+  });
+}
+
+inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
+                        sockaddr* from, socklen_t* size) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & never_blocks) != 0)
+    return original::recvfrom(fd, p, n, flags, from, size);
+  if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
+    iovec part{p, n};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    return hook::recvmsg(fd, &message, flags);
+  }
+  return call(*s, fd, readable)
+      .one(
+          [&] {
+            return original::recvfrom(fd, p, n, flags | MSG_DONTWAIT, from,
+                                      size);
+          },
+          [&] { return original::recvfrom(fd, p, n, flags, from, size); });
+}
+
+inline ssize_t recv(int fd, void* p, std::size_t n, int flags) {
+  return hook::recvfrom(fd, p, n, flags, nullptr, nullptr);
+}
+
+inline ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+  scheduler* const s = here();
+  if (s == nullptr || message == nullptr || (flags & MSG_DONTWAIT) != 0)
+    return original::sendmsg(fd, message, flags);
+  const iovec* const parts = message->msg_iov;
+  const std::size_t n = message->msg_iovlen;
+  return for_c([&] {
+    return call(*s, fd, writable)
+        .all(
+            bytes_of(parts, n),
+            [&](std::size_t done) {
+              const int quietly = flags | MSG_DONTWAIT;
+              if (done == 0) return original::sendmsg(fd, message, quietly);
+              const rest_of rest(parts, n, done);
+              msghdr more = rest.message();
+              more.msg_name = message->msg_name;
+              more.msg_namelen = message->msg_namelen;
+              return original::sendmsg(fd, &more, quietly | MSG_NOSIGNAL);
+            },
+            [&](std::size_t) { return original::sendmsg(fd, message, flags); });
+  });
+}
+
+inline ssize_t sendto(int fd, const void* p, std::size_t n, int flags,
+                      const sockaddr* to, socklen_t size) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & MSG_DONTWAIT) != 0)
+    return original::sendto(fd, p, n, flags, to, size);
+  const auto rest = [&](std::size_t done, int more_flags) {
+    return original::sendto(fd, static_cast<const char*>(p) + done, n - done,
+                            flags | more_flags, to, size);
+  };
+  // Of what comes later, an error is not told: the call says how far it came.
+  return call(*s, fd, writable)
+      .all(
+          n,
+          [&](std::size_t done) {
+            return rest(done, MSG_DONTWAIT | (done != 0 ? MSG_NOSIGNAL : 0));
+          },
+          [&](std::size_t done) { return rest(done, 0); });
+}
+
+inline ssize_t send(int fd, const void* p, std::size_t n, int flags) {
+  return hook::sendto(fd, p, n, flags, nullptr, 0);
+}
+
+// Until all have come, or one at the least with MSG_WAITFORONE. As in the
+// kernel, `limit` is looked at after each.
+inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
+                    timespec* limit) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & never_blocks) != 0 || n == 0 ||
+      (limit != nullptr && !is_time(*limit)))
+    return original::recvmmsg(fd, messages, n, flags, limit);
+  const deadline until = in_time(limit);
+  call receiving(*s, fd, readable);
+  unsigned done = 0;
+  while (done < n) {
+    const auto some = [&](int more_flags) -> ssize_t {
+      return original::recvmmsg(fd, messages + done, n - done,
+                                (flags & ~MSG_WAITFORONE) | more_flags,
+                                nullptr);
+    };
+    const ssize_t got = receiving.one([&] { return some(MSG_DONTWAIT); },
+                                      [&] { return some(0); });
+    if (got <= 0) return done != 0 ? static_cast<int>(done) : -1;
+    done += static_cast<unsigned>(got);
+    if ((flags & MSG_WAITFORONE) != 0 || until.passed()) break;
+  }
+  return static_cast<int>(done);
+}
+
+inline int sendmmsg(int fd, mmsghdr* messages, unsigned n, int flags) {
+  if (here() == nullptr || (flags & MSG_DONTWAIT) != 0)
+    return original::sendmmsg(fd, messages, n, flags);
+  n = std::min(n, unsigned{IOV_MAX});
+  unsigned done = 0;
+  for (; done < n; ++done) {
+    const ssize_t sent = hook::sendmsg(fd, &messages[done].msg_hdr, flags);
+    if (sent == -1) return done != 0 ? static_cast<int>(done) : -1;
+    messages[done].msg_len = static_cast<unsigned>(sent);
+  }
+  return static_cast<int>(done);
+}
+
+inline int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
+  scheduler* const s = here();
+  if (s == nullptr) return original::accept4(fd, from, size, flags);
+  const auto take = [&] { return original::accept4(fd, from, size, flags); };
+  return static_cast<int>(call(*s, fd, readable)
+                              .one(
+                                  [&] {
+                                    // A look first: what does not block would
+                                    // be seen by others who accept, too.
+                                    int listens = 0;
+                                    socklen_t n = sizeof listens;
+                                    pollfd p{fd, POLLIN, 0};
+                                    if (original::poll(&p, 1, 0) == 0 &&
+                                        ::getsockopt(fd, SOL_SOCKET,
+                                                     SO_ACCEPTCONN, &listens,
+                                                     &n) == 0 &&
+                                        listens != 0)
+                                      return fail(EAGAIN);
+                                    return without_blocking(fd, take);
+                                  },
+                                  take));
+}
+
+inline int accept(int fd, sockaddr* from, socklen_t* size) {
+  return hook::accept4(fd, from, size, 0);
+}
+
+inline int connect(int fd, const sockaddr* to, socklen_t size) {
+  scheduler* const s = here();
+  if (s == nullptr || is_non_blocking(fd))
+    return original::connect(fd, to, size);
+  const int errno_before = errno;
+  call connecting(*s, fd, writable);
+  if (!connecting.may_begin()) return -1;
+  const deadline until = limit_of(fd, writable);
+  growing_pause pauses;
+  for (;;) {
+    if (without_blocking(fd, [&] { return original::connect(fd, to, size); }) ==
+        0)
+      return 0;
+    if (errno == EINPROGRESS || errno == EALREADY) break;
+    // A unix socket whose listener has no room cannot be waited for.
+    if (errno != EAGAIN || to->sa_family != AF_UNIX) return -1;
+    if (const int error = pause(*s, pauses, until))
+      return fail(error == ETIME ? EAGAIN : error);
+  }
+  for (;;) {
+    if (const int error = connecting.wait(until))
+      return fail(error == ETIME ? EINPROGRESS : error);
+    pollfd p{fd, POLLOUT, 0};
+    if (original::poll(&p, 1, 0) != 0) break;
+  }
+  int error = 0;
+  socklen_t n = sizeof error;
+  ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n);
+  errno = errno_before;
+  return error == 0 ? 0 : fail(error);
+}
+
+// --- files -------------------------------------------------------------------
+//
+// They may be sockets after all. Pipes, eventfds and timerfds take
+// RWF_NOWAIT. Named pipes and terminals do not: there the call is made when
+// they are ready, and for no more than then goes through.
+
+#if defined(BAO_ASAN)
+constexpr bool may_take_flag = false;  // its checks do not know the call
+#else
+constexpr bool may_take_flag = true;
+#endif
+inline bool takes_no_flag() { return errno == EOPNOTSUPP || errno == ENOSYS; }
+
+inline ssize_t readv(int fd, const iovec* parts, int n) {
+  scheduler* const s = here();
+  const auto block = [&] { return original::readv(fd, parts, n); };
+  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr ||
+      bytes_of(parts, static_cast<std::size_t>(n)) == 0)
+    return block();
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts);
+  message.msg_iovlen = static_cast<std::size_t>(n);
+  call reading(*s, fd, readable);
+  bool is_socket = true, takes_flag = may_take_flag;
+  return reading.one(
+      [&]() -> ssize_t {
+        if (is_socket) {
+          const ssize_t got = original::recvmsg(fd, &message, MSG_DONTWAIT);
+          if (got != -1 || errno != ENOTSOCK) return got;
+          is_socket = false;
+        }
+        if (takes_flag) {
+          const ssize_t got = original::preadv2(fd, parts, n, -1, RWF_NOWAIT);
+          if (got != -1 || !takes_no_flag()) return got;
+          takes_flag = false;
+        }
+        const int error = reading.until_ready();
+        return error == 0 ? block() : fail(error);
+      },
+      block);
+}
+
+inline ssize_t read(int fd, void* p, std::size_t n) {
+  const iovec part{p, n};
+  return here() == nullptr || n == 0 ? original::read(fd, p, n)
+                                     : hook::readv(fd, &part, 1);
+}
+
+inline ssize_t writev(int fd, const iovec* parts, int n) {
+  scheduler* const s = here();
+  const auto count = static_cast<std::size_t>(n);
+  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr)
+    return original::writev(fd, parts, n);
+  const std::size_t all = bytes_of(parts, count);
+  if (all == 0) return original::writev(fd, parts, n);
+  call writing(*s, fd, writable);
+  bool is_socket = true, takes_flag = may_take_flag;
+  const auto piece = [&](std::size_t done) -> ssize_t {
+    const rest_of rest(parts, count, done);
+    if (is_socket) {
+      const msghdr message = rest.message();
+      const ssize_t sent = original::sendmsg(
+          fd, &message, MSG_DONTWAIT | (done != 0 ? MSG_NOSIGNAL : 0));
+      if (sent != -1 || errno != ENOTSOCK) return sent;
+      is_socket = false;
+    }
+    if (takes_flag) {
+      const ssize_t put =
+          original::pwritev2(fd, rest.parts(), rest.count(), -1, RWF_NOWAIT);
+      if (put != -1 || !takes_no_flag()) return put;
+      takes_flag = false;
+    }
+    if (const int error = writing.until_ready()) return fail(error);
+    if (all - done <= PIPE_BUF || is_non_blocking(fd))
+      return original::writev(fd, rest.parts(), rest.count());
+    return original::write(
+        fd, rest.parts()->iov_base,
+        std::min<std::size_t>(rest.parts()->iov_len, PIPE_BUF));
+  };
+  return for_c([&] {
+    return writing.all(all, piece, [&](std::size_t done) {
+      const rest_of rest(parts, count, done);
+      return original::writev(fd, rest.parts(), rest.count());
+    });
+  });
+}
+
+inline ssize_t write(int fd, const void* p, std::size_t n) {
+  const iovec part{const_cast<void*>(p), n};
+  return here() == nullptr || n == 0 ? original::write(fd, p, n)
+                                     : hook::writev(fd, &part, 1);
+}
+
+// What has a position is always ready.
+using original::pread;
+using original::preadv;
+using original::pwrite;
+using original::pwritev;
+
+inline ssize_t preadv2(int fd, const iovec* parts, int n, off_t at, int flags) {
+  return at == -1 && flags == 0 && here() != nullptr
+             ? hook::readv(fd, parts, n)
+             : original::preadv2(fd, parts, n, at, flags);
+}
+inline ssize_t pwritev2(int fd, const iovec* parts, int n, off_t at,
+                        int flags) {
+  return at == -1 && flags == 0 && here() != nullptr
+             ? hook::writev(fd, parts, n)
+             : original::pwritev2(fd, parts, n, at, flags);
+}
+
+inline ssize_t sendfile(int to, int from, off_t* at, std::size_t n) {
+  scheduler* const s = here();
+  if (s == nullptr || n == 0) return original::sendfile(to, from, at, n);
+  const auto block = [&](std::size_t done) {
+    return original::sendfile(to, from, at, n - done);
+  };
+  return call(*s, to, writable)
+      .all(
+          n,
+          [&](std::size_t done) {
+            return without_blocking(to, [&] { return block(done); });
+          },
+          block);
+}
+
+// Either end may be what is not ready.
+inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
+                      std::size_t n, unsigned flags) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & SPLICE_F_NONBLOCK) != 0)
+    return original::splice(from, from_at, to, to_at, n, flags);
+  call reading(*s, from, readable), writing(*s, to, writable);
+  if (!reading.may_begin()) return -1;
+  growing_pause pauses;
+  for (;;) {
+    const ssize_t moved = without_blocking(from, [&] {
+      return without_blocking(to, [&] {
+        return original::splice(from, from_at, to, to_at, n,
+                                flags | SPLICE_F_NONBLOCK);
+      });
+    });
+    if (moved != -1 || errno != EAGAIN) return moved;
+    pollfd ends[] = {{from, POLLIN, 0}, {to, POLLOUT, 0}};
+    original::poll(ends, 2, 0);
+    int error = 0;
+    if (ends[0].revents == 0)
+      error = is_non_blocking(from) ? EAGAIN : reading.wait();
+    else if (ends[1].revents == 0)
+      error = is_non_blocking(to) ? EAGAIN : writing.wait();
+    else
+      error = pause(*s, pauses);
+    if (error == ETIME) error = EAGAIN;
+    if (error != 0 && error != EPERM) return fail(error);
+  }
+}
+
+// --- descriptors that go -----------------------------------------------------
+
+// The number is about to stand for nothing, or for another file: those of this
+// thread who wait for it get EBADF.
+inline void closes(int fd) {
+  if (current_thread == nullptr || current_thread->tasks == nullptr || fd < 0)
+    return;
+  scheduler& s = *current_thread->tasks;
+  if (static_cast<std::size_t>(fd) >= s.watches()) return;
+  descriptor_watch*& known = s.watch_of(fd);
+  if (known == nullptr) return;
+  if (!known->waiters.empty()) abandon(s, *known, fd);
+  if (!known->owned || known->closed) known = nullptr;
+}
+
+inline int close(int fd) {
+  closes(fd);
+  return original::close(fd);
+}
+
+inline int dup2(int fd, int number) {
+  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
+    closes(number);
+  return original::dup2(fd, number);
+}
+inline int dup3(int fd, int number, int flags) {
+  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
+    closes(number);
+  return original::dup3(fd, number, flags);
+}
+
+#if __GLIBC_PREREQ(2, 34)
+inline int close_range(unsigned first, unsigned last, int flags) {
+  constexpr int only_marks = 4;  // CLOSE_RANGE_CLOEXEC
+  if (current_thread != nullptr && current_thread->tasks != nullptr &&
+      first <= last && (flags & only_marks) == 0) {
+    const std::size_t end = current_thread->tasks->watches();
+    for (std::size_t fd = first; fd <= last && fd < end; ++fd)
+      closes(static_cast<int>(fd));
+  }
+  return original::close_range(first, last, flags);
+}
+#endif
+
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+#endif
+
+// =============================================================================
+// bao/hook_wait.hpp - libc's other ways to wait
+//
+// For several descriptors at once, for a time, for a lock on a file, for a
+// child to end. What hook.hpp says of its functions holds for these too.
+//
+// Where the kernel gives word, a poller can be told of it, and the task parks
+// until then. Of some things there is no word: a lock that another process
+// holds, any of several children, urgent data. For those it asks again and
+// again, after 1 ms first, after twice as long each time, every 50 ms in the
+// end.
+
+#if defined(__GLIBC__)
+#include <pthread.h>
+#include <signal.h>
+#include <sys/file.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+namespace hook {
+
+// --- several descriptors -----------------------------------------------------
+
+// For the time of a wait, other signals are let in. One that is pending has its
+// handler run, here, and ends the wait.
+inline bool let_in(const sigset_t* mask) {
+  if (mask == nullptr) return false;
+  sigset_t pending, before;
+  bool any = false;
+  ::sigpending(&pending);
+  for (int signal = 1; signal < NSIG; ++signal)
+    any = any || (sigismember(&pending, signal) == 1 &&
+                  sigismember(mask, signal) == 0);
+  if (!any) return false;
+  ::pthread_sigmask(SIG_SETMASK, mask, &before);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return true;
+}
+
+// Asks ask(), which does not block, until it finds something, parking in
+// between until there may be news of one of `fds`.
+template <class Ask>
+int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
+              const sigset_t* mask, Ask ask) {
+  const int errno_before = errno;
+  if (const int error = s.interrupted_in_c()) {
+    s.yield_in_c();
+    return fail(error);
+  }
+  if (s.time_to_yield()) s.yield_in_c();
+  growing_pause pauses;
+  for (bool late = false;;) {
+    const int found = ask();
+    if (found != 0) {
+      if (found > 0) errno = errno_before;
+      return found;
+    }
+    if (late || until.passed()) break;
+    if (let_in(mask)) return fail(EINTR);
+    // Of what is neither to read nor to write the poller has no word; nor is
+    // there any of a signal that comes.
+    bool no_word = mask != nullptr;
+    std::vector<std::optional<place_in_line>> places(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      const auto wants = [&](int events) {
+        return (fds[i].events & events) != 0;
+      };
+      readiness want;
+      if (wants(POLLIN | POLLRDNORM)) want = want | readable;
+      if (wants(POLLOUT | POLLWRNORM)) want = want | writable;
+      if (fds[i].fd < 0) continue;
+      no_word = no_word || !want || wants(POLLPRI | POLLRDHUP | POLLRDBAND);
+      if (!want) continue;
+      get_in_line(places[i], fds[i].fd, want);
+      places[i]->watch();
+    }
+    const int error =
+        s.park_in_c(no_word ? std::min(until, deadline(pauses.next())) : until,
+                    {"polling"});
+    late = error == ETIME && !no_word;
+    if (error != 0 && error != ETIME) return fail(error);
+    for (const auto& place : places)
+      if (place && place->closed()) return fail(EBADF);
+  }
+  errno = errno_before;
+  return 0;
+}
+
+inline int poll_until(scheduler& s, pollfd* fds, nfds_t n, deadline until,
+                      const sigset_t* mask) {
+  return for_c([&] {
+    return ask_until(s, fds, n, until, mask,
+                     [&] { return original::poll(fds, n, 0); });
+  });
+}
+
+inline int poll(pollfd* fds, nfds_t n, int ms) {
+  scheduler* const s = here();
+  if (s == nullptr || ms == 0) return original::poll(fds, n, ms);
+  return poll_until(*s, fds, n, in_milliseconds(ms), nullptr);
+}
+
+inline int ppoll(pollfd* fds, nfds_t n, const timespec* limit,
+                 const sigset_t* mask) {
+  scheduler* const s = here();
+  if (s == nullptr || (limit != nullptr && !is_time(*limit)))
+    return original::ppoll(fds, n, limit, mask);
+  return poll_until(*s, fds, n, in_time(limit), mask);
+}
+
+// A set of descriptors has as many bits as the caller says, not FD_SETSIZE.
+class copy_of_set {
+ public:
+  copy_of_set(fd_set* set, int n) : set_(reinterpret_cast<long*>(set)) {
+    const std::size_t words = static_cast<std::size_t>(n + NFDBITS - 1) /
+                              static_cast<std::size_t>(NFDBITS);
+    if (set_ != nullptr) copy_.assign(set_, set_ + words);
+  }
+  bool has(int fd) const {
+    return !copy_.empty() &&
+           (copy_[static_cast<std::size_t>(fd / NFDBITS)] >> fd % NFDBITS & 1);
+  }
+  void restore() const { std::copy(copy_.begin(), copy_.end(), set_); }
+
+ private:
+  long* set_;
+  std::vector<long> copy_;
+};
+
+inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
+                        fd_set* urgent, deadline until, const sigset_t* mask) {
+  return for_c([&] {
+    const copy_of_set reads(in, n), writes(out, n), urgents(urgent, n);
+    std::vector<pollfd> fds;
+    for (int fd = 0; fd < n; ++fd) {
+      const int events = (reads.has(fd) ? POLLIN : 0) |
+                         (writes.has(fd) ? POLLOUT : 0) |
+                         (urgents.has(fd) ? POLLPRI : 0);
+      if (events != 0) fds.push_back({fd, static_cast<short>(events), 0});
+    }
+    return ask_until(s, fds.data(), fds.size(), until, mask, [&] {
+      reads.restore(), writes.restore(), urgents.restore();
+      timeval at_once{};
+      return original::select(n, in, out, urgent, &at_once);
+    });
+  });
+}
+
+// The rest of the time goes back to the caller, as Linux does it.
+inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
+                  timeval* limit) {
+  scheduler* const s = here();
+  if (s == nullptr || n < 0 ||
+      (limit != nullptr && (limit->tv_sec < 0 || limit->tv_usec < 0)))
+    return original::select(n, in, out, urgent, limit);
+  using std::chrono::microseconds;
+  microseconds left{0};
+  if (limit != nullptr)
+    left = std::chrono::seconds(limit->tv_sec) + microseconds(limit->tv_usec);
+  const auto begin = now();
+  const int found =
+      select_until(*s, n, in, out, urgent,
+                   limit != nullptr ? deadline(left) : never, nullptr);
+  if (limit == nullptr) return found;
+  left -=
+      std::min(left, std::chrono::duration_cast<microseconds>(now() - begin));
+  limit->tv_sec = static_cast<time_t>(left.count() / 1000000);
+  limit->tv_usec = static_cast<suseconds_t>(left.count() % 1000000);
+  return found;
+}
+
+inline int pselect(int n, fd_set* in, fd_set* out, fd_set* urgent,
+                   const timespec* limit, const sigset_t* mask) {
+  scheduler* const s = here();
+  if (s == nullptr || n < 0 || (limit != nullptr && !is_time(*limit)))
+    return original::pselect(n, in, out, urgent, limit, mask);
+  return select_until(*s, n, in, out, urgent, in_time(limit), mask);
+}
+
+// An epoll is itself a descriptor, readable when it has something to report.
+inline int epoll_pwait(int fd, epoll_event* events, int n, int ms,
+                       const sigset_t* mask) {
+  scheduler* const s = here();
+  if (s == nullptr || ms == 0)
+    return original::epoll_pwait(fd, events, n, ms, mask);
+  return for_c([&] {
+    const pollfd itself{fd, POLLIN, 0};
+    return ask_until(*s, &itself, 1, in_milliseconds(ms), mask,
+                     [&] { return original::epoll_wait(fd, events, n, 0); });
+  });
+}
+
+inline int epoll_wait(int fd, epoll_event* events, int n, int ms) {
+  return hook::epoll_pwait(fd, events, n, ms, nullptr);
+}
+
+// --- time --------------------------------------------------------------------
+
+// Parks so long: 0, or why not. A sleep of no time lets the others run.
+inline int sleep_until(scheduler& s, deadline until) {
+  if (until.passed() && s.interrupted_in_c() == 0) {
+    s.yield_in_c();
+    return 0;
+  }
+  const int error = s.park_in_c(until, {"sleeping"});
+  return error == ETIME ? 0 : error;
+}
+
+// The same, for C: returns an error, and leaves what is left of the time.
+inline int sleep_for(scheduler& s, const timespec& time, timespec* left) {
+  const int errno_before = errno;
+  const auto whole = std::chrono::seconds(time.tv_sec) +
+                     std::chrono::nanoseconds(time.tv_nsec);
+  const auto begin = now();
+  const int error = sleep_until(s, whole);
+  errno = errno_before;
+  if (error != 0 && left != nullptr)
+    *left = to_timespec(
+        std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
+  return error;
+}
+
+inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
+                           timespec* left) {
+  scheduler* const s = here();
+  timespec is{};
+  if (s == nullptr || time == nullptr || !is_time(*time) ||
+      clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID ||
+      (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
+    return original::clock_nanosleep(clock, flags, time, left);
+  if (flags == 0) return sleep_for(*s, *time, left);
+  const auto whole = [](const timespec& t) {
+    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+  };
+  // The clock we wait by is this one; another's is asked how long that is.
+  const int errno_before = errno;
+  const deadline until = clock == CLOCK_MONOTONIC
+                             ? deadline(bao::clock::time_point(whole(*time)))
+                             : deadline(whole(*time) - whole(is));
+  const int error = sleep_until(*s, until);
+  errno = errno_before;
+  return error;
+}
+
+inline int nanosleep(const timespec* time, timespec* left) {
+  scheduler* const s = here();
+  if (s == nullptr || time == nullptr || !is_time(*time))
+    return original::nanosleep(time, left);
+  const int error = sleep_for(*s, *time, left);
+  return error == 0 ? 0 : fail(error);
+}
+
+inline int usleep(useconds_t microseconds) {
+  scheduler* const s = here();
+  if (s == nullptr) return original::usleep(microseconds);
+  const int error =
+      sleep_for(*s, to_timespec(nanoseconds{microseconds} * 1000), nullptr);
+  return error == 0 ? 0 : fail(error);
+}
+
+// Returns the seconds that are left when it is interrupted.
+inline unsigned sleep(unsigned seconds) {
+  scheduler* const s = here();
+  if (s == nullptr) return original::sleep(seconds);
+  timespec left{};
+  const int error = sleep_for(*s, {static_cast<time_t>(seconds), 0}, &left);
+  if (error == 0) return 0;
+  errno = error;
+  return static_cast<unsigned>(left.tv_sec) + (left.tv_nsec != 0);
+}
+
+// --- locks on files ----------------------------------------------------------
+
+// attempt() does not block. It fails while another holds the lock.
+template <class Attempt>
+int until_unlocked(scheduler& s, Attempt attempt) {
+  const int errno_before = errno;
+  growing_pause pauses;
+  for (int error = s.interrupted_in_c();;) {
+    if (error != 0) {
+      s.yield_in_c();
+      return fail(error);
+    }
+    const int result = attempt();
+    if (result != -1) errno = errno_before;
+    if (result != -1 || (errno != EAGAIN && errno != EACCES)) return result;
+    if ((error = pause(s, pauses)) != 0) return fail(error);
+  }
+}
+
+inline int flock(int fd, int operation) {
+  scheduler* const s = here();
+  if (s == nullptr || (operation & (LOCK_NB | LOCK_UN)) != 0)
+    return original::flock(fd, operation);
+  return until_unlocked(
+      *s, [&] { return original::flock(fd, operation | LOCK_NB); });
+}
+
+inline int fcntl(int fd, int command, void* argument) {
+  scheduler* const s = here();
+  int attempt = 0;
+  if (command == F_SETLKW) attempt = F_SETLK;
+#if defined(F_OFD_SETLKW)
+  if (command == F_OFD_SETLKW) attempt = F_OFD_SETLK;
+#endif
+  if (s == nullptr || attempt == 0)
+    return original::fcntl(fd, command, argument);
+  return until_unlocked(*s,
+                        [&] { return original::fcntl(fd, attempt, argument); });
+}
+
+// --- processes ---------------------------------------------------------------
+
+// A child that ends makes a descriptor readable; of any child of several, and
+// of one that stops or goes on, there is no such word.
+inline pid_t wait4(pid_t pid, int* status, int options, rusage* used) {
+  scheduler* const s = here();
+  if (s == nullptr || (options & WNOHANG) != 0)
+    return original::wait4(pid, status, options, used);
+  const int errno_before = errno;
+  growing_pause pauses;
+  descriptor end;
+  bool asked = false;
+  for (int error = s->interrupted_in_c();;) {
+    if (error != 0) {
+      s->yield_in_c();
+      return fail(error);
+    }
+    const pid_t ended = original::wait4(pid, status, options | WNOHANG, used);
+    if (ended > 0) errno = errno_before;
+    if (ended != 0) return ended;
+    if (pid > 0 && (options & (WUNTRACED | WCONTINUED)) == 0 &&
+        !std::exchange(asked, true))
+      end = watch_process(pid);
+    error = end ? call(*s, end.fd(), readable).wait(never) : pause(*s, pauses);
+    if (error != 0) return fail(error);
+  }
+}
+
+inline pid_t waitpid(pid_t pid, int* status, int options) {
+  return hook::wait4(pid, status, options, nullptr);
+}
+inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
+
+// Unlike libc's, it leaves SIGINT and SIGQUIT to us while the command runs: the
+// other tasks have not asked for that. One that is interrupted kills the shell.
+inline int system(const char* command) {
+  scheduler* const s = here();
+  if (s == nullptr || command == nullptr) return original::system(command);
+  return for_c([&] {
+    std::string words[] = {"/bin/sh", "-c", command};
+    char* const arguments[] = {words[0].data(), words[1].data(),
+                               words[2].data(), nullptr};
+    child_setup setup;
+    const pid_t shell = setup.spawn(arguments, environ, "system");
+    int status = 0;
+    if (hook::waitpid(shell, &status, 0) == -1) {
+      const int error = errno;
+      ::kill(shell, SIGKILL);
+      original::waitpid(shell, nullptr, 0);
+      return fail(error);
+    }
+    return status;
+  });
+}
+
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+#endif
+
+// =============================================================================
+// bao/hook_names.hpp - libc's look-ups of names
+//
+// A helper thread asks (look_up.hpp); numbers need no asking. The answer is
+// then put where libc would have put it. Whoever is interrupted leaves, and is
+// told of a failure of the system, ECANCELED or ETIMEDOUT; the answer then
+// belongs to nobody. What hook.hpp says of its functions holds for these too.
+
+#if defined(__GLIBC__)
+#include <arpa/inet.h>
+#include <netdb.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+namespace hook {
+
+// Parks until somebody has the answer that find(answer) gives on a helper
+// thread: what use(answer) returns, or failed(errno).
+template <class Answer, class Find, class Use, class Failed>
+int ask(std::string key, Find find, Use use, Failed failed) {
+  const int errno_before = errno;
+  try {
+    const std::shared_ptr<question> asked =
+        question::ask(std::move(key), [find = std::move(find)] {
+          auto answer = std::make_shared<Answer>();
+          find(*answer);
+          answer->error = errno;
+          return answer;
+        });
+    if (const int error = asked->wait_in_c(never)) return failed(error);
+    errno = errno_before;
+    return use(asked->template get<Answer>());
+  } catch (const std::system_error& e) {
+    return failed(e.code().value());
+  } catch (const std::bad_alloc&) {
+    return failed(ENOMEM);
+  }
+}
+
+// For the two that say by a number of their own why they fail.
+inline int resolver_failed(int error) {
+  errno = error;
+  return error == ENOMEM ? EAI_MEMORY : EAI_SYSTEM;
+}
+
+inline bool is_numeric(const char* host) {
+  in6_addr any;
+  return host == nullptr || ::inet_pton(AF_INET, host, &any) == 1 ||
+         ::inet_pton(AF_INET6, host, &any) == 1;
+}
+
+// Each caller frees a list of his own, by freeaddrinfo(): which takes the
+// address to lie behind its head, and the name to be a piece by itself.
+inline addrinfo* copy_of(const addrinfo* list) {
+  addrinfo* first = nullptr;
+  addrinfo** link = &first;
+  for (; list != nullptr; list = list->ai_next) {
+    auto* const made =
+        static_cast<addrinfo*>(std::malloc(sizeof *list + list->ai_addrlen));
+    char* const name =
+        list->ai_canonname != nullptr ? ::strdup(list->ai_canonname) : nullptr;
+    if (made == nullptr || (list->ai_canonname != nullptr && name == nullptr)) {
+      std::free(made);
+      if (first != nullptr) ::freeaddrinfo(first);
+      return nullptr;
+    }
+    *made = *list;
+    made->ai_addr = reinterpret_cast<sockaddr*>(made + 1);
+    std::memcpy(made->ai_addr, list->ai_addr, list->ai_addrlen);
+    made->ai_canonname = name;
+    made->ai_next = nullptr;
+    *link = made;
+    link = &made->ai_next;
+  }
+  return first;
+}
+
+inline int getaddrinfo(const char* host, const char* service,
+                       const addrinfo* hints, addrinfo** found) {
+  if (here() == nullptr || is_numeric(host) ||
+      (hints != nullptr && (hints->ai_flags & AI_NUMERICHOST) != 0))
+    return original::getaddrinfo(host, service, hints, found);
+  struct answer {
+    int result = 0, error = 0;
+    addrinfo* list = nullptr;
+    ~answer() {
+      if (list != nullptr) ::freeaddrinfo(list);
+    }
+  };
+  // Of the hints these four count.
+  std::optional<addrinfo> how;
+  std::string key = std::string("getaddrinfo ") + host;
+  if (service != nullptr) key += std::string(1, '\0') + service;
+  if (hints != nullptr) {
+    how.emplace();
+    for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
+                       &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
+      *how.*field = hints->*field;
+      key += '\0' + std::to_string(hints->*field);
+    }
+  }
+  std::optional<std::string> own_service;
+  if (service != nullptr) own_service = service;
+  return hook::ask<answer>(
+      key,
+      [how, own_host = std::string(host), own_service](answer& a) {
+        a.result = ::getaddrinfo(own_host.c_str(),
+                                 own_service ? own_service->c_str() : nullptr,
+                                 how ? &*how : nullptr, &a.list);
+      },
+      [&](const answer& a) {
+        if (a.result == EAI_SYSTEM) errno = a.error;
+        if (a.result != 0) return a.result;
+        *found = copy_of(a.list);
+        return *found != nullptr ? 0 : EAI_MEMORY;
+      },
+      resolver_failed);
+}
+
+inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
+                       socklen_t host_size, char* service,
+                       socklen_t service_size, int flags) {
+  if (here() == nullptr || (flags & NI_NUMERICHOST) != 0 || host == nullptr ||
+      host_size == 0 || address == nullptr)
+    return original::getnameinfo(address, size, host, host_size, service,
+                                 service_size, flags);
+  struct answer {
+    int result = 0, error = 0;
+    char host[NI_MAXHOST] = "", service[NI_MAXSERV] = "";
+  };
+  const std::string of(reinterpret_cast<const char*>(address), size);
+  return hook::ask<answer>(
+      "getnameinfo " + std::to_string(flags) + ' ' + of,
+      [of, flags](answer& a) {
+        a.result =
+            ::getnameinfo(reinterpret_cast<const sockaddr*>(of.data()),
+                          static_cast<socklen_t>(of.size()), a.host,
+                          sizeof a.host, a.service, sizeof a.service, flags);
+      },
+      [&](const answer& a) -> int {
+        if (a.result == EAI_SYSTEM) errno = a.error;
+        if (a.result != 0) return a.result;
+        const auto give = [](char* to, socklen_t room, const char* text) {
+          if (to == nullptr || room == 0) return true;
+          if (std::strlen(text) >= room) return false;
+          std::strcpy(to, text);
+          return true;
+        };
+        return give(host, host_size, a.host) &&
+                       give(service, service_size, a.service)
+                   ? 0
+                   : EAI_OVERFLOW;
+      },
+      resolver_failed);
+}
+
+// The older family. All that a hostent points to lies in one buffer; so it can
+// be moved, pointers and all, from the helper's to the caller's.
+struct host_answer {
+  void move_to(hostent& host, char* p) const {
+    std::copy(buffer.begin(), buffer.end(), p);
+    const auto moved = [&](char* at) { return p + (at - buffer.data()); };
+    const auto moved_list = [&](char** list) {
+      auto** const made =
+          reinterpret_cast<char**>(moved(reinterpret_cast<char*>(list)));
+      for (char** name = made; *name != nullptr; ++name) *name = moved(*name);
+      return made;
+    };
+    host = found;
+    host.h_name = moved(found.h_name);
+    host.h_aliases = moved_list(found.h_aliases);
+    host.h_addr_list = moved_list(found.h_addr_list);
+  }
+
+  std::vector<char> buffer;
+  hostent found{};
+  bool any = false;
+  int result = 0, host_error = 0, error = 0;
+};
+
+// find(host, p, n, found, error) asks libc, on a helper thread.
+template <class Find>
+int find_host(const std::string& key, hostent* host, char* p, std::size_t n,
+              hostent** found, int* host_error, Find find) {
+  *found = nullptr;
+  return hook::ask<host_answer>(
+      key + ' ' + std::to_string(n),
+      [n, find](host_answer& a) {
+        a.buffer.resize(n);
+        hostent* one = nullptr;
+        a.result = find(&a.found, a.buffer.data(), n, &one, &a.host_error);
+        a.any = one != nullptr;
+      },
+      [&](const host_answer& a) {
+        *host_error = a.host_error;
+        if (a.any) a.move_to(*(*found = host), p);
+        if (!a.any) errno = a.error;
+        return a.result;
+      },
+      [&](int error) {
+        *host_error = NETDB_INTERNAL;
+        return errno = error;
+      });
+}
+
+inline int gethostbyname2_r(const char* name, int family, hostent* host,
+                            char* p, std::size_t n, hostent** found,
+                            int* error) {
+  if (here() == nullptr || is_numeric(name))
+    return original::gethostbyname2_r(name, family, host, p, n, found, error);
+  const std::string own = name;
+  return find_host("gethostbyname2 " + std::to_string(family) + own, host, p, n,
+                   found, error, [own, family](auto... rest) {
+                     return ::gethostbyname2_r(own.c_str(), family, rest...);
+                   });
+}
+
+inline int gethostbyname_r(const char* name, hostent* host, char* p,
+                           std::size_t n, hostent** found, int* error) {
+  return hook::gethostbyname2_r(name, AF_INET, host, p, n, found, error);
+}
+
+inline int gethostbyaddr_r(const void* address, socklen_t size, int family,
+                           hostent* host, char* p, std::size_t n,
+                           hostent** found, int* error) {
+  if (here() == nullptr || address == nullptr)
+    return original::gethostbyaddr_r(address, size, family, host, p, n, found,
+                                     error);
+  const std::string of(static_cast<const char*>(address), size);
+  return find_host("gethostbyaddr " + std::to_string(family) + ' ' + of, host,
+                   p, n, found, error, [of, family](auto... rest) {
+                     return ::gethostbyaddr_r(of.data(),
+                                              static_cast<socklen_t>(of.size()),
+                                              family, rest...);
+                   });
+}
+
+// Those without _r give out memory of their own: here each task's.
+struct host_of_task {
+  hostent host{};
+  std::vector<char> buffer;
+};
+inline task_local<host_of_task> found_host;
+
+template <class Find>
+hostent* find_host_of_task(Find find) {
+  try {
+    host_of_task& mine = *found_host;
+    if (mine.buffer.empty()) mine.buffer.resize(1024);
+    for (;;) {
+      hostent* found = nullptr;
+      const int result = find(&mine.host, mine.buffer.data(),
+                              mine.buffer.size(), &found, &h_errno);
+      if (result != ERANGE) return found;
+      mine.buffer.resize(mine.buffer.size() * 2);
+    }
+  } catch (const std::bad_alloc&) {
+    h_errno = NETDB_INTERNAL;
+    errno = ENOMEM;
+    return nullptr;
+  }
+}
+
+inline hostent* gethostbyname2(const char* name, int family) {
+  if (here() == nullptr) return original::gethostbyname2(name, family);
+  return find_host_of_task([&](auto... rest) {
+    return hook::gethostbyname2_r(name, family, rest...);
+  });
+}
+inline hostent* gethostbyname(const char* name) {
+  if (here() == nullptr) return original::gethostbyname(name);
+  return hook::gethostbyname2(name, AF_INET);
+}
+inline hostent* gethostbyaddr(const void* address, socklen_t size, int family) {
+  if (here() == nullptr) return original::gethostbyaddr(address, size, family);
+  return find_host_of_task([&](auto... rest) {
+    return hook::gethostbyaddr_r(address, size, family, rest...);
+  });
+}
+
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+#endif
+
+// =============================================================================
+// bao/patch.hpp - unmodified blocking libraries become cooperative
+//
+//     #include "bao.hpp"
+//     BAO_PATCH_ALL();
+//
+// In one source file of a program, these lines define functions with the names
+// of libc's blocking calls. The dynamic linker binds a name to the first
+// definition in line, and the program comes before all libraries: so libcurl's
+// poll(), libpq's recv(), std::ifstream's read() are from then on those of
+// hook.hpp, and fifty of each run at a time on one thread.
+//
+//     curl_easy_perform() --> poll() --> hook::poll() --> other tasks run
+//                                             |
+//                                             '--> libc's, where none could
+//
+// libc's own calls to itself are not seen: a FILE* blocks as ever, but for one
+// that fdopen() of this chapter has made. Nor are those of programs that are
+// linked statically, or of plugins loaded by RTLD_DEEPBIND: patch_status()
+// tells what is live.
+//
+// It costs about 2 ns a call where there is nothing to wait with.
+
+#if defined(__GLIBC__)
+#include <dlfcn.h>
+#include <stdio.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// While one lives, the task that made it calls libc's own functions, which
+// block the thread. On a thread that runs no tasks it changes nothing. Neither
+// to make nor to destroy one suspends.
+class patch_off {
+ public:
+  [[nodiscard]] patch_off() {
+    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
+    task_ = &current_thread->tasks->running();
+    ++task_->unpatched;
+  }
+  patch_off(const patch_off&) = delete;
+  ~patch_off() {
+    if (task_ != nullptr) --task_->unpatched;
+  }
+
+ private:
+  task_block* task_ = nullptr;
+};
+
+// The names that BAO_PATCH_ALL() has defined; none, where there is none.
+struct patched_names {
+  const char* const* first = nullptr;
+  std::size_t count = 0;
+};
+inline patched_names patched;
+
+struct patched_call {
+  std::string name;
+  bool live;  // whoever calls it by this name gets ours
+};
+
+// Never suspends. Looks up each name as the dynamic linker does for a library
+// of this program, and says whether it finds what BAO_PATCH_ALL() has defined;
+// prints a table of that to `to` unless it is null. Empty if BAO_PATCH_ALL() is
+// in no file of the program.
+inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
+  std::vector<patched_call> all;
+  long live = 0;
+  // The address of ours would be found by its name as well. So what is compared
+  // is in which object they are.
+  const auto object_of = [](const void* p) {
+    Dl_info where{};
+    return p != nullptr && ::dladdr(p, &where) != 0 ? where.dli_fbase : nullptr;
+  };
+  const void* const ours = object_of(patched.first);
+  for (std::size_t i = 0; i < patched.count; ++i) {
+    const char* const name = patched.first[i];
+    all.push_back({name, object_of(::dlsym(RTLD_DEFAULT, name)) == ours});
+    live += all.back().live;
+  }
+  if (to == nullptr) return all;
+  std::fprintf(to, "bao: %ld of %zu calls are patched\n", live, all.size());
+  for (const patched_call& one : all)
+    std::fprintf(
+        to, "  %-20s %s\n", one.name.c_str(),
+        one.live ? "live" : "not live: the linker finds another first");
+  return all;
+}
+
+// A line to stderr, once, if there is a patch and nothing of it is live: else
+// programs that it does not reach would just be slow.
+inline void tell_if_dead() {
+  bool any = false;
+  for (const patched_call& one : patch_status(nullptr)) any = any || one.live;
+  if (!any)
+    std::fputs(
+        "bao: BAO_PATCH_ALL() has no effect: the linker finds other "
+        "definitions first (a plugin? loaded with RTLD_DEEPBIND?)\n",
+        stderr);
+}
+
+// Finds libc's own functions; called before any of ours does anything. What it
+// calls may call ours in its turn, an allocator's read(), say: that fails.
+inline bool originals_found = false;
+[[gnu::cold, gnu::noinline]] inline bool find_originals() {
+  static bool searching = false;
+  if (std::exchange(searching, true)) {
+    errno = ENOSYS;
+    return false;
+  }
+  const auto find = [](auto& call, const char* name) {
+    // ASan's checks come before libc, and have this name wherever they are.
+    const std::string interceptor = std::string("__interceptor_") + name;
+    void* next = ::dlsym(RTLD_DEFAULT, interceptor.c_str());
+    if (next == nullptr) next = ::dlsym(RTLD_NEXT, name);
+    if (next == nullptr) {
+      std::fprintf(stderr,
+                   "BAO_PATCH_ALL: there is no %s but ours: a program that is "
+                   "linked statically cannot be patched\n",
+                   name);
+      std::_Exit(1);
+    }
+    std::memcpy(&call.now, &next, sizeof next);
+  };
+#define BAO_FIND(result, name, parameters, arguments) \
+  find(hook::original::name, #name);
+  BAO_LIBC(BAO_FIND)
+#undef BAO_FIND
+  return originals_found = true;
+}
+
+// What a call returns that fails.
+template <class Result>
+Result failed() {
+  if constexpr (std::is_pointer_v<Result>)
+    return nullptr;
+  else
+    return static_cast<Result>(-1);
+}
+
+inline void begin_patch(const char* const* names, std::size_t n) {
+  if (!originals_found) find_originals();
+  patched = {names, n};
+  before_first_task = tell_if_dead;
+}
+
+// A FILE* for a descriptor, as libc's fdopen() makes it, but that lets other
+// tasks run where a read or a write has to wait. It owns the descriptor, and
+// fileno() does not know it. For one task at a time: stdio's locks are for
+// threads. Returns null, and sets errno, as fdopen() does.
+inline std::FILE* fdopen(int fd, const char* mode) {
+  const int flags = hook::original::fcntl(fd, F_GETFL, nullptr);
+  if (flags == -1) return nullptr;
+  const int access = flags & O_ACCMODE;
+  const bool both = std::strchr(mode, '+') != nullptr;
+  if ((access == O_WRONLY && (both || *mode == 'r')) ||
+      (access == O_RDONLY && (both || *mode != 'r'))) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  const auto number = [](void* cookie) {
+    return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
+  };
+  static_cast<void>(number);
+  cookie_io_functions_t calls{};
+  calls.read = [](void* cookie, char* p, std::size_t n) {
+    return hook::read(static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)),
+                      p, n);
+  };
+  calls.write = [](void* cookie, const char* p, std::size_t n) -> ssize_t {
+    const ssize_t put = hook::write(
+        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), p, n);
+    return put == -1 ? 0 : put;
+  };
+  calls.seek = [](void* cookie, off64_t* at, int from) {
+    const off_t now = ::lseek(
+        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), *at, from);
+    if (now == -1) return -1;
+    *at = now;
+    return 0;
+  };
+  calls.close = [](void* cookie) {
+    return hook::close(
+        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)));
+  };
+  return ::fopencookie(reinterpret_cast<void*>(std::intptr_t{fd}), mode, calls);
+}
+
+namespace hook {
+
+// --- fortified names ---------------------------------------------------------
+//
+// What a compiler calls instead under _FORTIFY_SOURCE, where it knows how much
+// room there is.
+
+extern "C" [[noreturn]] void __chk_fail();
+
+inline void check_room(std::size_t n, std::size_t room) {
+  if (n > room) __chk_fail();
+}
+inline ssize_t read_chk(int fd, void* p, std::size_t n, std::size_t room) {
+  check_room(n, room);
+  return hook::read(fd, p, n);
+}
+inline ssize_t pread_chk(int fd, void* p, std::size_t n, off_t at,
+                         std::size_t room) {
+  check_room(n, room);
+  return hook::pread(fd, p, n, at);
+}
+inline ssize_t recv_chk(int fd, void* p, std::size_t n, std::size_t room,
+                        int flags) {
+  check_room(n, room);
+  return hook::recv(fd, p, n, flags);
+}
+inline ssize_t recvfrom_chk(int fd, void* p, std::size_t n, std::size_t room,
+                            int flags, sockaddr* from, socklen_t* size) {
+  check_room(n, room);
+  return hook::recvfrom(fd, p, n, flags, from, size);
+}
+inline int poll_chk(pollfd* fds, nfds_t n, int ms, std::size_t room) {
+  check_room(n, room / sizeof *fds);
+  return hook::poll(fds, n, ms);
+}
+inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
+                     const sigset_t* mask, std::size_t room) {
+  check_room(n, room / sizeof *fds);
+  return hook::ppoll(fds, n, limit, mask);
+}
+
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// In one file of a program, at namespace scope: defines libc's names, visible
+// to all, bound by the names the linker knows, as a header may have made macros
+// or inline functions of them. Weak, for the sake of static libraries, where a
+// sanitizer is not one of them; the last name makes a second use an error.
+#define BAO_PATCH_ALL()                                                     \
+  BAO_LIBC(BAO_PATCH_CALL)                                                  \
+  BAO_LIBC_ALIASES(BAO_PATCH_CALL_AS)                                       \
+  namespace {                                                               \
+  const char* const bao_patched_names[] = {                                 \
+      BAO_LIBC(BAO_PATCH_NAME) BAO_LIBC_ALIASES(BAO_PATCH_NAME_AS)};        \
+  [[gnu::constructor(101)]] void bao_patch() {                              \
+    bao::begin_patch(bao_patched_names,                                     \
+                     sizeof bao_patched_names / sizeof *bao_patched_names); \
+  }                                                                         \
+  }                                                                         \
+  extern "C" __attribute__((visibility("default")))                         \
+  const char BAO_PATCH_ALL_is_in_two_files[] {                              \
+    "only one of them may define it"                                        \
+  }
+
+#if defined(BAO_ASAN) || defined(BAO_TSAN)
+#define BAO_PATCH_LINKAGE visibility("default"), used
+#else
+#define BAO_PATCH_LINKAGE visibility("default"), used, weak
+#endif
+#define BAO_PATCH_CALL(result, name, parameters, arguments) \
+  BAO_PATCH_CALL_AS(name, result, name, parameters, arguments)
+#define BAO_PATCH_CALL_AS(symbol, result, name, parameters, arguments) \
+  extern "C" __attribute__((BAO_PATCH_LINKAGE))                        \
+  result bao_patched_##symbol parameters __asm__(#symbol);             \
+  extern "C" result bao_patched_##symbol parameters {                  \
+    return bao::originals_found || bao::find_originals()               \
+               ? bao::hook::name arguments                             \
+               : bao::failed<result>();                                \
+  }
+#define BAO_PATCH_NAME(result, name, parameters, arguments) #name,
+#define BAO_PATCH_NAME_AS(symbol, result, name, parameters, arguments) #symbol,
+
+// Under other names: for large files, and with checks.
+// clang-format off
+#define BAO_LIBC_ALIASES(CALL)                                                 \
+  CALL(__read_chk, ssize_t, read_chk,                                          \
+       (int fd, void* p, size_t n, size_t room), (fd, p, n, room))             \
+  CALL(__pread_chk, ssize_t, pread_chk,                                        \
+       (int fd, void* p, size_t n, off_t at, size_t room),                     \
+       (fd, p, n, at, room))                                                   \
+  CALL(__recv_chk, ssize_t, recv_chk,                                          \
+       (int fd, void* p, size_t n, size_t room, int flags),                    \
+       (fd, p, n, room, flags))                                                \
+  CALL(__recvfrom_chk, ssize_t, recvfrom_chk,                                  \
+       (int fd, void* p, size_t n, size_t room, int flags, sockaddr* from,     \
+        socklen_t* size),                                                      \
+       (fd, p, n, room, flags, from, size))                                    \
+  CALL(__poll_chk, int, poll_chk,                                              \
+       (pollfd* fds, nfds_t n, int ms, size_t room), (fds, n, ms, room))       \
+  CALL(__ppoll_chk, int, ppoll_chk,                                            \
+       (pollfd* fds, nfds_t n, const timespec* limit, const sigset_t* mask,    \
+        size_t room),                                                          \
+       (fds, n, limit, mask, room))                                            \
+  BAO_LIBC_LARGE_FILES(CALL)
+
+#if defined(__LP64__)
+#define BAO_LIBC_LARGE_FILES(CALL)                                             \
+  CALL(fcntl64, int, fcntl, (int fd, int command, void* argument),             \
+       (fd, command, argument))                                                \
+  CALL(pread64, ssize_t, pread, (int fd, void* p, size_t n, off_t at),         \
+       (fd, p, n, at))                                                         \
+  CALL(__pread64_chk, ssize_t, pread_chk,                                      \
+       (int fd, void* p, size_t n, off_t at, size_t room),                     \
+       (fd, p, n, at, room))                                                   \
+  CALL(pwrite64, ssize_t, pwrite,                                              \
+       (int fd, const void* p, size_t n, off_t at), (fd, p, n, at))            \
+  CALL(preadv64, ssize_t, preadv,                                              \
+       (int fd, const iovec* parts, int n, off_t at), (fd, parts, n, at))      \
+  CALL(pwritev64, ssize_t, pwritev,                                            \
+       (int fd, const iovec* parts, int n, off_t at), (fd, parts, n, at))      \
+  CALL(preadv64v2, ssize_t, preadv2,                                           \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(pwritev64v2, ssize_t, pwritev2,                                         \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(sendfile64, ssize_t, sendfile, (int to, int from, off_t* at, size_t n), \
+       (to, from, at, n))
+#else
+#define BAO_LIBC_LARGE_FILES(CALL)
+#endif
+// clang-format on
+#else
+#define BAO_PATCH_ALL() \
+  static_assert(false, "BAO_PATCH_ALL: this is for the GNU C library")
+#endif
+
+// =============================================================================
 // bao/debug.hpp - ask who waits, and where
 //
 // The program can ask itself: report() writes a line for every task, with how
@@ -10472,7 +12521,7 @@ inline bool watchdog::between_flows(const void* where) {
 }  // namespace BAO_ABI
 }  // namespace bao
 
-// Nothing private survives.
+// Nothing private survives, but for what BAO_PATCH_ALL() is made of.
 #undef BAO_ABI
 #undef BAO_ABI_POLLER
 #undef BAO_ABI_SWITCH

@@ -57,6 +57,14 @@ inline readiness poll_now(int fd, readiness want) {
   return got & want;
 }
 
+// Tells those who wait for a descriptor that it is closed, and the poller that
+// it goes.
+inline void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
+  w.closed = true;
+  s.wake_all(w);
+  s.poller().forget(fd);
+}
+
 // A task's place in the line for one direction of a descriptor, from when it
 // has to wait until it is through. Whoever leaves wakes the next one.
 class place_in_line {
@@ -113,8 +121,9 @@ class place_in_line {
     if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
     return true;
   }
+  bool closed() const { return watch_.closed; }
   void expect_open(const char* what) const {
-    if (watch_.closed)
+    if (closed())
       throw std::system_error(EBADF, std::generic_category(),
                               std::string(what) + ' ' + std::to_string(fd_) +
                                   ": it was closed meanwhile");
@@ -270,13 +279,6 @@ class descriptor {
       throw wrong_thread("descriptor " + std::to_string(fd_) +
                          ": another thread has waited for it");
     }
-  }
-
-  // Tells those who wait that it is closed, and the poller that it goes.
-  static void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
-    w.closed = true;
-    s.wake_all(w);
-    s.poller().forget(fd);
   }
 
   void stop_watching(int fd) noexcept {

@@ -22,11 +22,13 @@
 #include <poll.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -84,6 +86,13 @@ class scheduler {
   // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
   bool park(deadline until, wait_reason why);
 
+  // The same for a caller in C, through whom nothing may be thrown. Returns 0
+  // when somebody wakes us, ETIME when `until` passes, and when we are
+  // interrupted ECANCELED (a kill, an error) or ETIMEDOUT (a limit): what it is
+  // will be thrown by the first park() outside. Until then this one yields, and
+  // does not park.
+  int park_in_c(deadline until, wait_reason why);
+
   // Makes a parked task ready. False when it is not parked (any more).
   bool wake(task_block& t);
 
@@ -103,6 +112,16 @@ class scheduler {
     if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
       throw_interruption(me);
   }
+
+  // Whether the running task is interrupted: 0, or what park_in_c() returns.
+  int interrupted_in_c() {
+    task_block& me = *running_;
+    const bool maybe =
+        me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0;
+    return maybe ? error_number(due(me)) : 0;
+  }
+  // Suspends until every other ready task has run. Throws nothing.
+  void yield_in_c() { let_others_run(); }
 
   // A new task is ready, now or at a time.
   void add(task_block& t, deadline start);
@@ -149,6 +168,7 @@ class scheduler {
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
+  std::size_t watches() const { return watches_.size(); }  // up to which number
   // Wakes those who wait for it: the first in line for each direction, or all.
   void wake_first(descriptor_watch& w, readiness directions);
   void wake_all(descriptor_watch& w);
@@ -186,10 +206,12 @@ class scheduler {
   // Takes in what other threads have left; `last` when we end.
   void (*take_mail)(scheduler&, bool last) = nullptr;
   struct mailbox* mail = nullptr;
+  std::vector<std::weak_ptr<class question>> questions;  // in flight
 
  private:
   friend class spawned_task;
 
+  void stand_still(deadline until, wait_reason why);
   void let_others_run();
   task_block* pick();
   fiber* enter(task_block& next);
@@ -208,6 +230,10 @@ class scheduler {
     scope* which = nullptr;
   };
   interruption due(task_block& t);
+  static int error_number(interruption i) {
+    if (i.what == interruption::none) return 0;
+    return i.what == interruption::a_limit ? ETIMEDOUT : ECANCELED;
+  }
   bool handles_kill(task_block& t, fiber* leaf);
   void interrupt(task_block& t);
   void throw_interruption(task_block& t);
@@ -270,9 +296,13 @@ class scheduler {
 // destroyed after all tasks may ask.
 inline thread_local bool tasks_have_ended = false;
 
+// Called once, before there is a task: patch.hpp has something to say.
+inline void (*before_first_task)() = nullptr;
+
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
+  if (auto* const tell = std::exchange(before_first_task, nullptr)) tell();
   static thread_local scheduler made(this_thread_state());
   return made;
 }
@@ -352,11 +382,10 @@ inline std::string scheduler::report() noexcept {
   return text;
 }
 
-inline bool scheduler::park(deadline until, wait_reason why) {
+// Returns when the running task is made ready and has its turn.
+[[gnu::always_inline]] inline void scheduler::stand_still(deadline until,
+                                                          wait_reason why) {
   task_block& me = *running_;
-  if (me.stage != task_state::running) return refuse_to_wait(until);
-  meet_interruption();
-  if (until.passed()) return false;
   if (!until.is_never()) timers_.arm(me, until.at());
   me.stage = task_state::parked;
   me.why_woken = task_block::cause::none;
@@ -364,11 +393,40 @@ inline bool scheduler::park(deadline until, wait_reason why) {
   me.waits_since = now_;
   task_block* const next = pick();
   if (next != &me) switch_to(*next);
+}
+
+inline bool scheduler::park(deadline until, wait_reason why) {
+  task_block& me = *running_;
+  if (me.stage != task_state::running) return refuse_to_wait(until);
+  meet_interruption();
+  if (until.passed()) return false;
+  stand_still(until, why);
   if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
   if (me.why_woken == task_block::cause::late) return false;
   if (me.why_woken == task_block::cause::interrupted) meet_interruption();
   return true;
+}
+
+inline int scheduler::park_in_c(deadline until, wait_reason why) {
+  task_block& me = *running_;
+  if (const int error = interrupted_in_c()) {
+    let_others_run();
+    return error;
+  }
+  if (until.passed()) return ETIME;
+  stand_still(until, why);
+  if (deadlocked_ && &me == &main_) {
+    try {
+      declare_deadlock();
+    } catch (const deadlock&) {
+      me.thrown_in = std::current_exception();
+    }
+  }
+  me.stage = task_state::running;
+  if (me.why_woken == task_block::cause::late) return ETIME;
+  if (me.why_woken == task_block::cause::interrupted) return interrupted_in_c();
+  return 0;
 }
 
 inline bool scheduler::wake(task_block& t) {
@@ -627,18 +685,25 @@ inline void scheduler::throw_in(task_block& t, std::exception_ptr error) {
 }
 
 inline void scheduler::limit_passed(scope& limit) {
-  ++due_limits_;
   // The task that is held up in it, if any: a generator that nobody has resumed
   // is on nobody's path.
   fiber* f = limit.flow_;
-  for (;;) {
-    if (f->lends && f->leaf != nullptr) return;
+  task_block* held_up = nullptr;
+  while (!(f->lends && f->leaf != nullptr)) {
     fiber* const next = f->lends || f->killer == nullptr ? f->link : f->killer;
-    if (next == nullptr) break;
+    if (next == nullptr) {
+      held_up = static_cast<task_block*>(f->owner);
+      break;
+    }
     f = next;
   }
-  auto* const t = static_cast<task_block*>(f->owner);
-  if (t != nullptr) interrupt(*t);
+  // It was dropped where it stood, by start_over(): nobody will take it back.
+  if (held_up != nullptr && held_up->stage == task_state::done) {
+    limit.passed_ = false;
+    return;
+  }
+  ++due_limits_;
+  if (held_up != nullptr) interrupt(*held_up);
 }
 
 [[gnu::noinline]] inline void scheduler::throw_interruption(task_block& t) {
@@ -813,6 +878,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = idle_waits = jobs = 0;
+  questions.clear();
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;

@@ -29,6 +29,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -39,6 +40,7 @@
 #include <vector>
 
 #include "bao/channel.hpp"
+#include "bao/look_up.hpp"
 #include "bao/stream.hpp"
 
 namespace bao {
@@ -211,44 +213,32 @@ inline std::vector<address> resolve(const std::string& host,
   } else if (service.find_first_not_of("0123456789-+ ") == std::string::npos) {
     throw std::invalid_argument("resolve: \"" + service + "\" is no port");
   }
-  // Owns all it works on: a waiter that is killed or late leaves it alone.
-  struct look_up final : offloaded {
-    std::string host, service;
-    addrinfo* found = nullptr;
+  struct answer {
     int failed = 0;
-    void work() noexcept override {
-      addrinfo hints{};
-      hints.ai_socktype = SOCK_STREAM;
-      failed = ::getaddrinfo(host.c_str(), service.c_str(), &hints, &found);
-    }
-    void abandon() noexcept override { delete this; }
-    ~look_up() {
-      if (found != nullptr) ::freeaddrinfo(found);
-    }
+    std::vector<address> all;
   };
-  struct look_up_of_ours {
-    look_up* const job = new look_up;
-    ~look_up_of_ours() {
-      if (job->waits == nullptr || job->done)
-        delete job;
-      else
-        job->waits = nullptr;
-    }
-  } ours;
-  look_up* const job = ours.job;
-  job->host = host;
-  job->service = service;
-  job->submit();
+  const auto asked =
+      question::ask("resolve " + host + '\0' + service, [host, service] {
+        auto found = std::make_shared<answer>();
+        addrinfo hints{};
+        hints.ai_socktype = SOCK_STREAM;
+        addrinfo* list = nullptr;
+        found->failed =
+            ::getaddrinfo(host.c_str(), service.c_str(), &hints, &list);
+        if (found->failed != 0) return found;
+        const std::unique_ptr<addrinfo, void (*)(addrinfo*)> ours(
+            list, ::freeaddrinfo);
+        for (addrinfo* a = list; a != nullptr; a = a->ai_next)
+          found->all.emplace_back(a->ai_addr, a->ai_addrlen);
+        return found;
+      });
   const std::string what = "resolve: " + host + ':' + service;
-  while (!job->done)
-    if (!this_scheduler().park(until, {"resolving a name"}))
-      throw std::system_error(std::make_error_code(std::errc::timed_out), what);
-  if (job->failed != 0)
-    throw std::runtime_error(what + ": " + ::gai_strerror(job->failed));
-  std::vector<address> all;
-  for (addrinfo* a = job->found; a != nullptr; a = a->ai_next)
-    all.emplace_back(a->ai_addr, a->ai_addrlen);
-  return all;
+  if (!asked->wait(until))
+    throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  const auto& found = asked->get<answer>();
+  if (found.failed != 0)
+    throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
+  return found.all;
 }
 
 // A new socket, non-blocking and close-on-exec.

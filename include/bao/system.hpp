@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "bao/config.hpp"
+#include "bao/libc.hpp"
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -51,33 +51,33 @@ class system_calls {
   }
 
   virtual ssize_t read(int fd, void* p, std::size_t n) {
-    return ::read(fd, p, n);
+    return hook::original::read(fd, p, n);
   }
   virtual ssize_t write(int fd, const void* p, std::size_t n) {
-    return ::write(fd, p, n);
+    return hook::original::write(fd, p, n);
   }
   virtual ssize_t recv(int fd, void* p, std::size_t n, int flags) {
-    return ::recv(fd, p, n, flags);
+    return hook::original::recv(fd, p, n, flags);
   }
   virtual ssize_t send(int fd, const void* p, std::size_t n, int flags) {
-    return ::send(fd, p, n, flags);
+    return hook::original::send(fd, p, n, flags);
   }
   virtual ssize_t recvmsg(int fd, msghdr* message, int flags) {
-    return ::recvmsg(fd, message, flags);
+    return hook::original::recvmsg(fd, message, flags);
   }
   virtual ssize_t sendmsg(int fd, const msghdr* message, int flags) {
-    return ::sendmsg(fd, message, flags);
+    return hook::original::sendmsg(fd, message, flags);
   }
   virtual int accept(int fd, sockaddr* from, socklen_t* n, int flags) {
 #if defined(__linux__)
-    return ::accept4(fd, from, n, flags);
+    return hook::original::accept4(fd, from, n, flags);
 #else
     static_cast<void>(flags);
-    return ::accept(fd, from, n);
+    return hook::original::accept(fd, from, n);
 #endif
   }
   virtual int connect(int fd, const sockaddr* to, socklen_t n) {
-    return ::connect(fd, to, n);
+    return hook::original::connect(fd, to, n);
   }
 
  protected:

@@ -132,6 +132,7 @@ class task_block : public fiber, public list_node<task_block>, public alarm {
   bool ended_by_kill = false;
   bool asked = false;       // somebody wanted to know of the error
   bool background = false;  // join_all() does not wait for it
+  int unpatched = 0;        // how many patch_off it is in
   list<completion> watchers;
   local_value* locals = nullptr;
 

@@ -32,6 +32,24 @@ inline double cpu_ns() {
   return static_cast<double>(seconds) * 1e9 + static_cast<double>(micros) * 1e3;
 }
 
+// Memory that it has occupied at the most.
+inline double peak_bytes() {
+  rusage use{};
+  getrusage(RUSAGE_SELF, &use);
+  return static_cast<double>(use.ru_maxrss) * 1024;
+}
+
+// Addresses that it has had mapped at the most; 0 where there is no /proc.
+inline double address_space() {
+  std::FILE* file = std::fopen("/proc/self/status", "r");
+  if (!file) return 0;
+  long kib = 0;
+  for (char line[200]; std::fgets(line, sizeof line, file) != nullptr;)
+    if (std::sscanf(line, "VmPeak: %ld", &kib) == 1) break;
+  std::fclose(file);
+  return static_cast<double>(kib) * 1024;
+}
+
 // Memory that the process really occupies; 0 where there is no /proc.
 inline double resident_bytes() {
   std::FILE* file = std::fopen("/proc/self/statm", "r");

@@ -82,6 +82,10 @@ PROGRAMS = {
         "boost_bench timer 100000",
         "go_bench timer 100000",
     ],
+    "patched": [
+        "patched_bench fetch 200",
+        "patched_bench threads 200",
+    ],
 }
 
 # (what is said, numerator, denominator, the most it may be, or None).
@@ -136,6 +140,14 @@ RATIOS = {
     ] + [
         ("mutex handed over, bao / boost.fiber", "bao mutex",
          "boost.fiber mutex", 0.5),
+    ],
+    "patched": [
+        ("memory asked for by 200 libcurl fetches, tasks / threads",
+         "bao fetch_space", "threads fetch_space", 0.25),
+        ("memory occupied by them, libcurl's own in both, tasks / threads",
+         "bao fetch_memory", "threads fetch_memory", None),
+        ("time of 200 libcurl fetches, tasks / threads",
+         "bao fetch", "threads fetch", None),
     ],
 }
 

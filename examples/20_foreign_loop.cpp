@@ -1,4 +1,4 @@
-// 18_foreign_loop.cpp - tasks inside of an event loop that somebody else wrote
+// 20_foreign_loop.cpp - tasks inside of an event loop that somebody else wrote
 //
 // A program may have its own loop already: of a window system, of a database,
 // or twenty lines around poll(). It asks what the tasks wait for, waits for

@@ -1,0 +1,703 @@
+// bao/hook.hpp - libc's blocking calls, for tasks
+//
+// Functions with the names, the arguments and the errno of libc's, that let
+// other tasks run where libc's would block the thread. A program may call them
+// by name; patch.hpp makes every library call them.
+//
+// What a descriptor is like, the kernel knows best: whether it blocks, how long
+// a socket's SO_RCVTIMEO is. Whoever remembers that by number is wrong after
+// the next dup(), fork() or fcntl() elsewhere. So nothing is remembered, and
+// the flags of a descriptor stay what they are. Each call is made so that it
+// cannot block; only when it would have is the kernel asked:
+//
+//     recv(MSG_DONTWAIT) --> data? --yes--> return it
+//          ^                   no
+//          |      O_NONBLOCK? --yes--> EAGAIN, as its owner wants
+//          |                   no
+//          '--- park until readable, or until SO_RCVTIMEO has passed
+//
+// A file that no poller can watch blocks, as ever. Where no task could run
+// meanwhile, on threads without any, in handlers of ended tasks, under
+// patch_off, each function is libc's own, some ns later.
+//
+// The caller may be C, through which nothing can be thrown. So a kill makes a
+// call fail with ECANCELED, and a limit that has passed with ETIMEDOUT; what it
+// is will be thrown where the task waits by bao next. A signal whose handler
+// has run does not end a call, as if all had SA_RESTART.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/libc.hpp"
+
+#if defined(__GLIBC__)
+#include <limits.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <new>
+#include <optional>
+#include <system_error>
+#include <vector>
+
+#include "bao/io.hpp"
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+namespace hook {
+
+// --- what they share ---------------------------------------------------------
+
+// Whom to wait with; null when the call is to be libc's own.
+inline scheduler* here() {
+  const thread_state* const t = current_thread;
+  if (t == nullptr || t->tasks == nullptr) return nullptr;
+  const task_block& me = t->tasks->running();
+  return me.stage == task_state::running && me.unpatched == 0 ? t->tasks
+                                                              : nullptr;
+}
+
+inline int fail(int error) {
+  errno = error;
+  return -1;
+}
+
+// What call() returns; its exceptions as errno. Nothing that interrupts a task
+// is among them: that is never thrown here.
+template <class Call>
+auto for_c(Call call) -> decltype(call()) try {
+  return call();
+} catch (const std::system_error& e) {
+  return fail(e.code().value());
+} catch (const std::bad_alloc&) {
+  return fail(ENOMEM);
+}
+
+inline bool is_non_blocking(int fd) {
+  const int flags = original::fcntl(fd, F_GETFL, nullptr);
+  return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
+// Calls call() while the descriptor does not block. Others who use the same
+// open file see that too: so only what has no flag of its own comes here.
+template <class Call>
+auto without_blocking(int fd, Call call) -> decltype(call()) {
+  const int flags = original::fcntl(fd, F_GETFL, nullptr);
+  if (flags == -1 || (flags & O_NONBLOCK) != 0) return call();
+  const auto set = [&](long to) {
+    original::fcntl(fd, F_SETFL, reinterpret_cast<void*>(to));
+  };
+  set(flags | O_NONBLOCK);
+  const auto result = call();
+  const int error = errno;
+  set(flags);
+  errno = error;
+  return result;
+}
+
+// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
+// that has begun at `begin`.
+inline deadline limit_of(int fd, readiness direction,
+                         bao::clock::time_point begin = now()) {
+  timeval t{};
+  socklen_t size = sizeof t;
+  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
+  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
+      (t.tv_sec == 0 && t.tv_usec == 0))
+    return never;
+  return begin + std::chrono::seconds(t.tv_sec) +
+         std::chrono::microseconds(t.tv_usec);
+}
+
+inline deadline in_milliseconds(int ms) {
+  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+}
+inline deadline in_time(const timespec* t) {
+  if (t == nullptr) return never;
+  return std::chrono::seconds(t->tv_sec) + std::chrono::nanoseconds(t->tv_nsec);
+}
+inline bool is_time(const timespec& t) {
+  return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
+}
+
+// Parks for a while, or until `until`: for what the kernel gives no word of.
+inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
+  if (until.passed()) return ETIME;
+  const int error =
+      s.park_in_c(std::min(until, deadline(pauses.next())), {"pausing"});
+  return error == ETIME ? 0 : error;
+}
+
+// One call of C's about one descriptor, however many system calls it takes.
+class call {
+ public:
+  call(scheduler& s, int fd, readiness want)
+      : scheduler_(s), fd_(fd), want_(want) {}
+  call(const call&) = delete;
+
+  // Whoever has been interrupted, and calls on and on, must not keep the
+  // thread; nor whoever never has to wait.
+  bool may_begin() {
+    const int error = scheduler_.interrupted_in_c();
+    if (error != 0 || scheduler_.time_to_yield()) scheduler_.yield_in_c();
+    errno = error != 0 ? error : errno_before_;
+    return error == 0;
+  }
+
+  // What attempt() returns when it does not fail with EAGAIN; parks in between.
+  // `block` is the call itself: for what cannot be waited for.
+  template <class Attempt, class Block>
+  ssize_t one(Attempt attempt, Block block) {
+    if (!may_begin()) return -1;
+    for (;;) {
+      const ssize_t result = attempt();
+      if (result != -1) {
+        errno = errno_before_;
+        return result;
+      }
+      if (errno != EAGAIN) return -1;
+      if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
+      switch (const int error = wait()) {
+        case 0:
+          break;
+        case EPERM:
+          return block();
+        case ETIME:
+          return fail(EAGAIN);
+        default:
+          return fail(error);
+      }
+    }
+  }
+
+  // The same until `n` bytes are through: piece(done) is the call for the rest.
+  // Less when that ends, or fails on the way.
+  template <class Attempt, class Block>
+  ssize_t all(std::size_t n, Attempt piece, Block block) {
+    std::size_t done = 0;
+    do {
+      const ssize_t more =
+          one([&] { return piece(done); }, [&] { return block(done); });
+      if (more <= 0) {
+        if (done == 0) return more;
+        errno = errno_before_;
+        break;
+      }
+      done += static_cast<std::size_t>(more);
+    } while (done < n);
+    return static_cast<ssize_t>(done);
+  }
+
+  // Parks until there may be news: 0; ETIME when late, EPERM for what is always
+  // ready, else why not. A socket's own limit is not less than a tick of the
+  // kernel's clock, and most replies come sooner: so it is asked for only then.
+  int wait() {
+    if (until_) return wait(*until_);
+    const auto begin = now();
+    const int error = wait(std::chrono::milliseconds(1));
+    if (error != ETIME) return error;
+    until_ = limit_of(fd_, want_, begin);
+    return 0;
+  }
+  int wait(deadline until) try {
+    std::optional<place_in_line> place;
+    get_in_line(place, fd_, want_);
+    if (!place->watch()) return EPERM;
+    const int error =
+        scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
+    return place->closed() ? EBADF : error;
+  } catch (const std::system_error& e) {
+    return e.code().value();
+  } catch (const std::bad_alloc&) {
+    return ENOMEM;
+  }
+
+  // Whether it is ready now; when not, and it blocks, parks until it is.
+  int until_ready() {
+    for (;;) {
+      pollfd p{fd_, static_cast<short>(want_ == readable ? POLLIN : POLLOUT),
+               0};
+      if (original::poll(&p, 1, 0) != 0 || is_non_blocking(fd_)) return 0;
+      const int error = wait(never);
+      if (error != 0) return error == EPERM ? 0 : error;
+    }
+  }
+
+ private:
+  scheduler& scheduler_;
+  const int fd_;
+  const readiness want_;
+  const int errno_before_ = errno;
+  std::optional<deadline> until_;  // once it is known
+};
+
+// --- parts of messages -------------------------------------------------------
+
+inline std::size_t bytes_of(const iovec* parts, std::size_t n) {
+  std::size_t all = 0;
+  for (std::size_t i = 0; i < n; ++i) all += parts[i].iov_len;
+  return all;
+}
+
+// What is left of them after so many bytes. Throws std::bad_alloc if it is more
+// than one part, and not all.
+class rest_of {
+ public:
+  rest_of(const iovec* parts, std::size_t n, std::size_t done)
+      : parts_(parts), n_(n) {
+    if (done == 0) return;
+    while (n_ > 0 && done >= parts_->iov_len) done -= (parts_++)->iov_len, --n_;
+    if (n_ == 0) return;
+    first_ = *parts_;
+    first_.iov_base = static_cast<char*>(first_.iov_base) + done;
+    first_.iov_len -= done;
+    if (n_ > 1) {
+      all_.assign(parts_, parts_ + n_);
+      all_[0] = first_;
+    }
+    parts_ = n_ > 1 ? all_.data() : &first_;
+  }
+  rest_of(const rest_of&) = delete;
+
+  const iovec* parts() const { return parts_; }
+  int count() const { return static_cast<int>(n_); }
+  msghdr message() const {
+    msghdr m{};
+    m.msg_iov = const_cast<iovec*>(parts_);
+    m.msg_iovlen = n_;
+    return m;
+  }
+
+ private:
+  const iovec* parts_;
+  std::size_t n_;
+  iovec first_{};
+  std::vector<iovec> all_;
+};
+
+// --- sockets -----------------------------------------------------------------
+
+// Neither of these two ever blocks, whatever else is said.
+constexpr int never_blocks = MSG_DONTWAIT | MSG_ERRQUEUE | MSG_OOB;
+
+inline bool is_stream_socket(int fd) {
+  int type = 0;
+  socklen_t size = sizeof type;
+  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
+         type == SOCK_STREAM;
+}
+
+inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  scheduler* const s = here();
+  if (s == nullptr || message == nullptr || (flags & never_blocks) != 0)
+    return original::recvmsg(fd, message, flags);
+  const auto block = [&] { return original::recvmsg(fd, message, flags); };
+  call receiving(*s, fd, readable);
+  const ssize_t got = receiving.one(
+      [&] { return original::recvmsg(fd, message, flags | MSG_DONTWAIT); },
+      block);
+  const auto n = static_cast<std::size_t>(got);
+  if (got <= 0 || (flags & MSG_WAITALL) == 0 ||
+      n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
+      !is_stream_socket(fd))
+    return got;
+  return for_c([&]() -> ssize_t {
+    // All of it, or what there is at the end: looked at from the beginning, or
+    // taken piece by piece.
+    const bool looks = (flags & MSG_PEEK) != 0;
+    const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
+    std::size_t done = n;
+    growing_pause pauses;
+    while (done < all) {
+      const rest_of rest(message->msg_iov, message->msg_iovlen,
+                         looks ? 0 : done);
+      msghdr more = rest.message();
+      const ssize_t got_more = receiving.one(
+          [&] { return original::recvmsg(fd, &more, flags | MSG_DONTWAIT); },
+          block);
+      if (got_more <= 0) break;
+      const auto m = static_cast<std::size_t>(got_more);
+      if (looks && m == done && pause(*s, pauses, limit_of(fd, readable)) != 0)
+        break;
+      done = looks ? m : done + m;
+    }
+    return static_cast<ssize_t>(done);
+  });
+}
+
+inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
+                        sockaddr* from, socklen_t* size) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & never_blocks) != 0)
+    return original::recvfrom(fd, p, n, flags, from, size);
+  if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
+    iovec part{p, n};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    return hook::recvmsg(fd, &message, flags);
+  }
+  return call(*s, fd, readable)
+      .one(
+          [&] {
+            return original::recvfrom(fd, p, n, flags | MSG_DONTWAIT, from,
+                                      size);
+          },
+          [&] { return original::recvfrom(fd, p, n, flags, from, size); });
+}
+
+inline ssize_t recv(int fd, void* p, std::size_t n, int flags) {
+  return hook::recvfrom(fd, p, n, flags, nullptr, nullptr);
+}
+
+inline ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+  scheduler* const s = here();
+  if (s == nullptr || message == nullptr || (flags & MSG_DONTWAIT) != 0)
+    return original::sendmsg(fd, message, flags);
+  const iovec* const parts = message->msg_iov;
+  const std::size_t n = message->msg_iovlen;
+  return for_c([&] {
+    return call(*s, fd, writable)
+        .all(
+            bytes_of(parts, n),
+            [&](std::size_t done) {
+              const int quietly = flags | MSG_DONTWAIT;
+              if (done == 0) return original::sendmsg(fd, message, quietly);
+              const rest_of rest(parts, n, done);
+              msghdr more = rest.message();
+              more.msg_name = message->msg_name;
+              more.msg_namelen = message->msg_namelen;
+              return original::sendmsg(fd, &more, quietly | MSG_NOSIGNAL);
+            },
+            [&](std::size_t) { return original::sendmsg(fd, message, flags); });
+  });
+}
+
+inline ssize_t sendto(int fd, const void* p, std::size_t n, int flags,
+                      const sockaddr* to, socklen_t size) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & MSG_DONTWAIT) != 0)
+    return original::sendto(fd, p, n, flags, to, size);
+  const auto rest = [&](std::size_t done, int more_flags) {
+    return original::sendto(fd, static_cast<const char*>(p) + done, n - done,
+                            flags | more_flags, to, size);
+  };
+  // Of what comes later, an error is not told: the call says how far it came.
+  return call(*s, fd, writable)
+      .all(
+          n,
+          [&](std::size_t done) {
+            return rest(done, MSG_DONTWAIT | (done != 0 ? MSG_NOSIGNAL : 0));
+          },
+          [&](std::size_t done) { return rest(done, 0); });
+}
+
+inline ssize_t send(int fd, const void* p, std::size_t n, int flags) {
+  return hook::sendto(fd, p, n, flags, nullptr, 0);
+}
+
+// Until all have come, or one at the least with MSG_WAITFORONE. As in the
+// kernel, `limit` is looked at after each.
+inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
+                    timespec* limit) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & never_blocks) != 0 || n == 0 ||
+      (limit != nullptr && !is_time(*limit)))
+    return original::recvmmsg(fd, messages, n, flags, limit);
+  const deadline until = in_time(limit);
+  call receiving(*s, fd, readable);
+  unsigned done = 0;
+  while (done < n) {
+    const auto some = [&](int more_flags) -> ssize_t {
+      return original::recvmmsg(fd, messages + done, n - done,
+                                (flags & ~MSG_WAITFORONE) | more_flags,
+                                nullptr);
+    };
+    const ssize_t got = receiving.one([&] { return some(MSG_DONTWAIT); },
+                                      [&] { return some(0); });
+    if (got <= 0) return done != 0 ? static_cast<int>(done) : -1;
+    done += static_cast<unsigned>(got);
+    if ((flags & MSG_WAITFORONE) != 0 || until.passed()) break;
+  }
+  return static_cast<int>(done);
+}
+
+inline int sendmmsg(int fd, mmsghdr* messages, unsigned n, int flags) {
+  if (here() == nullptr || (flags & MSG_DONTWAIT) != 0)
+    return original::sendmmsg(fd, messages, n, flags);
+  n = std::min(n, unsigned{IOV_MAX});
+  unsigned done = 0;
+  for (; done < n; ++done) {
+    const ssize_t sent = hook::sendmsg(fd, &messages[done].msg_hdr, flags);
+    if (sent == -1) return done != 0 ? static_cast<int>(done) : -1;
+    messages[done].msg_len = static_cast<unsigned>(sent);
+  }
+  return static_cast<int>(done);
+}
+
+inline int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
+  scheduler* const s = here();
+  if (s == nullptr) return original::accept4(fd, from, size, flags);
+  const auto take = [&] { return original::accept4(fd, from, size, flags); };
+  return static_cast<int>(call(*s, fd, readable)
+                              .one(
+                                  [&] {
+                                    // A look first: what does not block would
+                                    // be seen by others who accept, too.
+                                    int listens = 0;
+                                    socklen_t n = sizeof listens;
+                                    pollfd p{fd, POLLIN, 0};
+                                    if (original::poll(&p, 1, 0) == 0 &&
+                                        ::getsockopt(fd, SOL_SOCKET,
+                                                     SO_ACCEPTCONN, &listens,
+                                                     &n) == 0 &&
+                                        listens != 0)
+                                      return fail(EAGAIN);
+                                    return without_blocking(fd, take);
+                                  },
+                                  take));
+}
+
+inline int accept(int fd, sockaddr* from, socklen_t* size) {
+  return hook::accept4(fd, from, size, 0);
+}
+
+inline int connect(int fd, const sockaddr* to, socklen_t size) {
+  scheduler* const s = here();
+  if (s == nullptr || is_non_blocking(fd))
+    return original::connect(fd, to, size);
+  const int errno_before = errno;
+  call connecting(*s, fd, writable);
+  if (!connecting.may_begin()) return -1;
+  const deadline until = limit_of(fd, writable);
+  growing_pause pauses;
+  for (;;) {
+    if (without_blocking(fd, [&] { return original::connect(fd, to, size); }) ==
+        0)
+      return 0;
+    if (errno == EINPROGRESS || errno == EALREADY) break;
+    // A unix socket whose listener has no room cannot be waited for.
+    if (errno != EAGAIN || to->sa_family != AF_UNIX) return -1;
+    if (const int error = pause(*s, pauses, until))
+      return fail(error == ETIME ? EAGAIN : error);
+  }
+  for (;;) {
+    if (const int error = connecting.wait(until))
+      return fail(error == ETIME ? EINPROGRESS : error);
+    pollfd p{fd, POLLOUT, 0};
+    if (original::poll(&p, 1, 0) != 0) break;
+  }
+  int error = 0;
+  socklen_t n = sizeof error;
+  ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n);
+  errno = errno_before;
+  return error == 0 ? 0 : fail(error);
+}
+
+// --- files -------------------------------------------------------------------
+//
+// They may be sockets after all. Pipes, eventfds and timerfds take
+// RWF_NOWAIT. Named pipes and terminals do not: there the call is made when
+// they are ready, and for no more than then goes through.
+
+#if defined(BAO_ASAN)
+constexpr bool may_take_flag = false;  // its checks do not know the call
+#else
+constexpr bool may_take_flag = true;
+#endif
+inline bool takes_no_flag() { return errno == EOPNOTSUPP || errno == ENOSYS; }
+
+inline ssize_t readv(int fd, const iovec* parts, int n) {
+  scheduler* const s = here();
+  const auto block = [&] { return original::readv(fd, parts, n); };
+  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr ||
+      bytes_of(parts, static_cast<std::size_t>(n)) == 0)
+    return block();
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts);
+  message.msg_iovlen = static_cast<std::size_t>(n);
+  call reading(*s, fd, readable);
+  bool is_socket = true, takes_flag = may_take_flag;
+  return reading.one(
+      [&]() -> ssize_t {
+        if (is_socket) {
+          const ssize_t got = original::recvmsg(fd, &message, MSG_DONTWAIT);
+          if (got != -1 || errno != ENOTSOCK) return got;
+          is_socket = false;
+        }
+        if (takes_flag) {
+          const ssize_t got = original::preadv2(fd, parts, n, -1, RWF_NOWAIT);
+          if (got != -1 || !takes_no_flag()) return got;
+          takes_flag = false;
+        }
+        const int error = reading.until_ready();
+        return error == 0 ? block() : fail(error);
+      },
+      block);
+}
+
+inline ssize_t read(int fd, void* p, std::size_t n) {
+  const iovec part{p, n};
+  return here() == nullptr || n == 0 ? original::read(fd, p, n)
+                                     : hook::readv(fd, &part, 1);
+}
+
+inline ssize_t writev(int fd, const iovec* parts, int n) {
+  scheduler* const s = here();
+  const auto count = static_cast<std::size_t>(n);
+  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr)
+    return original::writev(fd, parts, n);
+  const std::size_t all = bytes_of(parts, count);
+  if (all == 0) return original::writev(fd, parts, n);
+  call writing(*s, fd, writable);
+  bool is_socket = true, takes_flag = may_take_flag;
+  const auto piece = [&](std::size_t done) -> ssize_t {
+    const rest_of rest(parts, count, done);
+    if (is_socket) {
+      const msghdr message = rest.message();
+      const ssize_t sent = original::sendmsg(
+          fd, &message, MSG_DONTWAIT | (done != 0 ? MSG_NOSIGNAL : 0));
+      if (sent != -1 || errno != ENOTSOCK) return sent;
+      is_socket = false;
+    }
+    if (takes_flag) {
+      const ssize_t put =
+          original::pwritev2(fd, rest.parts(), rest.count(), -1, RWF_NOWAIT);
+      if (put != -1 || !takes_no_flag()) return put;
+      takes_flag = false;
+    }
+    if (const int error = writing.until_ready()) return fail(error);
+    if (all - done <= PIPE_BUF || is_non_blocking(fd))
+      return original::writev(fd, rest.parts(), rest.count());
+    return original::write(
+        fd, rest.parts()->iov_base,
+        std::min<std::size_t>(rest.parts()->iov_len, PIPE_BUF));
+  };
+  return for_c([&] {
+    return writing.all(all, piece, [&](std::size_t done) {
+      const rest_of rest(parts, count, done);
+      return original::writev(fd, rest.parts(), rest.count());
+    });
+  });
+}
+
+inline ssize_t write(int fd, const void* p, std::size_t n) {
+  const iovec part{const_cast<void*>(p), n};
+  return here() == nullptr || n == 0 ? original::write(fd, p, n)
+                                     : hook::writev(fd, &part, 1);
+}
+
+// What has a position is always ready.
+using original::pread;
+using original::preadv;
+using original::pwrite;
+using original::pwritev;
+
+inline ssize_t preadv2(int fd, const iovec* parts, int n, off_t at, int flags) {
+  return at == -1 && flags == 0 && here() != nullptr
+             ? hook::readv(fd, parts, n)
+             : original::preadv2(fd, parts, n, at, flags);
+}
+inline ssize_t pwritev2(int fd, const iovec* parts, int n, off_t at,
+                        int flags) {
+  return at == -1 && flags == 0 && here() != nullptr
+             ? hook::writev(fd, parts, n)
+             : original::pwritev2(fd, parts, n, at, flags);
+}
+
+inline ssize_t sendfile(int to, int from, off_t* at, std::size_t n) {
+  scheduler* const s = here();
+  if (s == nullptr || n == 0) return original::sendfile(to, from, at, n);
+  const auto block = [&](std::size_t done) {
+    return original::sendfile(to, from, at, n - done);
+  };
+  return call(*s, to, writable)
+      .all(
+          n,
+          [&](std::size_t done) {
+            return without_blocking(to, [&] { return block(done); });
+          },
+          block);
+}
+
+// Either end may be what is not ready.
+inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
+                      std::size_t n, unsigned flags) {
+  scheduler* const s = here();
+  if (s == nullptr || (flags & SPLICE_F_NONBLOCK) != 0)
+    return original::splice(from, from_at, to, to_at, n, flags);
+  call reading(*s, from, readable), writing(*s, to, writable);
+  if (!reading.may_begin()) return -1;
+  growing_pause pauses;
+  for (;;) {
+    const ssize_t moved = without_blocking(from, [&] {
+      return without_blocking(to, [&] {
+        return original::splice(from, from_at, to, to_at, n,
+                                flags | SPLICE_F_NONBLOCK);
+      });
+    });
+    if (moved != -1 || errno != EAGAIN) return moved;
+    pollfd ends[] = {{from, POLLIN, 0}, {to, POLLOUT, 0}};
+    original::poll(ends, 2, 0);
+    int error = 0;
+    if (ends[0].revents == 0)
+      error = is_non_blocking(from) ? EAGAIN : reading.wait();
+    else if (ends[1].revents == 0)
+      error = is_non_blocking(to) ? EAGAIN : writing.wait();
+    else
+      error = pause(*s, pauses);
+    if (error == ETIME) error = EAGAIN;
+    if (error != 0 && error != EPERM) return fail(error);
+  }
+}
+
+// --- descriptors that go -----------------------------------------------------
+
+// The number is about to stand for nothing, or for another file: those of this
+// thread who wait for it get EBADF.
+inline void closes(int fd) {
+  if (current_thread == nullptr || current_thread->tasks == nullptr || fd < 0)
+    return;
+  scheduler& s = *current_thread->tasks;
+  if (static_cast<std::size_t>(fd) >= s.watches()) return;
+  descriptor_watch*& known = s.watch_of(fd);
+  if (known == nullptr) return;
+  if (!known->waiters.empty()) abandon(s, *known, fd);
+  if (!known->owned || known->closed) known = nullptr;
+}
+
+inline int close(int fd) {
+  closes(fd);
+  return original::close(fd);
+}
+
+inline int dup2(int fd, int number) {
+  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
+    closes(number);
+  return original::dup2(fd, number);
+}
+inline int dup3(int fd, int number, int flags) {
+  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
+    closes(number);
+  return original::dup3(fd, number, flags);
+}
+
+#if __GLIBC_PREREQ(2, 34)
+inline int close_range(unsigned first, unsigned last, int flags) {
+  constexpr int only_marks = 4;  // CLOSE_RANGE_CLOEXEC
+  if (current_thread != nullptr && current_thread->tasks != nullptr &&
+      first <= last && (flags & only_marks) == 0) {
+    const std::size_t end = current_thread->tasks->watches();
+    for (std::size_t fd = first; fd <= last && fd < end; ++fd)
+      closes(static_cast<int>(fd));
+  }
+  return original::close_range(first, last, flags);
+}
+#endif
+
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+#endif

@@ -1,0 +1,385 @@
+// bao/hook_wait.hpp - libc's other ways to wait
+//
+// For several descriptors at once, for a time, for a lock on a file, for a
+// child to end. What hook.hpp says of its functions holds for these too.
+//
+// Where the kernel gives word, a poller can be told of it, and the task parks
+// until then. Of some things there is no word: a lock that another process
+// holds, any of several children, urgent data. For those it asks again and
+// again, after 1 ms first, after twice as long each time, every 50 ms in the
+// end.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/hook.hpp"
+
+#if defined(__GLIBC__)
+#include <pthread.h>
+#include <signal.h>
+#include <sys/file.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bao/process.hpp"
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+namespace hook {
+
+// --- several descriptors -----------------------------------------------------
+
+// For the time of a wait, other signals are let in. One that is pending has its
+// handler run, here, and ends the wait.
+inline bool let_in(const sigset_t* mask) {
+  if (mask == nullptr) return false;
+  sigset_t pending, before;
+  bool any = false;
+  ::sigpending(&pending);
+  for (int signal = 1; signal < NSIG; ++signal)
+    any = any || (sigismember(&pending, signal) == 1 &&
+                  sigismember(mask, signal) == 0);
+  if (!any) return false;
+  ::pthread_sigmask(SIG_SETMASK, mask, &before);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return true;
+}
+
+// Asks ask(), which does not block, until it finds something, parking in
+// between until there may be news of one of `fds`.
+template <class Ask>
+int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
+              const sigset_t* mask, Ask ask) {
+  const int errno_before = errno;
+  if (const int error = s.interrupted_in_c()) {
+    s.yield_in_c();
+    return fail(error);
+  }
+  if (s.time_to_yield()) s.yield_in_c();
+  growing_pause pauses;
+  for (bool late = false;;) {
+    const int found = ask();
+    if (found != 0) {
+      if (found > 0) errno = errno_before;
+      return found;
+    }
+    if (late || until.passed()) break;
+    if (let_in(mask)) return fail(EINTR);
+    // Of what is neither to read nor to write the poller has no word; nor is
+    // there any of a signal that comes.
+    bool no_word = mask != nullptr;
+    std::vector<std::optional<place_in_line>> places(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      const auto wants = [&](int events) {
+        return (fds[i].events & events) != 0;
+      };
+      readiness want;
+      if (wants(POLLIN | POLLRDNORM)) want = want | readable;
+      if (wants(POLLOUT | POLLWRNORM)) want = want | writable;
+      if (fds[i].fd < 0) continue;
+      no_word = no_word || !want || wants(POLLPRI | POLLRDHUP | POLLRDBAND);
+      if (!want) continue;
+      get_in_line(places[i], fds[i].fd, want);
+      places[i]->watch();
+    }
+    const int error =
+        s.park_in_c(no_word ? std::min(until, deadline(pauses.next())) : until,
+                    {"polling"});
+    late = error == ETIME && !no_word;
+    if (error != 0 && error != ETIME) return fail(error);
+    for (const auto& place : places)
+      if (place && place->closed()) return fail(EBADF);
+  }
+  errno = errno_before;
+  return 0;
+}
+
+inline int poll_until(scheduler& s, pollfd* fds, nfds_t n, deadline until,
+                      const sigset_t* mask) {
+  return for_c([&] {
+    return ask_until(s, fds, n, until, mask,
+                     [&] { return original::poll(fds, n, 0); });
+  });
+}
+
+inline int poll(pollfd* fds, nfds_t n, int ms) {
+  scheduler* const s = here();
+  if (s == nullptr || ms == 0) return original::poll(fds, n, ms);
+  return poll_until(*s, fds, n, in_milliseconds(ms), nullptr);
+}
+
+inline int ppoll(pollfd* fds, nfds_t n, const timespec* limit,
+                 const sigset_t* mask) {
+  scheduler* const s = here();
+  if (s == nullptr || (limit != nullptr && !is_time(*limit)))
+    return original::ppoll(fds, n, limit, mask);
+  return poll_until(*s, fds, n, in_time(limit), mask);
+}
+
+// A set of descriptors has as many bits as the caller says, not FD_SETSIZE.
+class copy_of_set {
+ public:
+  copy_of_set(fd_set* set, int n) : set_(reinterpret_cast<long*>(set)) {
+    const std::size_t words = static_cast<std::size_t>(n + NFDBITS - 1) /
+                              static_cast<std::size_t>(NFDBITS);
+    if (set_ != nullptr) copy_.assign(set_, set_ + words);
+  }
+  bool has(int fd) const {
+    return !copy_.empty() &&
+           (copy_[static_cast<std::size_t>(fd / NFDBITS)] >> fd % NFDBITS & 1);
+  }
+  void restore() const { std::copy(copy_.begin(), copy_.end(), set_); }
+
+ private:
+  long* set_;
+  std::vector<long> copy_;
+};
+
+inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
+                        fd_set* urgent, deadline until, const sigset_t* mask) {
+  return for_c([&] {
+    const copy_of_set reads(in, n), writes(out, n), urgents(urgent, n);
+    std::vector<pollfd> fds;
+    for (int fd = 0; fd < n; ++fd) {
+      const int events = (reads.has(fd) ? POLLIN : 0) |
+                         (writes.has(fd) ? POLLOUT : 0) |
+                         (urgents.has(fd) ? POLLPRI : 0);
+      if (events != 0) fds.push_back({fd, static_cast<short>(events), 0});
+    }
+    return ask_until(s, fds.data(), fds.size(), until, mask, [&] {
+      reads.restore(), writes.restore(), urgents.restore();
+      timeval at_once{};
+      return original::select(n, in, out, urgent, &at_once);
+    });
+  });
+}
+
+// The rest of the time goes back to the caller, as Linux does it.
+inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
+                  timeval* limit) {
+  scheduler* const s = here();
+  if (s == nullptr || n < 0 ||
+      (limit != nullptr && (limit->tv_sec < 0 || limit->tv_usec < 0)))
+    return original::select(n, in, out, urgent, limit);
+  using std::chrono::microseconds;
+  microseconds left{0};
+  if (limit != nullptr)
+    left = std::chrono::seconds(limit->tv_sec) + microseconds(limit->tv_usec);
+  const auto begin = now();
+  const int found =
+      select_until(*s, n, in, out, urgent,
+                   limit != nullptr ? deadline(left) : never, nullptr);
+  if (limit == nullptr) return found;
+  left -=
+      std::min(left, std::chrono::duration_cast<microseconds>(now() - begin));
+  limit->tv_sec = static_cast<time_t>(left.count() / 1000000);
+  limit->tv_usec = static_cast<suseconds_t>(left.count() % 1000000);
+  return found;
+}
+
+inline int pselect(int n, fd_set* in, fd_set* out, fd_set* urgent,
+                   const timespec* limit, const sigset_t* mask) {
+  scheduler* const s = here();
+  if (s == nullptr || n < 0 || (limit != nullptr && !is_time(*limit)))
+    return original::pselect(n, in, out, urgent, limit, mask);
+  return select_until(*s, n, in, out, urgent, in_time(limit), mask);
+}
+
+// An epoll is itself a descriptor, readable when it has something to report.
+inline int epoll_pwait(int fd, epoll_event* events, int n, int ms,
+                       const sigset_t* mask) {
+  scheduler* const s = here();
+  if (s == nullptr || ms == 0)
+    return original::epoll_pwait(fd, events, n, ms, mask);
+  return for_c([&] {
+    const pollfd itself{fd, POLLIN, 0};
+    return ask_until(*s, &itself, 1, in_milliseconds(ms), mask,
+                     [&] { return original::epoll_wait(fd, events, n, 0); });
+  });
+}
+
+inline int epoll_wait(int fd, epoll_event* events, int n, int ms) {
+  return hook::epoll_pwait(fd, events, n, ms, nullptr);
+}
+
+// --- time --------------------------------------------------------------------
+
+// Parks so long: 0, or why not. A sleep of no time lets the others run.
+inline int sleep_until(scheduler& s, deadline until) {
+  if (until.passed() && s.interrupted_in_c() == 0) {
+    s.yield_in_c();
+    return 0;
+  }
+  const int error = s.park_in_c(until, {"sleeping"});
+  return error == ETIME ? 0 : error;
+}
+
+// The same, for C: returns an error, and leaves what is left of the time.
+inline int sleep_for(scheduler& s, const timespec& time, timespec* left) {
+  const int errno_before = errno;
+  const auto whole = std::chrono::seconds(time.tv_sec) +
+                     std::chrono::nanoseconds(time.tv_nsec);
+  const auto begin = now();
+  const int error = sleep_until(s, whole);
+  errno = errno_before;
+  if (error != 0 && left != nullptr)
+    *left = to_timespec(
+        std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
+  return error;
+}
+
+inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
+                           timespec* left) {
+  scheduler* const s = here();
+  timespec is{};
+  if (s == nullptr || time == nullptr || !is_time(*time) ||
+      clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID ||
+      (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
+    return original::clock_nanosleep(clock, flags, time, left);
+  if (flags == 0) return sleep_for(*s, *time, left);
+  const auto whole = [](const timespec& t) {
+    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+  };
+  // The clock we wait by is this one; another's is asked how long that is.
+  const int errno_before = errno;
+  const deadline until = clock == CLOCK_MONOTONIC
+                             ? deadline(bao::clock::time_point(whole(*time)))
+                             : deadline(whole(*time) - whole(is));
+  const int error = sleep_until(*s, until);
+  errno = errno_before;
+  return error;
+}
+
+inline int nanosleep(const timespec* time, timespec* left) {
+  scheduler* const s = here();
+  if (s == nullptr || time == nullptr || !is_time(*time))
+    return original::nanosleep(time, left);
+  const int error = sleep_for(*s, *time, left);
+  return error == 0 ? 0 : fail(error);
+}
+
+inline int usleep(useconds_t microseconds) {
+  scheduler* const s = here();
+  if (s == nullptr) return original::usleep(microseconds);
+  const int error =
+      sleep_for(*s, to_timespec(nanoseconds{microseconds} * 1000), nullptr);
+  return error == 0 ? 0 : fail(error);
+}
+
+// Returns the seconds that are left when it is interrupted.
+inline unsigned sleep(unsigned seconds) {
+  scheduler* const s = here();
+  if (s == nullptr) return original::sleep(seconds);
+  timespec left{};
+  const int error = sleep_for(*s, {static_cast<time_t>(seconds), 0}, &left);
+  if (error == 0) return 0;
+  errno = error;
+  return static_cast<unsigned>(left.tv_sec) + (left.tv_nsec != 0);
+}
+
+// --- locks on files ----------------------------------------------------------
+
+// attempt() does not block. It fails while another holds the lock.
+template <class Attempt>
+int until_unlocked(scheduler& s, Attempt attempt) {
+  const int errno_before = errno;
+  growing_pause pauses;
+  for (int error = s.interrupted_in_c();;) {
+    if (error != 0) {
+      s.yield_in_c();
+      return fail(error);
+    }
+    const int result = attempt();
+    if (result != -1) errno = errno_before;
+    if (result != -1 || (errno != EAGAIN && errno != EACCES)) return result;
+    if ((error = pause(s, pauses)) != 0) return fail(error);
+  }
+}
+
+inline int flock(int fd, int operation) {
+  scheduler* const s = here();
+  if (s == nullptr || (operation & (LOCK_NB | LOCK_UN)) != 0)
+    return original::flock(fd, operation);
+  return until_unlocked(
+      *s, [&] { return original::flock(fd, operation | LOCK_NB); });
+}
+
+inline int fcntl(int fd, int command, void* argument) {
+  scheduler* const s = here();
+  int attempt = 0;
+  if (command == F_SETLKW) attempt = F_SETLK;
+#if defined(F_OFD_SETLKW)
+  if (command == F_OFD_SETLKW) attempt = F_OFD_SETLK;
+#endif
+  if (s == nullptr || attempt == 0)
+    return original::fcntl(fd, command, argument);
+  return until_unlocked(*s,
+                        [&] { return original::fcntl(fd, attempt, argument); });
+}
+
+// --- processes ---------------------------------------------------------------
+
+// A child that ends makes a descriptor readable; of any child of several, and
+// of one that stops or goes on, there is no such word.
+inline pid_t wait4(pid_t pid, int* status, int options, rusage* used) {
+  scheduler* const s = here();
+  if (s == nullptr || (options & WNOHANG) != 0)
+    return original::wait4(pid, status, options, used);
+  const int errno_before = errno;
+  growing_pause pauses;
+  descriptor end;
+  bool asked = false;
+  for (int error = s->interrupted_in_c();;) {
+    if (error != 0) {
+      s->yield_in_c();
+      return fail(error);
+    }
+    const pid_t ended = original::wait4(pid, status, options | WNOHANG, used);
+    if (ended > 0) errno = errno_before;
+    if (ended != 0) return ended;
+    if (pid > 0 && (options & (WUNTRACED | WCONTINUED)) == 0 &&
+        !std::exchange(asked, true))
+      end = watch_process(pid);
+    error = end ? call(*s, end.fd(), readable).wait(never) : pause(*s, pauses);
+    if (error != 0) return fail(error);
+  }
+}
+
+inline pid_t waitpid(pid_t pid, int* status, int options) {
+  return hook::wait4(pid, status, options, nullptr);
+}
+inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
+
+// Unlike libc's, it leaves SIGINT and SIGQUIT to us while the command runs: the
+// other tasks have not asked for that. One that is interrupted kills the shell.
+inline int system(const char* command) {
+  scheduler* const s = here();
+  if (s == nullptr || command == nullptr) return original::system(command);
+  return for_c([&] {
+    std::string words[] = {"/bin/sh", "-c", command};
+    char* const arguments[] = {words[0].data(), words[1].data(),
+                               words[2].data(), nullptr};
+    child_setup setup;
+    const pid_t shell = setup.spawn(arguments, environ, "system");
+    int status = 0;
+    if (hook::waitpid(shell, &status, 0) == -1) {
+      const int error = errno;
+      ::kill(shell, SIGKILL);
+      original::waitpid(shell, nullptr, 0);
+      return fail(error);
+    }
+    return status;
+  });
+}
+
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+#endif

@@ -1,0 +1,105 @@
+// bao/look_up.hpp - questions to the system's resolver
+//
+// libc looks up names by blocking, sometimes for seconds, and there is no other
+// way to its answers: the files and services that an administrator has set up.
+// So a helper thread asks (offload.hpp), with one difference. A job of
+// offload() may refer to its waiter's variables, who must therefore stay until
+// it is done. A question owns all it works on, and its waiters may leave:
+//
+//     task 1 --.
+//     task 2 ---+--> "example.org:80" ... helper ... answer --> tasks 1 and 3
+//     task 3 --'          task 2 is killed: it just leaves
+//
+// While a question is in flight, others who ask the same share its answer.
+//
+// It costs what offload() does, and less for the second who asks.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "bao/offload.hpp"
+#include "bao/wait_queue.hpp"
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+class question final : public offloaded {
+ public:
+  // What the answer is, only those know who ask.
+  using answer = std::shared_ptr<const void>;
+
+  question(std::string key, std::function<answer()> find)
+      : key_(std::move(key)), find_(std::move(find)) {}
+
+  // Never suspends. Has a helper thread call find(), which must own all it
+  // needs; or joins those who have asked the same of late. The key says what is
+  // asked, and so of what type the answer is. Throws std::system_error when
+  // there is no helper.
+  static std::shared_ptr<question> ask(std::string key,
+                                       std::function<answer()> find) {
+    auto& asked = this_scheduler().questions;
+    asked.erase(std::remove_if(asked.begin(), asked.end(),
+                               [](auto& q) { return q.expired(); }),
+                asked.end());
+    for (auto& one : asked) {
+      auto q = one.lock();
+      if (q != nullptr && !q->done && q->key_ == key) return q;
+    }
+    auto q = std::make_shared<question>(std::move(key), std::move(find));
+    asked.push_back(q);
+    q->submit();
+    if (!q->done) q->self_ = q;
+    q->waits = nullptr;  // no single one
+    return q;
+  }
+
+  // Suspends until the answer is there (true), or `until` passes.
+  bool wait(deadline until) {
+    return waiters_.wait(until, asking, [&] { return done; });
+  }
+  // The same for a caller in C: see park_in_c().
+  int wait_in_c(deadline until) {
+    scheduler& s = waiters_.enter(asking.what);
+    waiter me(s.running());
+    waiters_.push_back(me);
+    while (!done)
+      if (const int error = s.park_in_c(until, asking)) return error;
+    return 0;
+  }
+  template <class Answer>
+  const Answer& get() const {
+    if (answer_ == nullptr) throw std::bad_alloc();
+    return *static_cast<const Answer*>(answer_.get());
+  }
+
+ private:
+  static constexpr wait_reason asking{"asking the resolver"};
+
+  void work() noexcept override {
+    try {
+      answer_ = find_();
+    } catch (const std::bad_alloc&) {  // which get() says
+    }
+  }
+  // Done, and it is nobody's alone.
+  void abandon() noexcept override {
+    const auto last_use = std::move(self_);
+    waiters_.wake_all();
+  }
+
+  std::string key_;
+  std::function<answer()> find_;
+  answer answer_;
+  wait_queue waiters_;
+  std::shared_ptr<question> self_;  // while a helper is at it
+};
+
+}  // namespace BAO_ABI
+}  // namespace bao

@@ -1,0 +1,343 @@
+// bao/patch.hpp - unmodified blocking libraries become cooperative
+//
+//     #include "bao.hpp"
+//     BAO_PATCH_ALL();
+//
+// In one source file of a program, these lines define functions with the names
+// of libc's blocking calls. The dynamic linker binds a name to the first
+// definition in line, and the program comes before all libraries: so libcurl's
+// poll(), libpq's recv(), std::ifstream's read() are from then on those of
+// hook.hpp, and fifty of each run at a time on one thread.
+//
+//     curl_easy_perform() --> poll() --> hook::poll() --> other tasks run
+//                                             |
+//                                             '--> libc's, where none could
+//
+// libc's own calls to itself are not seen: a FILE* blocks as ever, but for one
+// that fdopen() of this chapter has made. Nor are those of programs that are
+// linked statically, or of plugins loaded by RTLD_DEEPBIND: patch_status()
+// tells what is live.
+//
+// It costs about 2 ns a call where there is nothing to wait with.
+//
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "bao/hook.hpp"
+
+#if defined(__GLIBC__)
+#include <dlfcn.h>
+#include <stdio.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "bao/hook_names.hpp"
+#include "bao/hook_wait.hpp"
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+
+// While one lives, the task that made it calls libc's own functions, which
+// block the thread. On a thread that runs no tasks it changes nothing. Neither
+// to make nor to destroy one suspends.
+class patch_off {
+ public:
+  [[nodiscard]] patch_off() {
+    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
+    task_ = &current_thread->tasks->running();
+    ++task_->unpatched;
+  }
+  patch_off(const patch_off&) = delete;
+  ~patch_off() {
+    if (task_ != nullptr) --task_->unpatched;
+  }
+
+ private:
+  task_block* task_ = nullptr;
+};
+
+// The names that BAO_PATCH_ALL() has defined; none, where there is none.
+struct patched_names {
+  const char* const* first = nullptr;
+  std::size_t count = 0;
+};
+inline patched_names patched;
+
+struct patched_call {
+  std::string name;
+  bool live;  // whoever calls it by this name gets ours
+};
+
+// Never suspends. Looks up each name as the dynamic linker does for a library
+// of this program, and says whether it finds what BAO_PATCH_ALL() has defined;
+// prints a table of that to `to` unless it is null. Empty if BAO_PATCH_ALL() is
+// in no file of the program.
+inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
+  std::vector<patched_call> all;
+  long live = 0;
+  // The address of ours would be found by its name as well. So what is compared
+  // is in which object they are.
+  const auto object_of = [](const void* p) {
+    Dl_info where{};
+    return p != nullptr && ::dladdr(p, &where) != 0 ? where.dli_fbase : nullptr;
+  };
+  const void* const ours = object_of(patched.first);
+  for (std::size_t i = 0; i < patched.count; ++i) {
+    const char* const name = patched.first[i];
+    all.push_back({name, object_of(::dlsym(RTLD_DEFAULT, name)) == ours});
+    live += all.back().live;
+  }
+  if (to == nullptr) return all;
+  std::fprintf(to, "bao: %ld of %zu calls are patched\n", live, all.size());
+  for (const patched_call& one : all)
+    std::fprintf(
+        to, "  %-20s %s\n", one.name.c_str(),
+        one.live ? "live" : "not live: the linker finds another first");
+  return all;
+}
+
+// A line to stderr, once, if there is a patch and nothing of it is live: else
+// programs that it does not reach would just be slow.
+inline void tell_if_dead() {
+  bool any = false;
+  for (const patched_call& one : patch_status(nullptr)) any = any || one.live;
+  if (!any)
+    std::fputs(
+        "bao: BAO_PATCH_ALL() has no effect: the linker finds other "
+        "definitions first (a plugin? loaded with RTLD_DEEPBIND?)\n",
+        stderr);
+}
+
+// Finds libc's own functions; called before any of ours does anything. What it
+// calls may call ours in its turn, an allocator's read(), say: that fails.
+inline bool originals_found = false;
+[[gnu::cold, gnu::noinline]] inline bool find_originals() {
+  static bool searching = false;
+  if (std::exchange(searching, true)) {
+    errno = ENOSYS;
+    return false;
+  }
+  const auto find = [](auto& call, const char* name) {
+    // ASan's checks come before libc, and have this name wherever they are.
+    const std::string interceptor = std::string("__interceptor_") + name;
+    void* next = ::dlsym(RTLD_DEFAULT, interceptor.c_str());
+    if (next == nullptr) next = ::dlsym(RTLD_NEXT, name);
+    if (next == nullptr) {
+      std::fprintf(stderr,
+                   "BAO_PATCH_ALL: there is no %s but ours: a program that is "
+                   "linked statically cannot be patched\n",
+                   name);
+      std::_Exit(1);
+    }
+    std::memcpy(&call.now, &next, sizeof next);
+  };
+#define BAO_FIND(result, name, parameters, arguments) \
+  find(hook::original::name, #name);
+  BAO_LIBC(BAO_FIND)
+#undef BAO_FIND
+  return originals_found = true;
+}
+
+// What a call returns that fails.
+template <class Result>
+Result failed() {
+  if constexpr (std::is_pointer_v<Result>)
+    return nullptr;
+  else
+    return static_cast<Result>(-1);
+}
+
+inline void begin_patch(const char* const* names, std::size_t n) {
+  if (!originals_found) find_originals();
+  patched = {names, n};
+  before_first_task = tell_if_dead;
+}
+
+// A FILE* for a descriptor, as libc's fdopen() makes it, but that lets other
+// tasks run where a read or a write has to wait. It owns the descriptor, and
+// fileno() does not know it. For one task at a time: stdio's locks are for
+// threads. Returns null, and sets errno, as fdopen() does.
+inline std::FILE* fdopen(int fd, const char* mode) {
+  const int flags = hook::original::fcntl(fd, F_GETFL, nullptr);
+  if (flags == -1) return nullptr;
+  const int access = flags & O_ACCMODE;
+  const bool both = std::strchr(mode, '+') != nullptr;
+  if ((access == O_WRONLY && (both || *mode == 'r')) ||
+      (access == O_RDONLY && (both || *mode != 'r'))) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  const auto number = [](void* cookie) {
+    return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
+  };
+  static_cast<void>(number);
+  cookie_io_functions_t calls{};
+  calls.read = [](void* cookie, char* p, std::size_t n) {
+    return hook::read(static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)),
+                      p, n);
+  };
+  calls.write = [](void* cookie, const char* p, std::size_t n) -> ssize_t {
+    const ssize_t put = hook::write(
+        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), p, n);
+    return put == -1 ? 0 : put;
+  };
+  calls.seek = [](void* cookie, off64_t* at, int from) {
+    const off_t now = ::lseek(
+        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), *at, from);
+    if (now == -1) return -1;
+    *at = now;
+    return 0;
+  };
+  calls.close = [](void* cookie) {
+    return hook::close(
+        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)));
+  };
+  return ::fopencookie(reinterpret_cast<void*>(std::intptr_t{fd}), mode, calls);
+}
+
+namespace hook {
+
+// --- fortified names ---------------------------------------------------------
+//
+// What a compiler calls instead under _FORTIFY_SOURCE, where it knows how much
+// room there is.
+
+extern "C" [[noreturn]] void __chk_fail();
+
+inline void check_room(std::size_t n, std::size_t room) {
+  if (n > room) __chk_fail();
+}
+inline ssize_t read_chk(int fd, void* p, std::size_t n, std::size_t room) {
+  check_room(n, room);
+  return hook::read(fd, p, n);
+}
+inline ssize_t pread_chk(int fd, void* p, std::size_t n, off_t at,
+                         std::size_t room) {
+  check_room(n, room);
+  return hook::pread(fd, p, n, at);
+}
+inline ssize_t recv_chk(int fd, void* p, std::size_t n, std::size_t room,
+                        int flags) {
+  check_room(n, room);
+  return hook::recv(fd, p, n, flags);
+}
+inline ssize_t recvfrom_chk(int fd, void* p, std::size_t n, std::size_t room,
+                            int flags, sockaddr* from, socklen_t* size) {
+  check_room(n, room);
+  return hook::recvfrom(fd, p, n, flags, from, size);
+}
+inline int poll_chk(pollfd* fds, nfds_t n, int ms, std::size_t room) {
+  check_room(n, room / sizeof *fds);
+  return hook::poll(fds, n, ms);
+}
+inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
+                     const sigset_t* mask, std::size_t room) {
+  check_room(n, room / sizeof *fds);
+  return hook::ppoll(fds, n, limit, mask);
+}
+
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// In one file of a program, at namespace scope: defines libc's names, visible
+// to all, bound by the names the linker knows, as a header may have made macros
+// or inline functions of them. Weak, for the sake of static libraries, where a
+// sanitizer is not one of them; the last name makes a second use an error.
+#define BAO_PATCH_ALL()                                                     \
+  BAO_LIBC(BAO_PATCH_CALL)                                                  \
+  BAO_LIBC_ALIASES(BAO_PATCH_CALL_AS)                                       \
+  namespace {                                                               \
+  const char* const bao_patched_names[] = {                                 \
+      BAO_LIBC(BAO_PATCH_NAME) BAO_LIBC_ALIASES(BAO_PATCH_NAME_AS)};        \
+  [[gnu::constructor(101)]] void bao_patch() {                              \
+    bao::begin_patch(bao_patched_names,                                     \
+                     sizeof bao_patched_names / sizeof *bao_patched_names); \
+  }                                                                         \
+  }                                                                         \
+  extern "C" __attribute__((visibility("default")))                         \
+  const char BAO_PATCH_ALL_is_in_two_files[] {                              \
+    "only one of them may define it"                                        \
+  }
+
+#if defined(BAO_ASAN) || defined(BAO_TSAN)
+#define BAO_PATCH_LINKAGE visibility("default"), used
+#else
+#define BAO_PATCH_LINKAGE visibility("default"), used, weak
+#endif
+#define BAO_PATCH_CALL(result, name, parameters, arguments) \
+  BAO_PATCH_CALL_AS(name, result, name, parameters, arguments)
+#define BAO_PATCH_CALL_AS(symbol, result, name, parameters, arguments) \
+  extern "C" __attribute__((BAO_PATCH_LINKAGE))                        \
+  result bao_patched_##symbol parameters __asm__(#symbol);             \
+  extern "C" result bao_patched_##symbol parameters {                  \
+    return bao::originals_found || bao::find_originals()               \
+               ? bao::hook::name arguments                             \
+               : bao::failed<result>();                                \
+  }
+#define BAO_PATCH_NAME(result, name, parameters, arguments) #name,
+#define BAO_PATCH_NAME_AS(symbol, result, name, parameters, arguments) #symbol,
+
+// Under other names: for large files, and with checks.
+// clang-format off
+#define BAO_LIBC_ALIASES(CALL)                                                 \
+  CALL(__read_chk, ssize_t, read_chk,                                          \
+       (int fd, void* p, size_t n, size_t room), (fd, p, n, room))             \
+  CALL(__pread_chk, ssize_t, pread_chk,                                        \
+       (int fd, void* p, size_t n, off_t at, size_t room),                     \
+       (fd, p, n, at, room))                                                   \
+  CALL(__recv_chk, ssize_t, recv_chk,                                          \
+       (int fd, void* p, size_t n, size_t room, int flags),                    \
+       (fd, p, n, room, flags))                                                \
+  CALL(__recvfrom_chk, ssize_t, recvfrom_chk,                                  \
+       (int fd, void* p, size_t n, size_t room, int flags, sockaddr* from,     \
+        socklen_t* size),                                                      \
+       (fd, p, n, room, flags, from, size))                                    \
+  CALL(__poll_chk, int, poll_chk,                                              \
+       (pollfd* fds, nfds_t n, int ms, size_t room), (fds, n, ms, room))       \
+  CALL(__ppoll_chk, int, ppoll_chk,                                            \
+       (pollfd* fds, nfds_t n, const timespec* limit, const sigset_t* mask,    \
+        size_t room),                                                          \
+       (fds, n, limit, mask, room))                                            \
+  BAO_LIBC_LARGE_FILES(CALL)
+
+#if defined(__LP64__)
+#define BAO_LIBC_LARGE_FILES(CALL)                                             \
+  CALL(fcntl64, int, fcntl, (int fd, int command, void* argument),             \
+       (fd, command, argument))                                                \
+  CALL(pread64, ssize_t, pread, (int fd, void* p, size_t n, off_t at),         \
+       (fd, p, n, at))                                                         \
+  CALL(__pread64_chk, ssize_t, pread_chk,                                      \
+       (int fd, void* p, size_t n, off_t at, size_t room),                     \
+       (fd, p, n, at, room))                                                   \
+  CALL(pwrite64, ssize_t, pwrite,                                              \
+       (int fd, const void* p, size_t n, off_t at), (fd, p, n, at))            \
+  CALL(preadv64, ssize_t, preadv,                                              \
+       (int fd, const iovec* parts, int n, off_t at), (fd, parts, n, at))      \
+  CALL(pwritev64, ssize_t, pwritev,                                            \
+       (int fd, const iovec* parts, int n, off_t at), (fd, parts, n, at))      \
+  CALL(preadv64v2, ssize_t, preadv2,                                           \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(pwritev64v2, ssize_t, pwritev2,                                         \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(sendfile64, ssize_t, sendfile, (int to, int from, off_t* at, size_t n), \
+       (to, from, at, n))
+#else
+#define BAO_LIBC_LARGE_FILES(CALL)
+#endif
+// clang-format on
+#else
+#define BAO_PATCH_ALL() \
+  static_assert(false, "BAO_PATCH_ALL: this is for the GNU C library")
+#endif

@@ -1,0 +1,529 @@
+// hook.cpp - libc's blocking calls, for tasks: called here by name, so that
+// nothing else is patched. How they compare with libc's is tested case by case
+// in patched/conformance.cpp.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bao.hpp"
+#include "io_tools.hpp"
+#include "seeds.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+using namespace std::literals;
+namespace hook = bao::hook;
+
+namespace {
+
+// A pair of sockets that block, as C makes them.
+struct pair_of_sockets {
+  pair_of_sockets() {
+    bao::check(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
+  }
+  ~pair_of_sockets() {
+    for (int fd : ends)
+      if (fd != -1) ::close(fd);
+  }
+  int ends[2];
+};
+
+// What a C library does: calls, and looks at -1 and errno.
+struct outcome {
+  long result = 0;
+  int error = 0;
+};
+bool operator==(const outcome& a, const outcome& b) {
+  return a.result == b.result && (a.result != -1 || a.error == b.error);
+}
+template <class Call>
+outcome in_c(Call call) {
+  errno = 0;
+  const long result = call();
+  return {result, errno};
+}
+
+// Calls that wait for ever, each as its name says it.
+struct endless {
+  const char* name;
+  std::function<long(int fd)> call;
+};
+const std::vector<endless>& endless_calls() {
+  static char byte;
+  static iovec part{&byte, 1};
+  static const std::vector<endless> all = {
+      {"read", [](int fd) { return hook::read(fd, &byte, 1); }},
+      {"readv", [](int fd) { return hook::readv(fd, &part, 1); }},
+      {"recv", [](int fd) { return hook::recv(fd, &byte, 1, 0); }},
+      {"recvmsg",
+       [](int fd) {
+         msghdr m{};
+         m.msg_iov = &part;
+         m.msg_iovlen = 1;
+         return hook::recvmsg(fd, &m, 0);
+       }},
+      {"poll",
+       [](int fd) {
+         pollfd p{fd, POLLIN, 0};
+         return long{hook::poll(&p, 1, -1)};
+       }},
+      {"poll of what has no word",
+       [](int fd) {
+         pollfd p{fd, POLLPRI, 0};
+         return long{hook::poll(&p, 1, -1)};
+       }},
+      {"select",
+       [](int fd) {
+         fd_set in;
+         FD_ZERO(&in);
+         FD_SET(fd, &in);
+         return long{hook::select(fd + 1, &in, nullptr, nullptr, nullptr)};
+       }},
+      {"usleep", [](int) { return long{hook::usleep(999999999)}; }},
+      {"nanosleep",
+       [](int) {
+         const timespec day{86400, 0};
+         return long{hook::nanosleep(&day, nullptr)};
+       }},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("V13, X8: a kill ends a call with ECANCELED, and is thrown outside") {
+  for (const endless& one : endless_calls()) {
+    CAPTURE(one.name);
+    bao::virtual_time clock;
+    pair_of_sockets s;
+    outcome got;
+    bool cleaned_up = false, went_on = false;
+    auto t = bao::spawn([&] {
+      got = in_c([&] { return one.call(s.ends[0]); });
+      cleaned_up = true;  // C goes on here
+      bao::yield();
+      went_on = true;
+    });
+    bao::yield();
+    CHECK(t.kill(1s));
+    CHECK(got == outcome{-1, ECANCELED});
+    CHECK(cleaned_up);
+    CHECK(!went_on);
+    CHECK(t.killed());
+  }
+}
+
+TEST_CASE("V13, X8: a limit ends a call with ETIMEDOUT, and is thrown once") {
+  for (const endless& one : endless_calls()) {
+    CAPTURE(one.name);
+    bao::virtual_time clock;
+    pair_of_sockets s;
+    const auto begin = bao::now();
+    bao::timeout limit(5s);
+    CHECK(in_c([&] { return one.call(s.ends[0]); }) == outcome{-1, ETIMEDOUT});
+    CHECK(bao::now() - begin == 5s);
+    // It is still there for the next one in C, and for the first of bao's.
+    CHECK(in_c([&] { return one.call(s.ends[0]); }) == outcome{-1, ETIMEDOUT});
+    CHECK_THROWS_AS(bao::yield(), bao::timed_out);
+    bao::yield();
+  }
+}
+
+TEST_CASE("X8: who is killed and calls on and on does not keep the thread") {
+  bao::virtual_time clock;
+  int calls = 0, turns = 0;
+  bool enough = false;
+  auto stubborn = bao::spawn([&] {
+    while (!enough) {
+      CHECK(hook::sleep(1) == 1);
+      ++calls;
+    }
+  });
+  auto other = bao::spawn([&] {
+    for (; turns < 100; ++turns) bao::yield();
+    enough = true;
+  });
+  bao::yield();
+  stubborn.kill(bao::clock::duration{0});
+  CHECK(other.join(1s));
+  CHECK(stubborn.join(1s));
+  CHECK(calls > 90);
+}
+
+TEST_CASE(
+    "X1, X2, X8: who is handling a kill may call, and so may destructors") {
+  bao::virtual_time clock;
+  int first = 0, in_handler = -1, in_destructor = -1;
+  struct says {
+    int& what;
+    ~says() { what = static_cast<int>(hook::sleep(1)); }
+  };
+  auto t = bao::spawn([&] {
+    try {
+      first = static_cast<int>(hook::sleep(9));
+      const says goodbye{in_destructor};
+      bao::yield();
+    } catch (const bao::killed&) {
+      in_handler = static_cast<int>(hook::sleep(1));
+      throw;
+    }
+  });
+  bao::sleep(4s);
+  CHECK(t.kill(10s));
+  CHECK(first == 5);
+  CHECK(in_destructor == 0);
+  CHECK(in_handler == 0);
+}
+
+TEST_CASE("a deadlock in C is told by an error, and thrown outside") {
+  CHECK(in_c([] { return hook::poll(nullptr, 0, -1); }) ==
+        outcome{-1, ECANCELED});
+  CHECK_THROWS_AS(bao::yield(), bao::deadlock);
+  bao::yield();
+}
+
+TEST_CASE_SEEDS("V72, V74: reads and writes wait for each other") {
+  pair_of_sockets s;
+  std::string got;
+  auto reader = bao::spawn([&] {
+    char some[1000];
+    for (;;) {
+      const ssize_t n = hook::read(s.ends[1], some, sizeof some);
+      REQUIRE(n >= 0);
+      if (n == 0) return;
+      got.append(some, static_cast<std::size_t>(n));
+    }
+  });
+  const std::string all = numbers(60000);  // more than a socket holds
+  auto writer = bao::spawn([&] {
+    errno = EDOM;
+    CHECK(hook::write(s.ends[0], all.data(), all.size()) ==
+          static_cast<ssize_t>(all.size()));
+    CHECK(errno == EDOM);  // as it was: nothing has failed
+    ::shutdown(s.ends[0], SHUT_WR);
+  });
+  reader.join();
+  CHECK(got == all);
+  CHECK((::fcntl(s.ends[0], F_GETFL) & O_NONBLOCK) == 0);
+}
+
+TEST_CASE("V71: select waits for several, and says how much time is left") {
+  bao::virtual_time clock;
+  pair_of_sockets a, b;
+  auto writer = bao::spawn([&] {
+    bao::sleep(2s);
+    hook::send(b.ends[1], "x", 1, 0);
+  });
+  fd_set in, out;
+  FD_ZERO(&in);
+  FD_ZERO(&out);
+  FD_SET(a.ends[0], &in);
+  FD_SET(b.ends[0], &in);
+  timeval limit{5, 0};
+  CHECK(hook::select(std::max(a.ends[0], b.ends[0]) + 1, &in, &out, nullptr,
+                     &limit) == 1);
+  CHECK(!FD_ISSET(a.ends[0], &in));
+  CHECK(FD_ISSET(b.ends[0], &in));
+  CHECK(limit.tv_sec == 3);
+
+  limit = {1, 0};
+  FD_ZERO(&in);
+  FD_SET(a.ends[0], &in);
+  CHECK(hook::select(a.ends[0] + 1, &in, nullptr, nullptr, &limit) == 0);
+  CHECK(!FD_ISSET(a.ends[0], &in));
+  CHECK(limit.tv_sec + limit.tv_usec == 0);
+}
+
+TEST_CASE("V72: epoll_wait waits, and an epoll of ours is as any other") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  const bao::descriptor mine(
+      bao::check(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1"));
+  epoll_event want{};
+  want.events = EPOLLIN;
+  want.data.u64 = 7;
+  bao::check(::epoll_ctl(mine.fd(), EPOLL_CTL_ADD, s.ends[0], &want),
+             "epoll_ctl");
+  auto writer = bao::spawn([&] {
+    bao::sleep(2s);
+    hook::send(s.ends[1], "x", 1, 0);
+  });
+  epoll_event got{};
+  CHECK(hook::epoll_wait(mine.fd(), &got, 1, 1000) == 0);
+  CHECK(hook::epoll_wait(mine.fd(), &got, 1, 5000) == 1);
+  CHECK(std::uint64_t{got.data.u64} == 7);
+}
+
+TEST_CASE("V78: sleeps let others run, and wake together") {
+  bao::virtual_time clock;
+  const auto begin = bao::now();
+  int done = 0;
+  const timespec second{1, 0};
+  const auto spawn = [&](auto f) {
+    bao::spawn([&done, f] {
+      f();
+      ++done;
+    });
+  };
+  spawn([] { CHECK(hook::sleep(1) == 0); });
+  spawn([] { CHECK(hook::usleep(1000000) == 0); });
+  spawn([&] { CHECK(hook::nanosleep(&second, nullptr) == 0); });
+  spawn([&] {
+    CHECK(hook::clock_nanosleep(CLOCK_REALTIME, 0, &second, nullptr) == 0);
+  });
+  spawn([&] {
+    timespec then;
+    ::clock_gettime(CLOCK_REALTIME, &then);
+    ++then.tv_sec;
+    CHECK(hook::clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &then,
+                                nullptr) == 0);
+  });
+  spawn([&] {
+    timespec past{1, 0};
+    CHECK(hook::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &past,
+                                nullptr) == 0);
+  });
+  bao::join_all();
+  CHECK(done == 6);
+  CHECK(bao::now() - begin <= 1s);
+  CHECK(bao::now() - begin > 900ms);  // the real clock has gone on a little
+}
+
+TEST_CASE("X20: close, dup2 and close_range wake those who wait, with EBADF") {
+  using closing = std::function<void(int)>;
+  const pair_of_sockets spare;
+  for (const closing& close :
+       {closing([](int fd) { CHECK(hook::close(fd) == 0); }),
+        closing([&](int fd) { CHECK(hook::dup2(spare.ends[0], fd) == fd); }),
+        closing([&](int fd) {
+          CHECK(hook::dup3(spare.ends[0], fd, O_CLOEXEC) == fd);
+        }),
+        closing([](int fd) {
+          const auto number = static_cast<unsigned>(fd);
+          CHECK(hook::close_range(number, number, 0) == 0);
+        })}) {
+    pair_of_sockets s;
+    outcome read, polled;
+    auto reader = bao::spawn([&] {
+      char byte;
+      read = in_c([&] { return hook::read(s.ends[0], &byte, 1); });
+    });
+    auto poller = bao::spawn([&] {
+      pollfd p{s.ends[0], POLLIN, 0};
+      polled = in_c([&] { return hook::poll(&p, 1, -1); });
+    });
+    bao::yield();
+    close(s.ends[0]);
+    bao::join_all(reader, poller);
+    CHECK(read == outcome{-1, EBADF});
+    CHECK(polled == outcome{-1, EBADF});
+    // The number works at once for whatever it is given to.
+    pair_of_sockets next;
+    auto again = bao::spawn([&] {
+      char byte;
+      CHECK(hook::read(next.ends[0], &byte, 1) == 1);
+    });
+    bao::yield();
+    CHECK(hook::write(next.ends[1], "x", 1) == 1);
+    CHECK(again.join(10s));
+    ::close(s.ends[0]);
+    s.ends[0] = -1;
+  }
+}
+
+TEST_CASE("V74: SO_RCVTIMEO and SO_SNDTIMEO are kept") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  const timeval limit{3, 500000};
+  ::setsockopt(s.ends[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  ::setsockopt(s.ends[0], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  char byte;
+  auto begin = bao::now();
+  CHECK(in_c([&] { return hook::recv(s.ends[0], &byte, 1, 0); }) ==
+        outcome{-1, EAGAIN});
+  CHECK(bao::now() - begin == 3500ms);
+  begin = bao::now();
+  const std::string much(1 << 22, 'x');
+  const long sent = hook::send(s.ends[0], much.data(), much.size(), 0);
+  CHECK(sent > 0);
+  CHECK(sent < long{1} << 22);
+  CHECK(bao::now() - begin == 3500ms);
+  CHECK(in_c([&] { return hook::send(s.ends[0], "x", 1, 0); }) ==
+        outcome{-1, EAGAIN});
+}
+
+TEST_CASE("V75: waitpid lets others run until the child has ended") {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::usleep(20000);
+    ::_exit(7);
+  }
+  int turns = 0;
+  bool ended = false;
+  auto other = bao::spawn([&] {
+    for (; !ended; ++turns) bao::sleep(1ms);
+  });
+  int status = 0;
+  CHECK(hook::waitpid(child, &status, 0) == child);
+  ended = true;
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 7);
+  other.join();
+  CHECK(turns > 1);
+  CHECK(in_c([&] { return hook::waitpid(child, &status, 0); }) ==
+        outcome{-1, ECHILD});
+  CHECK(WEXITSTATUS(hook::system("exit 3")) == 3);
+}
+
+TEST_CASE("V75: a kill ends system(), and the command with it") {
+  outcome got;
+  auto t = bao::spawn(
+      [&] { got = in_c([] { return hook::system("exec sleep 600"); }); });
+  bao::yield();
+  CHECK(t.kill(60s));
+  CHECK(got == outcome{-1, ECANCELED});
+  CHECK(in_c([] { return ::waitpid(-1, nullptr, WNOHANG); }) ==
+        outcome{-1, ECHILD});
+}
+
+TEST_CASE(
+    "V68: equal look-ups in flight are asked once; who is killed leaves") {
+  std::vector<bao::task<>> tasks;
+  int found = 0;
+  for (int i = 0; i < 20; ++i)
+    tasks.push_back(bao::spawn([&] {
+      addrinfo hints{};
+      hints.ai_socktype = SOCK_STREAM;
+      addrinfo* list = nullptr;
+      if (hook::getaddrinfo("localhost", "80", &hints, &list) != 0) return;
+      found += list->ai_socktype == SOCK_STREAM;
+      ::freeaddrinfo(list);
+    }));
+  outcome killed;
+  auto leaves = bao::spawn([&] {
+    addrinfo* list = nullptr;
+    killed = in_c([&] {
+      return hook::getaddrinfo("localhost", nullptr, nullptr, &list);
+    });
+  });
+  bao::yield();
+  CHECK(bao::this_scheduler().questions.size() == 2);
+  CHECK(leaves.kill(10s));
+  CHECK(killed.result == EAI_SYSTEM);
+  CHECK(killed.error == ECANCELED);
+  CHECK(bao::join_all(tasks));
+  CHECK(found == 20);
+}
+
+TEST_CASE("V68: names of addresses, and the older family") {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(80);
+  char host[100], service[100];
+  CHECK(hook::getnameinfo(reinterpret_cast<sockaddr*>(&address), sizeof address,
+                          host, sizeof host, service, sizeof service, 0) == 0);
+  CHECK(host == "localhost"s);
+  CHECK(hook::getnameinfo(reinterpret_cast<sockaddr*>(&address), sizeof address,
+                          host, 3, nullptr, 0, 0) == EAI_OVERFLOW);
+
+  hostent* const mine = hook::gethostbyname("localhost");
+  REQUIRE(mine != nullptr);
+  const std::string name = mine->h_name;
+  // Each task has memory of its own for it.
+  bao::spawn([] {
+    hostent* const other = hook::gethostbyaddr("\x7f\0\0\1", 4, AF_INET);
+    REQUIRE(other != nullptr);
+    CHECK(other->h_name == "localhost"s);
+  }).get();
+  CHECK(mine->h_name == name);
+  CHECK(mine->h_addrtype == AF_INET);
+  CHECK(std::memcmp(mine->h_addr_list[0], "\x7f\0\0\1", 4) == 0);
+  CHECK(mine->h_addr_list[1] == nullptr);
+
+  hostent room, *found = nullptr;
+  char small[4];
+  int error = 0;
+  CHECK(hook::gethostbyname_r("localhost", &room, small, sizeof small, &found,
+                              &error) == ERANGE);
+  CHECK(hook::gethostbyname("no.such.name.invalid") == nullptr);
+}
+
+TEST_CASE(
+    "V87: under patch_off, and where no tasks are, calls are libc's own") {
+  pair_of_sockets s;
+  const timeval limit{0, 20000};
+  ::setsockopt(s.ends[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  int turns = 0;
+  bool enough = false;
+  auto other = bao::spawn([&] {
+    for (; !enough; ++turns) bao::yield();
+  });
+  char byte;
+  const auto reads = [&] { return hook::read(s.ends[0], &byte, 1); };
+  {
+    const bao::patch_off off;
+    CHECK(in_c(reads) == outcome{-1, EAGAIN});
+    CHECK(turns == 0);
+    bao::spawn([&] {  // others are as they were
+      CHECK(in_c(reads) == outcome{-1, EAGAIN});
+      CHECK(turns > 1);
+    })
+        .join();
+  }
+  CHECK(in_c(reads) == outcome{-1, EAGAIN});
+  enough = true;
+  other.join();
+  std::thread([&] {
+    CHECK(in_c(reads) == outcome{-1, EAGAIN});
+    CHECK(bao::current_thread == nullptr);  // nor has it got any by that
+  }).join();
+}
+
+TEST_CASE("V88: without BAO_PATCH_ALL() nothing is live") {
+  CHECK(bao::patch_status(nullptr).empty());
+  char byte;
+  CHECK(in_c([&] { return hook::original::read(-1, &byte, 1); }) ==
+        outcome{-1, EBADF});
+}
+
+TEST_CASE("a FILE of bao::fdopen lets others run") {
+  int ends[2];
+  bao::check(::pipe(ends), "pipe");
+  std::FILE* const in = bao::fdopen(ends[0], "r");
+  std::FILE* const out = bao::fdopen(ends[1], "w");
+  REQUIRE(in != nullptr);
+  REQUIRE(out != nullptr);
+  auto writer = bao::spawn([&] {
+    for (int i = 0; i < 3; ++i) {
+      bao::yield();
+      std::fprintf(out, "line %d\n", i);
+      std::fflush(out);
+    }
+    std::fclose(out);
+  });
+  char line[100];
+  for (int i = 0; i < 3; ++i) {
+    REQUIRE(std::fgets(line, sizeof line, in) != nullptr);
+    CHECK(line == "line " + std::to_string(i) + '\n');
+  }
+  CHECK(std::fgets(line, sizeof line, in) == nullptr);
+  std::fclose(in);
+  CHECK(::fcntl(ends[0], F_GETFD) == -1);
+  CHECK(bao::fdopen(-1, "r") == nullptr);
+  CHECK(errno == EBADF);
+}
