@@ -10348,6 +10348,7 @@ class virtual_time : public system_calls {
 #include <new>
 #include <optional>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace bao {
@@ -10465,6 +10466,8 @@ class call {
       }
       if (errno != EAGAIN) return -1;
       if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
+      if (has_waited_ && is_shut_for_reading()) return block();
+      has_waited_ = true;
       switch (const int error = wait()) {
         case 0:
           break;
@@ -10520,23 +10523,37 @@ class call {
     return ENOMEM;
   }
 
-  // Whether it is ready now; when not, and it blocks, parks until it is.
+  // Whether it is ready now; when not, and it blocks, parks until it is. What
+  // is not open in this direction is ready: the call fails.
   int until_ready() {
+    const bool reads = want_ == readable;
     for (;;) {
-      pollfd p{fd_, static_cast<short>(want_ == readable ? POLLIN : POLLOUT),
-               0};
-      if (original::poll(&p, 1, 0) != 0 || is_non_blocking(fd_)) return 0;
+      pollfd p{fd_, static_cast<short>(reads ? POLLIN : POLLOUT), 0};
+      if (original::poll(&p, 1, 0) != 0) return 0;
+      const int flags = original::fcntl(fd_, F_GETFL, nullptr);
+      if (flags == -1 || (flags & O_NONBLOCK) != 0 ||
+          (flags & O_ACCMODE) == (reads ? O_WRONLY : O_RDONLY))
+        return 0;
       const int error = wait(never);
       if (error != 0) return error == EPERM ? 0 : error;
     }
   }
 
+  bool has_waited() const { return has_waited_; }
+
  private:
+  // Of datagrams it is the blocking call alone that then says: the end.
+  bool is_shut_for_reading() const {
+    pollfd p{fd_, POLLRDHUP, 0};
+    return want_ == readable && original::poll(&p, 1, 0) == 1;
+  }
+
   scheduler& scheduler_;
   const int fd_;
   const readiness want_;
   const int errno_before_ = errno;
   std::optional<deadline> until_;  // once it is known
+  bool has_waited_ = false;
 };
 
 // --- parts of messages -------------------------------------------------------
@@ -10585,19 +10602,28 @@ class rest_of {
 
 // --- sockets -----------------------------------------------------------------
 
-// Neither of these two ever blocks, whatever else is said.
-constexpr int never_blocks = MSG_DONTWAIT | MSG_ERRQUEUE | MSG_OOB;
-
+inline int option_of(int fd, int which) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  return ::getsockopt(fd, SOL_SOCKET, which, &value, &size) == 0 ? value : -1;
+}
 inline bool is_stream_socket(int fd) {
-  int type = 0;
-  socklen_t size = sizeof type;
-  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
-         type == SOCK_STREAM;
+  return option_of(fd, SO_TYPE) == SOCK_STREAM;
+}
+inline bool is_unix_socket(int fd) {
+  return option_of(fd, SO_DOMAIN) == AF_UNIX;
+}
+
+// Errors and urgent data are not waited for, by those sockets that have any.
+inline bool never_waits(int fd, int flags) {
+  return (flags & MSG_DONTWAIT) != 0 ||
+         ((flags & MSG_ERRQUEUE) != 0 && !is_unix_socket(fd)) ||
+         ((flags & MSG_OOB) != 0 && is_stream_socket(fd));
 }
 
 inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
-  if (s == nullptr || message == nullptr || (flags & never_blocks) != 0)
+  if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
   const auto block = [&] { return original::recvmsg(fd, message, flags); };
   call receiving(*s, fd, readable);
@@ -10609,10 +10635,11 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
       n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
       !is_stream_socket(fd))
     return got;
+  // All of it, or what there is at the end: looked at from the beginning, or
+  // taken piece by piece. Unix sockets do not wait to be looked at.
+  const bool looks = (flags & MSG_PEEK) != 0;
+  if (looks && is_unix_socket(fd)) return got;
   return for_c([&]() -> ssize_t {
-    // All of it, or what there is at the end: looked at from the beginning, or
-    // taken piece by piece.
-    const bool looks = (flags & MSG_PEEK) != 0;
     const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
     std::size_t done = n;
     growing_pause pauses;
@@ -10636,7 +10663,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
 inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
                         sockaddr* from, socklen_t* size) {
   scheduler* const s = here();
-  if (s == nullptr || (flags & never_blocks) != 0)
+  if (s == nullptr || never_waits(fd, flags))
     return original::recvfrom(fd, p, n, flags, from, size);
   if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
     iovec part{p, n};
@@ -10658,26 +10685,40 @@ inline ssize_t recv(int fd, void* p, std::size_t n, int flags) {
   return hook::recvfrom(fd, p, n, flags, nullptr, nullptr);
 }
 
+// Calls send(flags), for more than the flags of the caller. In the kernel, one
+// who is waiting for room is told of the socket's error, and by unix sockets
+// without SIGPIPE; so is one who has sent some, and then not told at all.
+template <class Send>
+ssize_t try_to_send(const call& sending, int fd, std::size_t done, Send send) {
+  bool quiet = done != 0;
+  if (sending.has_waited()) {
+    const int error = option_of(fd, SO_ERROR);
+    if (error > 0) return fail(error);
+    quiet = quiet || is_unix_socket(fd);
+  }
+  return send(MSG_DONTWAIT | (quiet ? MSG_NOSIGNAL : 0));
+}
+
 inline ssize_t sendmsg(int fd, const msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || (flags & MSG_DONTWAIT) != 0)
     return original::sendmsg(fd, message, flags);
   const iovec* const parts = message->msg_iov;
   const std::size_t n = message->msg_iovlen;
+  call sending(*s, fd, writable);
   return for_c([&] {
-    return call(*s, fd, writable)
-        .all(
-            bytes_of(parts, n),
-            [&](std::size_t done) {
-              const int quietly = flags | MSG_DONTWAIT;
-              if (done == 0) return original::sendmsg(fd, message, quietly);
-              const rest_of rest(parts, n, done);
-              msghdr more = rest.message();
-              more.msg_name = message->msg_name;
-              more.msg_namelen = message->msg_namelen;
-              return original::sendmsg(fd, &more, quietly | MSG_NOSIGNAL);
-            },
-            [&](std::size_t) { return original::sendmsg(fd, message, flags); });
+    return sending.all(
+        bytes_of(parts, n),
+        [&](std::size_t done) {
+          const rest_of rest(parts, n, done);
+          msghdr more = done == 0 ? *message : rest.message();
+          more.msg_name = message->msg_name;
+          more.msg_namelen = message->msg_namelen;
+          return try_to_send(sending, fd, done, [&](int more_flags) {
+            return original::sendmsg(fd, &more, flags | more_flags);
+          });
+        },
+        [&](std::size_t) { return original::sendmsg(fd, message, flags); });
   });
 }
 
@@ -10690,14 +10731,14 @@ inline ssize_t sendto(int fd, const void* p, std::size_t n, int flags,
     return original::sendto(fd, static_cast<const char*>(p) + done, n - done,
                             flags | more_flags, to, size);
   };
-  // Of what comes later, an error is not told: the call says how far it came.
-  return call(*s, fd, writable)
-      .all(
-          n,
-          [&](std::size_t done) {
-            return rest(done, MSG_DONTWAIT | (done != 0 ? MSG_NOSIGNAL : 0));
-          },
-          [&](std::size_t done) { return rest(done, 0); });
+  call sending(*s, fd, writable);
+  return sending.all(
+      n,
+      [&](std::size_t done) {
+        return try_to_send(sending, fd, done,
+                           [&](int more) { return rest(done, more); });
+      },
+      [&](std::size_t done) { return rest(done, 0); });
 }
 
 inline ssize_t send(int fd, const void* p, std::size_t n, int flags) {
@@ -10709,23 +10750,33 @@ inline ssize_t send(int fd, const void* p, std::size_t n, int flags) {
 inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
                     timespec* limit) {
   scheduler* const s = here();
-  if (s == nullptr || (flags & never_blocks) != 0 || n == 0 ||
+  if (s == nullptr || never_waits(fd, flags) || n == 0 ||
       (limit != nullptr && !is_time(*limit)))
     return original::recvmmsg(fd, messages, n, flags, limit);
   const deadline until = in_time(limit);
+  const bool waits_for_one = (flags & MSG_WAITFORONE) != 0;
+  const bool one_by_one = limit != nullptr || (flags & MSG_WAITALL) != 0;
+  flags &= ~MSG_WAITFORONE;
   call receiving(*s, fd, readable);
   unsigned done = 0;
   while (done < n) {
-    const auto some = [&](int more_flags) -> ssize_t {
-      return original::recvmmsg(fd, messages + done, n - done,
-                                (flags & ~MSG_WAITFORONE) | more_flags,
-                                nullptr);
-    };
-    const ssize_t got = receiving.one([&] { return some(MSG_DONTWAIT); },
-                                      [&] { return some(0); });
+    if (done != 0 && waits_for_one) flags |= MSG_DONTWAIT;
+    ssize_t got = 0;
+    if (one_by_one) {
+      got = hook::recvmsg(fd, &messages[done].msg_hdr, flags);
+      if (got != -1)
+        messages[done].msg_len = static_cast<unsigned>(std::exchange(got, 1));
+    } else {
+      const auto some = [&](int more) -> ssize_t {
+        return original::recvmmsg(fd, messages + done, n - done, flags | more,
+                                  nullptr);
+      };
+      got = receiving.one([&] { return some(MSG_DONTWAIT); },
+                          [&] { return some(0); });
+    }
     if (got <= 0) return done != 0 ? static_cast<int>(done) : -1;
     done += static_cast<unsigned>(got);
-    if ((flags & MSG_WAITFORONE) != 0 || until.passed()) break;
+    if (until.passed() || (waits_for_one && !one_by_one)) break;
   }
   return static_cast<int>(done);
 }
@@ -10745,21 +10796,17 @@ inline int sendmmsg(int fd, mmsghdr* messages, unsigned n, int flags) {
 
 inline int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
   scheduler* const s = here();
-  if (s == nullptr) return original::accept4(fd, from, size, flags);
+  if (s == nullptr || (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0)
+    return original::accept4(fd, from, size, flags);
   const auto take = [&] { return original::accept4(fd, from, size, flags); };
   return static_cast<int>(call(*s, fd, readable)
                               .one(
                                   [&] {
                                     // A look first: what does not block would
                                     // be seen by others who accept, too.
-                                    int listens = 0;
-                                    socklen_t n = sizeof listens;
                                     pollfd p{fd, POLLIN, 0};
                                     if (original::poll(&p, 1, 0) == 0 &&
-                                        ::getsockopt(fd, SOL_SOCKET,
-                                                     SO_ACCEPTCONN, &listens,
-                                                     &n) == 0 &&
-                                        listens != 0)
+                                        option_of(fd, SO_ACCEPTCONN) == 1)
                                       return fail(EAGAIN);
                                     return without_blocking(fd, take);
                                   },
@@ -10795,11 +10842,12 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
     pollfd p{fd, POLLOUT, 0};
     if (original::poll(&p, 1, 0) != 0) break;
   }
-  int error = 0;
-  socklen_t n = sizeof error;
-  ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n);
+  const int error = option_of(fd, SO_ERROR);
+  if (error > 0) return fail(error);
+  // The socket is told, too, that it is connected.
+  if (original::connect(fd, to, size) == -1 && errno != EISCONN) return -1;
   errno = errno_before;
-  return error == 0 ? 0 : fail(error);
+  return 0;
 }
 
 // --- files -------------------------------------------------------------------
@@ -10863,8 +10911,9 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
     const rest_of rest(parts, count, done);
     if (is_socket) {
       const msghdr message = rest.message();
-      const ssize_t sent = original::sendmsg(
-          fd, &message, MSG_DONTWAIT | (done != 0 ? MSG_NOSIGNAL : 0));
+      const ssize_t sent = try_to_send(writing, fd, done, [&](int flags) {
+        return original::sendmsg(fd, &message, flags);
+      });
       if (sent != -1 || errno != ENOTSOCK) return sent;
       is_socket = false;
     }
@@ -10874,12 +10923,10 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
       if (put != -1 || !takes_no_flag()) return put;
       takes_flag = false;
     }
+    // A terminal that is ready may yet have less room than that.
     if (const int error = writing.until_ready()) return fail(error);
-    if (all - done <= PIPE_BUF || is_non_blocking(fd))
-      return original::writev(fd, rest.parts(), rest.count());
-    return original::write(
-        fd, rest.parts()->iov_base,
-        std::min<std::size_t>(rest.parts()->iov_len, PIPE_BUF));
+    return without_blocking(
+        fd, [&] { return original::writev(fd, rest.parts(), rest.count()); });
   };
   return for_c([&] {
     return writing.all(all, piece, [&](std::size_t done) {
@@ -10919,9 +10966,10 @@ inline ssize_t sendfile(int to, int from, off_t* at, std::size_t n) {
   const auto block = [&](std::size_t done) {
     return original::sendfile(to, from, at, n - done);
   };
+  const bool until_all = is_stream_socket(to);
   return call(*s, to, writable)
       .all(
-          n,
+          until_all ? n : 0,
           [&](std::size_t done) {
             return without_blocking(to, [&] { return block(done); });
           },
@@ -11244,7 +11292,8 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
   scheduler* const s = here();
   timespec is{};
   if (s == nullptr || time == nullptr || !is_time(*time) ||
-      clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID ||
+      (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC &&
+       clock != CLOCK_BOOTTIME && clock != CLOCK_TAI) ||
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);

@@ -240,7 +240,8 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
   scheduler* const s = here();
   timespec is{};
   if (s == nullptr || time == nullptr || !is_time(*time) ||
-      clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID ||
+      (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC &&
+       clock != CLOCK_BOOTTIME && clock != CLOCK_TAI) ||
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);
