@@ -1,14 +1,14 @@
 // bao/hook.hpp - libc's blocking calls, for tasks
 //
-// Functions with the names, the arguments and the errno of libc's, that let
-// other tasks run where libc's would block the thread. A program may call them
-// by name; patch.hpp makes every library call them.
+// Functions with the names, the arguments and the errno of libc's, that suspend
+// where libc's would block the thread. A program may call them by name;
+// patch.hpp makes every library call them.
 //
-// What a descriptor is like, the kernel knows best: whether it blocks, how long
-// a socket's SO_RCVTIMEO is. Whoever remembers that by number is wrong after
-// the next dup(), fork() or fcntl() elsewhere. So nothing is remembered, and
-// the flags of a descriptor stay what they are. Each call is made so that it
-// cannot block; only when it would have is the kernel asked:
+// Whether a descriptor blocks, and how long a socket's SO_RCVTIMEO is, the
+// kernel knows best. Whoever remembers that by number is wrong after the next
+// dup(), fork() or fcntl() elsewhere. So nothing is remembered, and the flags
+// of a descriptor stay what they are. Each call is made so that it cannot
+// block; only when it would have is the kernel asked:
 //
 //     recv(MSG_DONTWAIT) --> data? --yes--> return it
 //          ^                   no
@@ -16,9 +16,9 @@
 //          |                   no
 //          '--- park until readable, or until SO_RCVTIMEO has passed
 //
-// A file that no poller can watch blocks, as ever. Where no task could run
-// meanwhile, on threads without any, in handlers of ended tasks, under
-// patch_off, each function is libc's own, some ns later.
+// A file that no poller can watch blocks, as ever. On threads without tasks, in
+// handlers of ended tasks and under patch_off, each function is libc's own,
+// some ns later.
 //
 // The caller may be C, through which nothing can be thrown. So a kill makes a
 // call fail with ECANCELED, and a limit that has passed with ETIMEDOUT; what it
@@ -51,13 +51,18 @@ namespace hook {
 
 // --- what they share ---------------------------------------------------------
 
+// The tasks of this thread; null when it has none.
+inline scheduler* tasks_here() {
+  const thread_state* const t = current_thread;
+  return t == nullptr ? nullptr : t->tasks;
+}
+
 // Whom to wait with; null when the call is to be libc's own.
 inline scheduler* here() {
-  const thread_state* const t = current_thread;
-  if (t == nullptr || t->tasks == nullptr) return nullptr;
-  const task_block& me = t->tasks->running();
-  return me.stage == task_state::running && me.unpatched == 0 ? t->tasks
-                                                              : nullptr;
+  scheduler* const s = tasks_here();
+  if (s == nullptr) return nullptr;
+  const task_block& me = s->running();
+  return me.stage == task_state::running && me.unpatched == 0 ? s : nullptr;
 }
 
 inline int fail(int error) {
@@ -65,15 +70,34 @@ inline int fail(int error) {
   return -1;
 }
 
-// What call() returns; its exceptions as errno. Nothing that interrupts a task
-// is among them: that is never thrown here.
-template <class Call>
-auto for_c(Call call) -> decltype(call()) try {
+// What call() returns, or failed(error) for what it throws. Nothing that
+// interrupts a task is among that: it is never thrown here.
+template <class Call, class Failed = int (*)(int)>
+auto for_c(Call call, Failed failed = fail) -> decltype(call()) try {
   return call();
 } catch (const std::system_error& e) {
-  return fail(e.code().value());
+  return failed(e.code().value());
 } catch (const std::bad_alloc&) {
-  return fail(ENOMEM);
+  return failed(ENOMEM);
+}
+
+// Whether a call may be made; errno says why not. Suspends now and then: who is
+// interrupted, and calls on and on, must not keep the thread; nor who never has
+// to wait.
+inline bool may_begin(scheduler& s) {
+  const int errno_before = errno;
+  const int error = s.interrupted_in_c();
+  if (error != 0 || s.time_to_yield()) s.yield_in_c();
+  errno = error != 0 ? error : errno_before;
+  return error == 0;
+}
+
+// Whether a call in this direction would not block now: what poll() says.
+inline bool is_ready(int fd, readiness direction) {
+  const auto events =
+      static_cast<short>(direction == readable ? POLLIN : POLLOUT);
+  pollfd p{fd, events, 0};
+  return original::poll(&p, 1, 0) != 0;
 }
 
 inline bool is_non_blocking(int fd) {
@@ -112,18 +136,21 @@ inline deadline limit_of(int fd, readiness direction,
          std::chrono::microseconds(t.tv_usec);
 }
 
-inline deadline in_milliseconds(int ms) {
-  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
-}
-inline deadline in_time(const timespec* t) {
-  if (t == nullptr) return never;
-  return std::chrono::seconds(t->tv_sec) + std::chrono::nanoseconds(t->tv_nsec);
-}
 inline bool is_time(const timespec& t) {
   return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
 }
+inline clock::duration duration_of(const timespec& t) {
+  return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+}
+inline deadline in_time(const timespec* t) {
+  return t == nullptr ? never : deadline(duration_of(*t));
+}
+inline deadline in_milliseconds(int ms) {
+  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+}
 
-// Parks for a while, or until `until`: for what the kernel gives no word of.
+// Suspends for a while, not beyond `until`, where the kernel gives no word: 0,
+// ETIME when late, else why not.
 inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
   if (until.passed()) return ETIME;
   const int error =
@@ -138,20 +165,11 @@ class call {
       : scheduler_(s), fd_(fd), want_(want) {}
   call(const call&) = delete;
 
-  // Whoever has been interrupted, and calls on and on, must not keep the
-  // thread; nor whoever never has to wait.
-  bool may_begin() {
-    const int error = scheduler_.interrupted_in_c();
-    if (error != 0 || scheduler_.time_to_yield()) scheduler_.yield_in_c();
-    errno = error != 0 ? error : errno_before_;
-    return error == 0;
-  }
-
-  // What attempt() returns when it does not fail with EAGAIN; parks in between.
-  // `block` is the call itself: for what cannot be waited for.
+  // Suspends until attempt(), which does not block, does not fail with EAGAIN:
+  // what it returns. block() is the call itself, for what cannot be waited for.
   template <class Attempt, class Block>
   ssize_t one(Attempt attempt, Block block) {
-    if (!may_begin()) return -1;
+    if (!may_begin(scheduler_)) return -1;
     for (;;) {
       const ssize_t result = attempt();
       if (result != -1) {
@@ -175,10 +193,17 @@ class call {
     }
   }
 
+  // The same for a socket: attempt(flags) is the call, with these in addition.
+  template <class Attempt>
+  ssize_t one(Attempt attempt) {
+    return one([&] { return attempt(MSG_DONTWAIT); },
+               [&] { return attempt(0); });
+  }
+
   // The same until `n` bytes are through: piece(done) is the call for the rest.
   // Less when that ends, or fails on the way.
-  template <class Attempt, class Block>
-  ssize_t all(std::size_t n, Attempt piece, Block block) {
+  template <class Piece, class Block>
+  ssize_t all(std::size_t n, Piece piece, Block block) {
     std::size_t done = 0;
     do {
       const ssize_t more =
@@ -193,9 +218,10 @@ class call {
     return static_cast<ssize_t>(done);
   }
 
-  // Parks until there may be news: 0; ETIME when late, EPERM for what is always
-  // ready, else why not. A socket's own limit is not less than a tick of the
-  // kernel's clock, and most replies come sooner: so it is asked for only then.
+  // Suspends until there may be news: 0; ETIME when late, EPERM for what is
+  // always ready, else why not. A socket's own limit is not less than a tick of
+  // the kernel's clock, and most replies come sooner: so it is asked for only
+  // then.
   int wait() {
     if (until_) return wait(*until_);
     const auto begin = now();
@@ -204,33 +230,31 @@ class call {
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
-  int wait(deadline until) try {
-    std::optional<place_in_line> place;
-    get_in_line(place, fd_, want_);
-    if (!place->watch()) return EPERM;
-    const int error =
-        scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
-    return place->closed() ? EBADF : error;
-  } catch (const std::system_error& e) {
-    return e.code().value();
-  } catch (const std::bad_alloc&) {
-    return ENOMEM;
+  int wait(deadline until) {
+    const auto park = [&] {
+      std::optional<place_in_line> place;
+      get_in_line(place, fd_, want_);
+      if (!place->watch()) return EPERM;
+      const int error =
+          scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
+      return place->closed() ? EBADF : error;
+    };
+    return for_c(park, [](int error) { return error; });
   }
 
   // Whether it is ready now; when not, and it blocks, parks until it is. What
   // is not open in this direction is ready: the call fails.
   int until_ready() {
-    const bool reads = want_ == readable;
-    for (;;) {
-      pollfd p{fd_, static_cast<short>(reads ? POLLIN : POLLOUT), 0};
-      if (original::poll(&p, 1, 0) != 0) return 0;
+    const int other_way = want_ == readable ? O_WRONLY : O_RDONLY;
+    while (!is_ready(fd_, want_)) {
       const int flags = original::fcntl(fd_, F_GETFL, nullptr);
       if (flags == -1 || (flags & O_NONBLOCK) != 0 ||
-          (flags & O_ACCMODE) == (reads ? O_WRONLY : O_RDONLY))
+          (flags & O_ACCMODE) == other_way)
         return 0;
       const int error = wait(never);
       if (error != 0) return error == EPERM ? 0 : error;
     }
+    return 0;
   }
 
   bool has_waited() const { return has_waited_; }
@@ -258,8 +282,16 @@ inline std::size_t bytes_of(const iovec* parts, std::size_t n) {
   return all;
 }
 
-// What is left of them after so many bytes. Throws std::bad_alloc if it is more
-// than one part, and not all.
+// A message of these. No call changes the list of them.
+inline msghdr message_of(const iovec* parts, std::size_t n) {
+  msghdr m{};
+  m.msg_iov = const_cast<iovec*>(parts);
+  m.msg_iovlen = n;
+  return m;
+}
+
+// What is left of them after so many bytes. May throw std::bad_alloc when that
+// is several parts, and not all.
 class rest_of {
  public:
   rest_of(const iovec* parts, std::size_t n, std::size_t done)
@@ -280,12 +312,7 @@ class rest_of {
 
   const iovec* parts() const { return parts_; }
   int count() const { return static_cast<int>(n_); }
-  msghdr message() const {
-    msghdr m{};
-    m.msg_iov = const_cast<iovec*>(parts_);
-    m.msg_iovlen = n_;
-    return m;
-  }
+  msghdr message() const { return message_of(parts_, n_); }
 
  private:
   const iovec* parts_;
@@ -319,11 +346,13 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
-  const auto block = [&] { return original::recvmsg(fd, message, flags); };
   call receiving(*s, fd, readable);
-  const ssize_t got = receiving.one(
-      [&] { return original::recvmsg(fd, message, flags | MSG_DONTWAIT); },
-      block);
+  const auto receive = [&](msghdr* into) {
+    return receiving.one([&](int more_flags) {
+      return original::recvmsg(fd, into, flags | more_flags);
+    });
+  };
+  const ssize_t got = receive(message);
   const auto n = static_cast<std::size_t>(got);
   if (got <= 0 || (flags & MSG_WAITALL) == 0 ||
       n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
@@ -341,9 +370,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
                          looks ? 0 : done);
       msghdr more = rest.message();
-      const ssize_t got_more = receiving.one(
-          [&] { return original::recvmsg(fd, &more, flags | MSG_DONTWAIT); },
-          block);
+      const ssize_t got_more = receive(&more);
       if (got_more <= 0) break;
       const auto m = static_cast<std::size_t>(got_more);
       if (looks && m == done && pause(*s, pauses, limit_of(fd, readable)) != 0)
@@ -360,19 +387,13 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
   if (s == nullptr || never_waits(fd, flags))
     return original::recvfrom(fd, p, n, flags, from, size);
   if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
-    iovec part{p, n};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
+    const iovec part{p, n};
+    msghdr message = message_of(&part, 1);
     return hook::recvmsg(fd, &message, flags);
   }
-  return call(*s, fd, readable)
-      .one(
-          [&] {
-            return original::recvfrom(fd, p, n, flags | MSG_DONTWAIT, from,
-                                      size);
-          },
-          [&] { return original::recvfrom(fd, p, n, flags, from, size); });
+  return call(*s, fd, readable).one([&](int more_flags) {
+    return original::recvfrom(fd, p, n, flags | more_flags, from, size);
+  });
 }
 
 inline ssize_t recv(int fd, void* p, std::size_t n, int flags) {
@@ -439,7 +460,7 @@ inline ssize_t send(int fd, const void* p, std::size_t n, int flags) {
   return hook::sendto(fd, p, n, flags, nullptr, 0);
 }
 
-// Until all have come, or one at the least with MSG_WAITFORONE. As in the
+// Suspends until all have come; with MSG_WAITFORONE, until one has. As in the
 // kernel, `limit` is looked at after each.
 inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
                     timespec* limit) {
@@ -461,12 +482,10 @@ inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
       if (got != -1)
         messages[done].msg_len = static_cast<unsigned>(std::exchange(got, 1));
     } else {
-      const auto some = [&](int more) -> ssize_t {
+      got = receiving.one([&](int more) {
         return original::recvmmsg(fd, messages + done, n - done, flags | more,
                                   nullptr);
-      };
-      got = receiving.one([&] { return some(MSG_DONTWAIT); },
-                          [&] { return some(0); });
+      });
     }
     if (got <= 0) return done != 0 ? static_cast<int>(done) : -1;
     done += static_cast<unsigned>(got);
@@ -493,18 +512,13 @@ inline int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
   if (s == nullptr || (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0)
     return original::accept4(fd, from, size, flags);
   const auto take = [&] { return original::accept4(fd, from, size, flags); };
-  return static_cast<int>(call(*s, fd, readable)
-                              .one(
-                                  [&] {
-                                    // A look first: what does not block would
-                                    // be seen by others who accept, too.
-                                    pollfd p{fd, POLLIN, 0};
-                                    if (original::poll(&p, 1, 0) == 0 &&
-                                        option_of(fd, SO_ACCEPTCONN) == 1)
-                                      return fail(EAGAIN);
-                                    return without_blocking(fd, take);
-                                  },
-                                  take));
+  // A look first: what does not block would be seen by others who accept, too.
+  const auto look_and_take = [&] {
+    return !is_ready(fd, readable) && option_of(fd, SO_ACCEPTCONN) == 1
+               ? fail(EAGAIN)
+               : without_blocking(fd, take);
+  };
+  return static_cast<int>(call(*s, fd, readable).one(look_and_take, take));
 }
 
 inline int accept(int fd, sockaddr* from, socklen_t* size) {
@@ -516,8 +530,7 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
   if (s == nullptr || is_non_blocking(fd))
     return original::connect(fd, to, size);
   const int errno_before = errno;
-  call connecting(*s, fd, writable);
-  if (!connecting.may_begin()) return -1;
+  if (!may_begin(*s)) return -1;
   const deadline until = limit_of(fd, writable);
   growing_pause pauses;
   for (;;) {
@@ -530,12 +543,10 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
     if (const int error = pause(*s, pauses, until))
       return fail(error == ETIME ? EAGAIN : error);
   }
-  for (;;) {
-    if (const int error = connecting.wait(until))
+  do {
+    if (const int error = call(*s, fd, writable).wait(until))
       return fail(error == ETIME ? EINPROGRESS : error);
-    pollfd p{fd, POLLOUT, 0};
-    if (original::poll(&p, 1, 0) != 0) break;
-  }
+  } while (!is_ready(fd, writable));
   const int error = option_of(fd, SO_ERROR);
   if (error > 0) return fail(error);
   // The socket is told, too, that it is connected.
@@ -546,9 +557,9 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
 
 // --- files -------------------------------------------------------------------
 //
-// They may be sockets after all. Pipes, eventfds and timerfds take
-// RWF_NOWAIT. Named pipes and terminals do not: there the call is made when
-// they are ready, and for no more than then goes through.
+// read() and write() may be of sockets after all. Pipes, eventfds and timerfds
+// take RWF_NOWAIT. Named pipes and terminals do not: there the call is made
+// when they are ready, and for no more than goes through then.
 
 #if defined(BAO_ASAN)
 constexpr bool may_take_flag = false;  // its checks do not know the call
@@ -563,9 +574,7 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
   if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr ||
       bytes_of(parts, static_cast<std::size_t>(n)) == 0)
     return block();
-  msghdr message{};
-  message.msg_iov = const_cast<iovec*>(parts);
-  message.msg_iovlen = static_cast<std::size_t>(n);
+  msghdr message = message_of(parts, static_cast<std::size_t>(n));
   call reading(*s, fd, readable);
   bool is_socket = true, takes_flag = may_take_flag;
   return reading.one(
@@ -677,7 +686,7 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
   if (s == nullptr || (flags & SPLICE_F_NONBLOCK) != 0)
     return original::splice(from, from_at, to, to_at, n, flags);
   call reading(*s, from, readable), writing(*s, to, writable);
-  if (!reading.may_begin()) return -1;
+  if (!may_begin(*s)) return -1;
   growing_pause pauses;
   for (;;) {
     const ssize_t moved = without_blocking(from, [&] {
@@ -687,12 +696,10 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
       });
     });
     if (moved != -1 || errno != EAGAIN) return moved;
-    pollfd ends[] = {{from, POLLIN, 0}, {to, POLLOUT, 0}};
-    original::poll(ends, 2, 0);
     int error = 0;
-    if (ends[0].revents == 0)
+    if (!is_ready(from, readable))
       error = is_non_blocking(from) ? EAGAIN : reading.wait();
-    else if (ends[1].revents == 0)
+    else if (!is_ready(to, writable))
       error = is_non_blocking(to) ? EAGAIN : writing.wait();
     else
       error = pause(*s, pauses);
@@ -706,13 +713,12 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
 // The number is about to stand for nothing, or for another file: those of this
 // thread who wait for it get EBADF.
 inline void closes(int fd) {
-  if (current_thread == nullptr || current_thread->tasks == nullptr || fd < 0)
+  scheduler* const s = tasks_here();
+  if (s == nullptr || fd < 0 || static_cast<std::size_t>(fd) >= s->watches())
     return;
-  scheduler& s = *current_thread->tasks;
-  if (static_cast<std::size_t>(fd) >= s.watches()) return;
-  descriptor_watch*& known = s.watch_of(fd);
+  descriptor_watch*& known = s->watch_of(fd);
   if (known == nullptr) return;
-  if (!known->waiters.empty()) abandon(s, *known, fd);
+  if (!known->waiters.empty()) abandon(*s, *known, fd);
   if (!known->owned || known->closed) known = nullptr;
 }
 
@@ -721,26 +727,22 @@ inline int close(int fd) {
   return original::close(fd);
 }
 
-inline int dup2(int fd, int number) {
-  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
-    closes(number);
-  return original::dup2(fd, number);
-}
 inline int dup3(int fd, int number, int flags) {
   if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
     closes(number);
   return original::dup3(fd, number, flags);
 }
+inline int dup2(int fd, int number) {
+  return fd == number ? original::dup2(fd, number) : hook::dup3(fd, number, 0);
+}
 
 #if __GLIBC_PREREQ(2, 34)
 inline int close_range(unsigned first, unsigned last, int flags) {
-  constexpr int only_marks = 4;  // CLOSE_RANGE_CLOEXEC
-  if (current_thread != nullptr && current_thread->tasks != nullptr &&
-      first <= last && (flags & only_marks) == 0) {
-    const std::size_t end = current_thread->tasks->watches();
-    for (std::size_t fd = first; fd <= last && fd < end; ++fd)
+  constexpr int only_marks = CLOSE_RANGE_CLOEXEC;
+  scheduler* const s = tasks_here();
+  if (s != nullptr && (flags & only_marks) == 0)
+    for (std::size_t fd = first; fd <= last && fd < s->watches(); ++fd)
       closes(static_cast<int>(fd));
-  }
   return original::close_range(first, last, flags);
 }
 #endif

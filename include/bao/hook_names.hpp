@@ -1,9 +1,9 @@
 // bao/hook_names.hpp - libc's look-ups of names
 //
-// A helper thread asks (look_up.hpp); numbers need no asking. The answer is
-// then put where libc would have put it. Whoever is interrupted leaves, and is
-// told of a failure of the system, ECANCELED or ETIMEDOUT; the answer then
-// belongs to nobody. What hook.hpp says of its functions holds for these too.
+// A helper thread asks (look_up.hpp), and the answer is put where libc would
+// have put it; numbers need no asking. Whoever is interrupted leaves, and gets
+// EAI_SYSTEM or NETDB_INTERNAL with ECANCELED or ETIMEDOUT. What hook.hpp says
+// of its functions holds for these too.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -23,7 +23,6 @@
 #include <new>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -34,27 +33,23 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 namespace hook {
 
-// Parks until somebody has the answer that find(answer) gives on a helper
-// thread: what use(answer) returns, or failed(errno).
+// Suspends until find(answer) has been called on a helper thread, for us or for
+// others who ask the same: what use(answer) returns, or failed(error).
 template <class Answer, class Find, class Use, class Failed>
 int ask(std::string key, Find find, Use use, Failed failed) {
   const int errno_before = errno;
-  try {
-    const std::shared_ptr<question> asked =
-        question::ask(std::move(key), [find = std::move(find)] {
-          auto answer = std::make_shared<Answer>();
-          find(*answer);
-          answer->error = errno;
-          return answer;
-        });
+  const auto ask_and_use = [&] {
+    const auto asked = question::ask(std::move(key), [find = std::move(find)] {
+      auto answer = std::make_shared<Answer>();
+      find(*answer);
+      answer->error = errno;
+      return answer;
+    });
     if (const int error = asked->wait_in_c(never)) return failed(error);
     errno = errno_before;
     return use(asked->template get<Answer>());
-  } catch (const std::system_error& e) {
-    return failed(e.code().value());
-  } catch (const std::bad_alloc&) {
-    return failed(ENOMEM);
-  }
+  };
+  return for_c(ask_and_use, failed);
 }
 
 // For the two that say by a number of their own why they fail.
@@ -69,8 +64,8 @@ inline bool is_numeric(const char* host) {
          ::inet_pton(AF_INET6, host, &any) == 1;
 }
 
-// Each caller frees a list of his own, by freeaddrinfo(): which takes the
-// address to lie behind its head, and the name to be a piece by itself.
+// Each caller frees a list of its own, by freeaddrinfo(): for which an address
+// is part of the same piece of memory, and a name is a piece by itself.
 inline addrinfo* copy_of(const addrinfo* list) {
   addrinfo* first = nullptr;
   addrinfo** link = &first;
@@ -107,26 +102,23 @@ inline int getaddrinfo(const char* host, const char* service,
       if (list != nullptr) ::freeaddrinfo(list);
     }
   };
-  // Of the hints these four count.
-  std::optional<addrinfo> how;
   std::string key = std::string("getaddrinfo ") + host;
-  if (service != nullptr) key += std::string(1, '\0') + service;
-  if (hints != nullptr) {
-    how.emplace();
-    for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
-                       &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
-      *how.*field = hints->*field;
-      key += '\0' + std::to_string(hints->*field);
-    }
-  }
   std::optional<std::string> own_service;
-  if (service != nullptr) own_service = service;
+  if (service != nullptr) key += '\0' + own_service.emplace(service);
+  // Of the hints these four count; without any, glibc takes these flags.
+  addrinfo how{};
+  how.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
+  for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
+                     &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
+    if (hints != nullptr) how.*field = hints->*field;
+    key += '\0' + std::to_string(how.*field);
+  }
   return hook::ask<answer>(
       key,
       [how, own_host = std::string(host), own_service](answer& a) {
-        a.result = ::getaddrinfo(own_host.c_str(),
-                                 own_service ? own_service->c_str() : nullptr,
-                                 how ? &*how : nullptr, &a.list);
+        a.result = original::getaddrinfo(
+            own_host.c_str(), own_service ? own_service->c_str() : nullptr,
+            &how, &a.list);
       },
       [&](const answer& a) {
         if (a.result == EAI_SYSTEM) errno = a.error;
@@ -152,10 +144,10 @@ inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
   return hook::ask<answer>(
       "getnameinfo " + std::to_string(flags) + ' ' + of,
       [of, flags](answer& a) {
-        a.result =
-            ::getnameinfo(reinterpret_cast<const sockaddr*>(of.data()),
-                          static_cast<socklen_t>(of.size()), a.host,
-                          sizeof a.host, a.service, sizeof a.service, flags);
+        a.result = original::getnameinfo(
+            reinterpret_cast<const sockaddr*>(of.data()),
+            static_cast<socklen_t>(of.size()), a.host, sizeof a.host, a.service,
+            sizeof a.service, flags);
       },
       [&](const answer& a) -> int {
         if (a.result == EAI_SYSTEM) errno = a.error;
@@ -175,9 +167,9 @@ inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
 }
 
 // The older family. All that a hostent points to lies in one buffer; so it can
-// be moved, pointers and all, from the helper's to the caller's.
+// be copied, pointers and all, from the helper's to the caller's.
 struct host_answer {
-  void move_to(hostent& host, char* p) const {
+  void copy_to(hostent& host, char* p) const {
     std::copy(buffer.begin(), buffer.end(), p);
     const auto moved = [&](char* at) { return p + (at - buffer.data()); };
     const auto moved_list = [&](char** list) {
@@ -198,22 +190,25 @@ struct host_answer {
   int result = 0, host_error = 0, error = 0;
 };
 
-// find(host, p, n, found, error) asks libc, on a helper thread.
+// libc is asked by find(of, family, host, p, n, found, error).
 template <class Find>
-int find_host(const std::string& key, hostent* host, char* p, std::size_t n,
-              hostent** found, int* host_error, Find find) {
+int find_host(const char* name, const std::string& of, int family,
+              hostent* host, char* p, std::size_t n, hostent** found,
+              int* host_error, Find find) {
   *found = nullptr;
   return hook::ask<host_answer>(
-      key + ' ' + std::to_string(n),
-      [n, find](host_answer& a) {
+      name + (' ' + std::to_string(family)) + ' ' + std::to_string(n) + ' ' +
+          of,
+      [of, family, n, find](host_answer& a) {
         a.buffer.resize(n);
         hostent* one = nullptr;
-        a.result = find(&a.found, a.buffer.data(), n, &one, &a.host_error);
+        a.result =
+            find(of, family, &a.found, a.buffer.data(), n, &one, &a.host_error);
         a.any = one != nullptr;
       },
       [&](const host_answer& a) {
         *host_error = a.host_error;
-        if (a.any) a.move_to(*(*found = host), p);
+        if (a.any) a.copy_to(*(*found = host), p);
         if (!a.any) errno = a.error;
         return a.result;
       },
@@ -228,10 +223,9 @@ inline int gethostbyname2_r(const char* name, int family, hostent* host,
                             int* error) {
   if (here() == nullptr || is_numeric(name))
     return original::gethostbyname2_r(name, family, host, p, n, found, error);
-  const std::string own = name;
-  return find_host("gethostbyname2 " + std::to_string(family) + own, host, p, n,
-                   found, error, [own, family](auto... rest) {
-                     return ::gethostbyname2_r(own.c_str(), family, rest...);
+  return find_host("gethostbyname2", name, family, host, p, n, found, error,
+                   [](const std::string& of, auto... rest) {
+                     return original::gethostbyname2_r(of.c_str(), rest...);
                    });
 }
 
@@ -246,12 +240,11 @@ inline int gethostbyaddr_r(const void* address, socklen_t size, int family,
   if (here() == nullptr || address == nullptr)
     return original::gethostbyaddr_r(address, size, family, host, p, n, found,
                                      error);
-  const std::string of(static_cast<const char*>(address), size);
-  return find_host("gethostbyaddr " + std::to_string(family) + ' ' + of, host,
-                   p, n, found, error, [of, family](auto... rest) {
-                     return ::gethostbyaddr_r(of.data(),
-                                              static_cast<socklen_t>(of.size()),
-                                              family, rest...);
+  return find_host("gethostbyaddr", {static_cast<const char*>(address), size},
+                   family, host, p, n, found, error,
+                   [](const std::string& of, auto... rest) {
+                     const auto n_of = static_cast<socklen_t>(of.size());
+                     return original::gethostbyaddr_r(of.data(), n_of, rest...);
                    });
 }
 

@@ -3,11 +3,10 @@
 // For several descriptors at once, for a time, for a lock on a file, for a
 // child to end. What hook.hpp says of its functions holds for these too.
 //
-// Where the kernel gives word, a poller can be told of it, and the task parks
-// until then. Of some things there is no word: a lock that another process
-// holds, any of several children, urgent data. For those it asks again and
-// again, after 1 ms first, after twice as long each time, every 50 ms in the
-// end.
+// Where the kernel gives word, the task parks until the poller has it. Of some
+// things there is no word: a lock that another process holds, any of several
+// children, urgent data. Those are asked for again and again, after 1 ms first,
+// after twice as long each time, every 50 ms in the end.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -36,8 +35,8 @@ namespace hook {
 
 // --- several descriptors -----------------------------------------------------
 
-// For the time of a wait, other signals are let in. One that is pending has its
-// handler run, here, and ends the wait.
+// A wait with a mask lets in other signals: those that are pending have their
+// handlers run, here, and end it (true).
 inline bool let_in(const sigset_t* mask) {
   if (mask == nullptr) return false;
   sigset_t pending, before;
@@ -52,17 +51,22 @@ inline bool let_in(const sigset_t* mask) {
   return true;
 }
 
-// Asks ask(), which does not block, until it finds something, parking in
-// between until there may be news of one of `fds`.
+// What a poller can be told of.
+inline readiness watchable(int events) {
+  readiness want;
+  if (events & (POLLIN | POLLRDNORM)) want = want | readable;
+  if (events & (POLLOUT | POLLWRNORM)) want = want | writable;
+  return want;
+}
+
+// Suspends until ask(), which does not block, finds something, or `until`
+// passes: what it returns. It is asked whenever there may be news of one of
+// `fds`.
 template <class Ask>
 int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
               const sigset_t* mask, Ask ask) {
   const int errno_before = errno;
-  if (const int error = s.interrupted_in_c()) {
-    s.yield_in_c();
-    return fail(error);
-  }
-  if (s.time_to_yield()) s.yield_in_c();
+  if (!may_begin(s)) return -1;
   growing_pause pauses;
   for (bool late = false;;) {
     const int found = ask();
@@ -72,19 +76,13 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
     }
     if (late || until.passed()) break;
     if (let_in(mask)) return fail(EINTR);
-    // Of what is neither to read nor to write the poller has no word; nor is
-    // there any of a signal that comes.
-    bool no_word = mask != nullptr;
+    bool no_word = mask != nullptr;  // of a signal that comes
     std::vector<std::optional<place_in_line>> places(n);
     for (std::size_t i = 0; i < n; ++i) {
-      const auto wants = [&](int events) {
-        return (fds[i].events & events) != 0;
-      };
-      readiness want;
-      if (wants(POLLIN | POLLRDNORM)) want = want | readable;
-      if (wants(POLLOUT | POLLWRNORM)) want = want | writable;
       if (fds[i].fd < 0) continue;
-      no_word = no_word || !want || wants(POLLPRI | POLLRDHUP | POLLRDBAND);
+      const readiness want = watchable(fds[i].events);
+      constexpr int others = POLLPRI | POLLRDHUP | POLLRDBAND;
+      no_word = no_word || !want || (fds[i].events & others) != 0;
       if (!want) continue;
       get_in_line(places[i], fds[i].fd, want);
       places[i]->watch();
@@ -211,24 +209,23 @@ inline int epoll_wait(int fd, epoll_event* events, int n, int ms) {
 
 // --- time --------------------------------------------------------------------
 
-// Parks so long: 0, or why not. A sleep of no time lets the others run.
+// Suspends so long: 0, else why not. No time at all lets the others run.
 inline int sleep_until(scheduler& s, deadline until) {
-  if (until.passed() && s.interrupted_in_c() == 0) {
+  const int errno_before = errno;
+  int error = 0;
+  if (until.passed() && s.interrupted_in_c() == 0)
     s.yield_in_c();
-    return 0;
-  }
-  const int error = s.park_in_c(until, {"sleeping"});
+  else
+    error = s.park_in_c(until, {"sleeping"});
+  errno = errno_before;
   return error == ETIME ? 0 : error;
 }
 
-// The same, for C: returns an error, and leaves what is left of the time.
+// The same; whoever is interrupted is told how much of the time is left.
 inline int sleep_for(scheduler& s, const timespec& time, timespec* left) {
-  const int errno_before = errno;
-  const auto whole = std::chrono::seconds(time.tv_sec) +
-                     std::chrono::nanoseconds(time.tv_nsec);
+  const auto whole = duration_of(time);
   const auto begin = now();
   const int error = sleep_until(s, whole);
-  errno = errno_before;
   if (error != 0 && left != nullptr)
     *left = to_timespec(
         std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
@@ -245,17 +242,11 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);
-  const auto whole = [](const timespec& t) {
-    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
-  };
-  // The clock we wait by is this one; another's is asked how long that is.
-  const int errno_before = errno;
-  const deadline until = clock == CLOCK_MONOTONIC
-                             ? deadline(bao::clock::time_point(whole(*time)))
-                             : deadline(whole(*time) - whole(is));
-  const int error = sleep_until(*s, until);
-  errno = errno_before;
-  return error;
+  // Deadlines go by the monotonic clock; another is asked how long that is.
+  const auto then = duration_of(*time);
+  return sleep_until(*s, clock == CLOCK_MONOTONIC
+                             ? deadline(bao::clock::time_point(then))
+                             : deadline(then - duration_of(is)));
 }
 
 inline int nanosleep(const timespec* time, timespec* left) {
@@ -267,11 +258,9 @@ inline int nanosleep(const timespec* time, timespec* left) {
 }
 
 inline int usleep(useconds_t microseconds) {
-  scheduler* const s = here();
-  if (s == nullptr) return original::usleep(microseconds);
-  const int error =
-      sleep_for(*s, to_timespec(nanoseconds{microseconds} * 1000), nullptr);
-  return error == 0 ? 0 : fail(error);
+  if (here() == nullptr) return original::usleep(microseconds);
+  const timespec time = to_timespec(nanoseconds{microseconds} * 1000);
+  return hook::nanosleep(&time, nullptr);
 }
 
 // Returns the seconds that are left when it is interrupted.
@@ -287,20 +276,18 @@ inline unsigned sleep(unsigned seconds) {
 
 // --- locks on files ----------------------------------------------------------
 
-// attempt() does not block. It fails while another holds the lock.
+// Suspends until attempt(), which does not block, does not fail because another
+// holds the lock: what it returns.
 template <class Attempt>
 int until_unlocked(scheduler& s, Attempt attempt) {
   const int errno_before = errno;
+  if (!may_begin(s)) return -1;
   growing_pause pauses;
-  for (int error = s.interrupted_in_c();;) {
-    if (error != 0) {
-      s.yield_in_c();
-      return fail(error);
-    }
+  for (;;) {
     const int result = attempt();
     if (result != -1) errno = errno_before;
     if (result != -1 || (errno != EAGAIN && errno != EACCES)) return result;
-    if ((error = pause(s, pauses)) != 0) return fail(error);
+    if (const int error = pause(s, pauses)) return fail(error);
   }
 }
 
@@ -334,21 +321,19 @@ inline pid_t wait4(pid_t pid, int* status, int options, rusage* used) {
   if (s == nullptr || (options & WNOHANG) != 0)
     return original::wait4(pid, status, options, used);
   const int errno_before = errno;
+  if (!may_begin(*s)) return -1;
   growing_pause pauses;
   descriptor end;
   bool asked = false;
-  for (int error = s->interrupted_in_c();;) {
-    if (error != 0) {
-      s->yield_in_c();
-      return fail(error);
-    }
+  for (;;) {
     const pid_t ended = original::wait4(pid, status, options | WNOHANG, used);
     if (ended > 0) errno = errno_before;
     if (ended != 0) return ended;
     if (pid > 0 && (options & (WUNTRACED | WCONTINUED)) == 0 &&
         !std::exchange(asked, true))
       end = watch_process(pid);
-    error = end ? call(*s, end.fd(), readable).wait(never) : pause(*s, pauses);
+    const int error =
+        end ? call(*s, end.fd(), readable).wait(never) : pause(*s, pauses);
     if (error != 0) return fail(error);
   }
 }

@@ -10,8 +10,7 @@
 // Each is a pointer, to what the linker calls by that name until there is a
 // patch, and to what comes next in line from then on. It costs a load.
 //
-// The list is the only one there is: of it are made the pointers here, and the
-// replacements in patch.hpp.
+// The pointers here and the replacements in patch.hpp are made of one list.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -37,11 +36,10 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
-#include <sys/syscall.h>
 #endif
 
 // What can be replaced: its result, its name, how its arguments are declared,
-// and what they are called. clang-format off
+// and what they are called.
 #define BAO_LIBC_EVERYWHERE(CALL)                                     \
   CALL(ssize_t, read, (int fd, void* p, size_t n), (fd, p, n))        \
   CALL(ssize_t, write, (int fd, const void* p, size_t n), (fd, p, n)) \
@@ -162,7 +160,6 @@
 #define BAO_LIBC_OF_GNU_2_34(CALL)                                   \
   CALL(int, close_range, (unsigned first, unsigned last, int flags), \
        (first, last, flags))
-// clang-format on
 
 #if !defined(__linux__)
 #define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL)
@@ -181,7 +178,7 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 namespace hook {
 
-// A function of libc. None waits for tasks: they block the thread.
+// A function of libc. None suspends: what waits blocks the thread.
 template <class Function>
 struct libc_call;
 template <class Result, class... Arguments>

@@ -30,18 +30,19 @@
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
+// Belongs to all who ask it, and to the helper while one is at it.
 class question final : public offloaded {
  public:
-  // What the answer is, only those know who ask.
+  // Only those who ask know its type.
   using answer = std::shared_ptr<const void>;
 
   question(std::string key, std::function<answer()> find)
       : key_(std::move(key)), find_(std::move(find)) {}
 
   // Never suspends. Has a helper thread call find(), which must own all it
-  // needs; or joins those who have asked the same of late. The key says what is
-  // asked, and so of what type the answer is. Throws std::system_error when
-  // there is no helper.
+  // needs, and may throw nothing but std::bad_alloc; or joins those who wait
+  // for the same already. The key says what is asked, and so of what type the
+  // answer is. Throws std::system_error when there is no helper.
   static std::shared_ptr<question> ask(std::string key,
                                        std::function<answer()> find) {
     auto& asked = this_scheduler().questions;
@@ -56,15 +57,16 @@ class question final : public offloaded {
     asked.push_back(q);
     q->submit();
     if (!q->done) q->self_ = q;
-    q->waits = nullptr;  // no single one
+    q->waits = nullptr;  // no single task
     return q;
   }
 
-  // Suspends until the answer is there (true), or `until` passes.
+  // Suspends until the answer is there (true), or `until` passes (false).
+  // Throws what interrupts us.
   bool wait(deadline until) {
     return waiters_.wait(until, asking, [&] { return done; });
   }
-  // The same for a caller in C: see park_in_c().
+  // The same for a caller in C: returns what park_in_c() does.
   int wait_in_c(deadline until) {
     scheduler& s = waiters_.enter(asking.what);
     waiter me(s.running());
@@ -73,6 +75,8 @@ class question final : public offloaded {
       if (const int error = s.park_in_c(until, asking)) return error;
     return 0;
   }
+  // Never suspends. The answer, once it is there; throws std::bad_alloc when
+  // there was no memory for it.
   template <class Answer>
   const Answer& get() const {
     if (answer_ == nullptr) throw std::bad_alloc();
@@ -85,10 +89,10 @@ class question final : public offloaded {
   void work() noexcept override {
     try {
       answer_ = find_();
-    } catch (const std::bad_alloc&) {  // which get() says
+    } catch (const std::bad_alloc&) {  // get() tells
     }
   }
-  // Done, and it is nobody's alone.
+  // Called when it is done, as there is no single task to be woken.
   void abandon() noexcept override {
     const auto last_use = std::move(self_);
     waiters_.wake_all();

@@ -13,10 +13,10 @@
 //                                             |
 //                                             '--> libc's, where none could
 //
-// libc's own calls to itself are not seen: a FILE* blocks as ever, but for one
-// that fdopen() of this chapter has made. Nor are those of programs that are
-// linked statically, or of plugins loaded by RTLD_DEEPBIND: patch_status()
-// tells what is live.
+// What libc calls itself is not seen: a FILE* blocks as ever, but for one that
+// bao::fdopen() has made. Nor is anything of plugins loaded by RTLD_DEEPBIND;
+// patch_status() tells what is live. A program that is linked statically says
+// that it cannot be patched, and ends.
 //
 // It costs about 2 ns a call where there is nothing to wait with.
 //
@@ -29,12 +29,14 @@
 #include <dlfcn.h>
 #include <stdio.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -52,8 +54,9 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 class patch_off {
  public:
   [[nodiscard]] patch_off() {
-    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
-    task_ = &current_thread->tasks->running();
+    scheduler* const s = hook::tasks_here();
+    if (s == nullptr) return;
+    task_ = &s->running();
     ++task_->unpatched;
   }
   patch_off(const patch_off&) = delete;
@@ -65,7 +68,7 @@ class patch_off {
   task_block* task_ = nullptr;
 };
 
-// The names that BAO_PATCH_ALL() has defined; none, where there is none.
+// The names that BAO_PATCH_ALL() has defined, if it is in the program.
 struct patched_names {
   const char* const* first = nullptr;
   std::size_t count = 0;
@@ -84,8 +87,8 @@ struct patched_call {
 inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
   std::vector<patched_call> all;
   long live = 0;
-  // The address of ours would be found by its name as well. So what is compared
-  // is in which object they are.
+  // To take the address of ours looks it up by its name, too, and so proves
+  // nothing: what counts is the object in which it lies.
   const auto object_of = [](const void* p) {
     Dl_info where{};
     return p != nullptr && ::dladdr(p, &where) != 0 ? where.dli_fbase : nullptr;
@@ -105,21 +108,57 @@ inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
   return all;
 }
 
+// Never suspends. A FILE* for a descriptor, as libc's fdopen() makes it; but
+// reads and writes of it suspend where they have to wait. It owns the
+// descriptor, and fileno() does not know it. For one task at a time: stdio's
+// locks are for threads. Returns null, and sets errno, as fdopen() does.
+inline std::FILE* fdopen(int fd, const char* mode) {
+  const int flags = hook::original::fcntl(fd, F_GETFL, nullptr);
+  if (flags == -1) return nullptr;
+  const int access = flags & O_ACCMODE;
+  const bool both = std::strchr(mode, '+') != nullptr;
+  if ((access == O_WRONLY && (both || *mode == 'r')) ||
+      (access == O_RDONLY && (both || *mode != 'r'))) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  static constexpr auto number = [](void* cookie) {
+    return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
+  };
+  cookie_io_functions_t calls{};
+  calls.read = [](void* cookie, char* p, std::size_t n) {
+    return hook::read(number(cookie), p, n);
+  };
+  calls.write = [](void* cookie, const char* p, std::size_t n) {
+    return std::max<ssize_t>(hook::write(number(cookie), p, n), 0);
+  };
+  calls.seek = [](void* cookie, off64_t* at, int from) {
+    const off_t now = ::lseek(number(cookie), *at, from);
+    if (now == -1) return -1;
+    *at = now;
+    return 0;
+  };
+  calls.close = [](void* cookie) { return hook::close(number(cookie)); };
+  return ::fopencookie(reinterpret_cast<void*>(std::intptr_t{fd}), mode, calls);
+}
+
+namespace hook {
+
 // A line to stderr, once, if there is a patch and nothing of it is live: else
 // programs that it does not reach would just be slow.
 inline void tell_if_dead() {
-  bool any = false;
-  for (const patched_call& one : patch_status(nullptr)) any = any || one.live;
-  if (!any)
-    std::fputs(
-        "bao: BAO_PATCH_ALL() has no effect: the linker finds other "
-        "definitions first (a plugin? loaded with RTLD_DEEPBIND?)\n",
-        stderr);
+  for (const patched_call& one : patch_status(nullptr))
+    if (one.live) return;
+  std::fputs(
+      "bao: BAO_PATCH_ALL() has no effect: the linker finds other "
+      "definitions first (a plugin? loaded with RTLD_DEEPBIND?)\n",
+      stderr);
 }
+
+inline bool originals_found = false;
 
 // Finds libc's own functions; called before any of ours does anything. What it
 // calls may call ours in its turn, an allocator's read(), say: that fails.
-inline bool originals_found = false;
 [[gnu::cold, gnu::noinline]] inline bool find_originals() {
   static bool searching = false;
   if (std::exchange(searching, true)) {
@@ -141,7 +180,7 @@ inline bool originals_found = false;
     std::memcpy(&call.now, &next, sizeof next);
   };
 #define BAO_FIND(result, name, parameters, arguments) \
-  find(hook::original::name, #name);
+  find(original::name, #name);
   BAO_LIBC(BAO_FIND)
 #undef BAO_FIND
   return originals_found = true;
@@ -149,126 +188,51 @@ inline bool originals_found = false;
 
 // What a call returns that fails.
 template <class Result>
-Result failed() {
+Result failure() {
   if constexpr (std::is_pointer_v<Result>)
     return nullptr;
   else
     return static_cast<Result>(-1);
 }
 
+// Called before main(), once libc's names are ours.
 inline void begin_patch(const char* const* names, std::size_t n) {
   if (!originals_found) find_originals();
   patched = {names, n};
   before_first_task = tell_if_dead;
 }
 
-// A FILE* for a descriptor, as libc's fdopen() makes it, but that lets other
-// tasks run where a read or a write has to wait. It owns the descriptor, and
-// fileno() does not know it. For one task at a time: stdio's locks are for
-// threads. Returns null, and sets errno, as fdopen() does.
-inline std::FILE* fdopen(int fd, const char* mode) {
-  const int flags = hook::original::fcntl(fd, F_GETFL, nullptr);
-  if (flags == -1) return nullptr;
-  const int access = flags & O_ACCMODE;
-  const bool both = std::strchr(mode, '+') != nullptr;
-  if ((access == O_WRONLY && (both || *mode == 'r')) ||
-      (access == O_RDONLY && (both || *mode != 'r'))) {
-    errno = EINVAL;
-    return nullptr;
-  }
-  const auto number = [](void* cookie) {
-    return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
-  };
-  static_cast<void>(number);
-  cookie_io_functions_t calls{};
-  calls.read = [](void* cookie, char* p, std::size_t n) {
-    return hook::read(static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)),
-                      p, n);
-  };
-  calls.write = [](void* cookie, const char* p, std::size_t n) -> ssize_t {
-    const ssize_t put = hook::write(
-        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), p, n);
-    return put == -1 ? 0 : put;
-  };
-  calls.seek = [](void* cookie, off64_t* at, int from) {
-    const off_t now = ::lseek(
-        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), *at, from);
-    if (now == -1) return -1;
-    *at = now;
-    return 0;
-  };
-  calls.close = [](void* cookie) {
-    return hook::close(
-        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)));
-  };
-  return ::fopencookie(reinterpret_cast<void*>(std::intptr_t{fd}), mode, calls);
-}
-
-namespace hook {
-
-// --- fortified names ---------------------------------------------------------
-//
-// What a compiler calls instead under _FORTIFY_SOURCE, where it knows how much
-// room there is.
-
+// Where a compiler knows how much room there is, it calls other functions under
+// _FORTIFY_SOURCE, which end the program if that is not enough.
 extern "C" [[noreturn]] void __chk_fail();
-
-inline void check_room(std::size_t n, std::size_t room) {
+inline std::size_t within(std::size_t n, std::size_t room) {
   if (n > room) __chk_fail();
-}
-inline ssize_t read_chk(int fd, void* p, std::size_t n, std::size_t room) {
-  check_room(n, room);
-  return hook::read(fd, p, n);
-}
-inline ssize_t pread_chk(int fd, void* p, std::size_t n, off_t at,
-                         std::size_t room) {
-  check_room(n, room);
-  return hook::pread(fd, p, n, at);
-}
-inline ssize_t recv_chk(int fd, void* p, std::size_t n, std::size_t room,
-                        int flags) {
-  check_room(n, room);
-  return hook::recv(fd, p, n, flags);
-}
-inline ssize_t recvfrom_chk(int fd, void* p, std::size_t n, std::size_t room,
-                            int flags, sockaddr* from, socklen_t* size) {
-  check_room(n, room);
-  return hook::recvfrom(fd, p, n, flags, from, size);
-}
-inline int poll_chk(pollfd* fds, nfds_t n, int ms, std::size_t room) {
-  check_room(n, room / sizeof *fds);
-  return hook::poll(fds, n, ms);
-}
-inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
-                     const sigset_t* mask, std::size_t room) {
-  check_room(n, room / sizeof *fds);
-  return hook::ppoll(fds, n, limit, mask);
+  return n;
 }
 
 }  // namespace hook
 }  // namespace BAO_ABI
 }  // namespace bao
 
-// In one file of a program, at namespace scope: defines libc's names, visible
-// to all, bound by the names the linker knows, as a header may have made macros
-// or inline functions of them. Weak, for the sake of static libraries, where a
-// sanitizer is not one of them; the last name makes a second use an error.
-#define BAO_PATCH_ALL()                                                     \
-  BAO_LIBC(BAO_PATCH_CALL)                                                  \
-  BAO_LIBC_ALIASES(BAO_PATCH_CALL_AS)                                       \
-  namespace {                                                               \
-  const char* const bao_patched_names[] = {                                 \
-      BAO_LIBC(BAO_PATCH_NAME) BAO_LIBC_ALIASES(BAO_PATCH_NAME_AS)};        \
-  [[gnu::constructor(101)]] void bao_patch() {                              \
-    bao::begin_patch(bao_patched_names,                                     \
-                     sizeof bao_patched_names / sizeof *bao_patched_names); \
-  }                                                                         \
-  }                                                                         \
-  extern "C" __attribute__((visibility("default")))                         \
-  const char BAO_PATCH_ALL_is_in_two_files[] {                              \
-    "only one of them may define it"                                        \
+// In one source file of a program, at namespace scope: defines libc's names.
+// The last name makes a second use an error.
+#define BAO_PATCH_ALL()                                                      \
+  BAO_LIBC(BAO_PATCH_CALL)                                                   \
+  BAO_LIBC_ALIASES(BAO_PATCH_CALL_AS)                                        \
+  namespace {                                                                \
+  const char* const bao_patched_names[] = {                                  \
+      BAO_LIBC(BAO_PATCH_NAME) BAO_LIBC_ALIASES(BAO_PATCH_NAME_AS)};         \
+  [[gnu::constructor(101)]] void bao_patch() {                               \
+    bao::hook::begin_patch(bao_patched_names, std::size(bao_patched_names)); \
+  }                                                                          \
+  }                                                                          \
+  extern "C" __attribute__((visibility("default")))                          \
+  const char BAO_PATCH_ALL_is_in_two_files[] {                               \
+    "only one of them may define it"                                         \
   }
 
+// Visible to all. Weak, so that a program links where libc is a part of it;
+// but not beside a sanitizer, which defines the same names.
 #if defined(BAO_ASAN) || defined(BAO_TSAN)
 #define BAO_PATCH_LINKAGE visibility("default"), used
 #else
@@ -276,13 +240,15 @@ inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
 #endif
 #define BAO_PATCH_CALL(result, name, parameters, arguments) \
   BAO_PATCH_CALL_AS(name, result, name, parameters, arguments)
+// Bound to what the linker calls it: of the name itself, a header may have made
+// a macro or an inline function.
 #define BAO_PATCH_CALL_AS(symbol, result, name, parameters, arguments) \
   extern "C" __attribute__((BAO_PATCH_LINKAGE))                        \
   result bao_patched_##symbol parameters __asm__(#symbol);             \
   extern "C" result bao_patched_##symbol parameters {                  \
-    return bao::originals_found || bao::find_originals()               \
+    return bao::hook::originals_found || bao::hook::find_originals()   \
                ? bao::hook::name arguments                             \
-               : bao::failed<result>();                                \
+               : bao::hook::failure<result>();                         \
   }
 #define BAO_PATCH_NAME(result, name, parameters, arguments) #name,
 #define BAO_PATCH_NAME_AS(symbol, result, name, parameters, arguments) #symbol,
@@ -290,24 +256,26 @@ inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
 // Under other names: for large files, and with checks.
 // clang-format off
 #define BAO_LIBC_ALIASES(CALL)                                                 \
-  CALL(__read_chk, ssize_t, read_chk,                                          \
-       (int fd, void* p, size_t n, size_t room), (fd, p, n, room))             \
-  CALL(__pread_chk, ssize_t, pread_chk,                                        \
+  CALL(__read_chk, ssize_t, read,                                              \
+       (int fd, void* p, size_t n, size_t room),                               \
+       (fd, p, bao::hook::within(n, room)))                                    \
+  CALL(__pread_chk, ssize_t, pread,                                            \
        (int fd, void* p, size_t n, off_t at, size_t room),                     \
-       (fd, p, n, at, room))                                                   \
-  CALL(__recv_chk, ssize_t, recv_chk,                                          \
+       (fd, p, bao::hook::within(n, room), at))                                \
+  CALL(__recv_chk, ssize_t, recv,                                              \
        (int fd, void* p, size_t n, size_t room, int flags),                    \
-       (fd, p, n, room, flags))                                                \
-  CALL(__recvfrom_chk, ssize_t, recvfrom_chk,                                  \
+       (fd, p, bao::hook::within(n, room), flags))                             \
+  CALL(__recvfrom_chk, ssize_t, recvfrom,                                      \
        (int fd, void* p, size_t n, size_t room, int flags, sockaddr* from,     \
         socklen_t* size),                                                      \
-       (fd, p, n, room, flags, from, size))                                    \
-  CALL(__poll_chk, int, poll_chk,                                              \
-       (pollfd* fds, nfds_t n, int ms, size_t room), (fds, n, ms, room))       \
-  CALL(__ppoll_chk, int, ppoll_chk,                                            \
+       (fd, p, bao::hook::within(n, room), flags, from, size))                 \
+  CALL(__poll_chk, int, poll,                                                  \
+       (pollfd* fds, nfds_t n, int ms, size_t room),                           \
+       (fds, bao::hook::within(n, room / sizeof *fds), ms))                    \
+  CALL(__ppoll_chk, int, ppoll,                                                \
        (pollfd* fds, nfds_t n, const timespec* limit, const sigset_t* mask,    \
         size_t room),                                                          \
-       (fds, n, limit, mask, room))                                            \
+       (fds, bao::hook::within(n, room / sizeof *fds), limit, mask))           \
   BAO_LIBC_LARGE_FILES(CALL)
 
 #if defined(__LP64__)
@@ -316,9 +284,9 @@ inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
        (fd, command, argument))                                                \
   CALL(pread64, ssize_t, pread, (int fd, void* p, size_t n, off_t at),         \
        (fd, p, n, at))                                                         \
-  CALL(__pread64_chk, ssize_t, pread_chk,                                      \
+  CALL(__pread64_chk, ssize_t, pread,                                          \
        (int fd, void* p, size_t n, off_t at, size_t room),                     \
-       (fd, p, n, at, room))                                                   \
+       (fd, p, bao::hook::within(n, room), at))                                \
   CALL(pwrite64, ssize_t, pwrite,                                              \
        (int fd, const void* p, size_t n, off_t at), (fd, p, n, at))            \
   CALL(preadv64, ssize_t, preadv,                                              \
