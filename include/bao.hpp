@@ -11,6 +11,7 @@
 // I. Switching: flows with stacks of their own, on one thread
 #include "bao/config.hpp"     // what was chosen when compiling
 #include "bao/error.hpp"      // what can go wrong
+#include "bao/libc.hpp"       // libc's own calls, behind any patch
 #include "bao/context.hpp"    // save one flow, continue another
 #include "bao/stack.hpp"      // memory to run on, with a guard at its end
 #include "bao/fiber.hpp"      // a flow with a stack and an exception state
@@ -20,7 +21,6 @@
 
 // II. Waiting: what a scheduler needs to know of the world
 #include "bao/list.hpp"    // intrusive lists whose members leave by themselves
-#include "bao/libc.hpp"    // libc's own calls, behind any patch
 #include "bao/system.hpp"  // the one seam through which the system is asked
 #include "bao/time.hpp"    // one clock, deadlines
 #include "bao/timers.hpp"  // what is due next

@@ -313,6 +313,202 @@ inline unhandled_handler on_unhandled(unhandled_handler handler) {
 }  // namespace bao
 
 // =============================================================================
+// bao/libc.hpp - libc's own calls, behind whatever has been put before them
+//
+// A program may have its blocking calls replaced by ones that let other tasks
+// run (patch.hpp). Then read() is no longer libc's, neither for the libraries
+// it uses nor for bao; and whoever waits on behalf of all must reach the real
+// one. Here they all are, as they can be called in any program:
+//
+//     hook::original::read(fd, p, n)
+//
+// Each is a pointer, to what the linker calls by that name until there is a
+// patch, and to what comes next in line from then on. It costs a load.
+//
+// The pointers here and the replacements in patch.hpp are made of one list.
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__linux__)
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/sendfile.h>
+#endif
+
+// What can be replaced: its result, its name, how its arguments are declared,
+// and what they are called.
+#define BAO_LIBC_EVERYWHERE(CALL)                                              \
+  CALL(ssize_t, read, (int fd, void* p, size_t n), (fd, p, n))                 \
+  CALL(ssize_t, write, (int fd, const void* p, size_t n), (fd, p, n))          \
+  CALL(ssize_t, recv, (int fd, void* p, size_t n, int flags),                  \
+       (fd, p, n, flags))                                                      \
+  CALL(ssize_t, send, (int fd, const void* p, size_t n, int flags),            \
+       (fd, p, n, flags))                                                      \
+  CALL(ssize_t, recvmsg, (int fd, msghdr* message, int flags),                 \
+       (fd, message, flags))                                                   \
+  CALL(ssize_t, sendmsg, (int fd, const msghdr* message, int flags),           \
+       (fd, message, flags))                                                   \
+  CALL(int, accept, (int fd, sockaddr* from, socklen_t* size),                 \
+       (fd, from, size))                                                       \
+  CALL(int, connect, (int fd, const sockaddr* to, socklen_t size),             \
+       (fd, to, size))                                                         \
+  CALL(int, poll, (pollfd * fds, nfds_t n, int ms), (fds, n, ms))              \
+  CALL(int, pselect,                                                           \
+       (int n, fd_set* in, fd_set* out, fd_set* urgent, const timespec* limit, \
+        const sigset_t* mask),                                                 \
+       (n, in, out, urgent, limit, mask))                                      \
+  CALL(pid_t, waitpid, (pid_t pid, int* status, int options),                  \
+       (pid, status, options))
+
+#define BAO_LIBC_ON_LINUX(CALL)                                               \
+  CALL(int, accept4, (int fd, sockaddr* from, socklen_t* size, int flags),    \
+       (fd, from, size, flags))                                               \
+  CALL(int, ppoll,                                                            \
+       (pollfd * fds, nfds_t n, const timespec* limit, const sigset_t* mask), \
+       (fds, n, limit, mask))                                                 \
+  CALL(int, epoll_wait, (int fd, epoll_event* events, int n, int ms),         \
+       (fd, events, n, ms))
+
+#define BAO_LIBC_OF_GNU(CALL)                                                  \
+  CALL(ssize_t, readv, (int fd, const iovec* parts, int n), (fd, parts, n))    \
+  CALL(ssize_t, writev, (int fd, const iovec* parts, int n), (fd, parts, n))   \
+  CALL(ssize_t, pread, (int fd, void* p, size_t n, off_t at), (fd, p, n, at))  \
+  CALL(ssize_t, pwrite, (int fd, const void* p, size_t n, off_t at),           \
+       (fd, p, n, at))                                                         \
+  CALL(ssize_t, preadv, (int fd, const iovec* parts, int n, off_t at),         \
+       (fd, parts, n, at))                                                     \
+  CALL(ssize_t, pwritev, (int fd, const iovec* parts, int n, off_t at),        \
+       (fd, parts, n, at))                                                     \
+  CALL(ssize_t, preadv2,                                                       \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(ssize_t, pwritev2,                                                      \
+       (int fd, const iovec* parts, int n, off_t at, int flags),               \
+       (fd, parts, n, at, flags))                                              \
+  CALL(                                                                        \
+      ssize_t, recvfrom,                                                       \
+      (int fd, void* p, size_t n, int flags, sockaddr* from, socklen_t* size), \
+      (fd, p, n, flags, from, size))                                           \
+  CALL(ssize_t, sendto,                                                        \
+       (int fd, const void* p, size_t n, int flags, const sockaddr* to,        \
+        socklen_t size),                                                       \
+       (fd, p, n, flags, to, size))                                            \
+  CALL(int, recvmmsg,                                                          \
+       (int fd, mmsghdr* messages, unsigned n, int flags, timespec* limit),    \
+       (fd, messages, n, flags, limit))                                        \
+  CALL(int, sendmmsg, (int fd, mmsghdr* messages, unsigned n, int flags),      \
+       (fd, messages, n, flags))                                               \
+  CALL(ssize_t, sendfile, (int to, int from, off_t* at, size_t n),             \
+       (to, from, at, n))                                                      \
+  CALL(ssize_t, splice,                                                        \
+       (int from, loff_t* from_at, int to, loff_t* to_at, size_t n,            \
+        unsigned flags),                                                       \
+       (from, from_at, to, to_at, n, flags))                                   \
+  CALL(int, select,                                                            \
+       (int n, fd_set* in, fd_set* out, fd_set* urgent, timeval* limit),       \
+       (n, in, out, urgent, limit))                                            \
+  CALL(int, epoll_pwait,                                                       \
+       (int fd, epoll_event* events, int n, int ms, const sigset_t* mask),     \
+       (fd, events, n, ms, mask))                                              \
+  CALL(unsigned, sleep, (unsigned seconds), (seconds))                         \
+  CALL(int, usleep, (useconds_t microseconds), (microseconds))                 \
+  CALL(int, nanosleep, (const timespec* time, timespec* left), (time, left))   \
+  CALL(int, clock_nanosleep,                                                   \
+       (clockid_t clock, int flags, const timespec* time, timespec* left),     \
+       (clock, flags, time, left))                                             \
+  CALL(int, close, (int fd), (fd))                                             \
+  CALL(int, dup2, (int fd, int number), (fd, number))                          \
+  CALL(int, dup3, (int fd, int number, int flags), (fd, number, flags))        \
+  CALL(pid_t, wait, (int* status), (status))                                   \
+  CALL(pid_t, wait4, (pid_t pid, int* status, int options, rusage* used),      \
+       (pid, status, options, used))                                           \
+  CALL(int, system, (const char* command), (command))                          \
+  CALL(int, flock, (int fd, int operation), (fd, operation))                   \
+  CALL(int, fcntl, (int fd, int command, void* argument),                      \
+       (fd, command, argument))                                                \
+  CALL(int, getaddrinfo,                                                       \
+       (const char* host, const char* service, const addrinfo* hints,          \
+        addrinfo** found),                                                     \
+       (host, service, hints, found))                                          \
+  CALL(                                                                        \
+      int, getnameinfo,                                                        \
+      (const sockaddr* address, socklen_t size, char* host,                    \
+       socklen_t host_size, char* service, socklen_t service_size, int flags), \
+      (address, size, host, host_size, service, service_size, flags))          \
+  CALL(hostent*, gethostbyname, (const char* name), (name))                    \
+  CALL(hostent*, gethostbyname2, (const char* name, int family),               \
+       (name, family))                                                         \
+  CALL(hostent*, gethostbyaddr,                                                \
+       (const void* address, socklen_t size, int family),                      \
+       (address, size, family))                                                \
+  CALL(int, gethostbyname_r,                                                   \
+       (const char* name, hostent* host, char* p, size_t n, hostent** found,   \
+        int* error),                                                           \
+       (name, host, p, n, found, error))                                       \
+  CALL(int, gethostbyname2_r,                                                  \
+       (const char* name, int family, hostent* host, char* p, size_t n,        \
+        hostent** found, int* error),                                          \
+       (name, family, host, p, n, found, error))                               \
+  CALL(int, gethostbyaddr_r,                                                   \
+       (const void* address, socklen_t size, int family, hostent* host,        \
+        char* p, size_t n, hostent** found, int* error),                       \
+       (address, size, family, host, p, n, found, error))
+
+#define BAO_LIBC_OF_GNU_2_34(CALL)                                   \
+  CALL(int, close_range, (unsigned first, unsigned last, int flags), \
+       (first, last, flags))
+
+#if !defined(__linux__)
+#define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL)
+#elif !defined(__GLIBC__)
+#define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL) BAO_LIBC_ON_LINUX(CALL)
+#elif !__GLIBC_PREREQ(2, 34)
+#define BAO_LIBC(CALL) \
+  BAO_LIBC_EVERYWHERE(CALL) BAO_LIBC_ON_LINUX(CALL) BAO_LIBC_OF_GNU(CALL)
+#else
+#define BAO_LIBC(CALL)      \
+  BAO_LIBC_EVERYWHERE(CALL) \
+  BAO_LIBC_ON_LINUX(CALL) BAO_LIBC_OF_GNU(CALL) BAO_LIBC_OF_GNU_2_34(CALL)
+#endif
+
+namespace bao {
+inline namespace [[gnu::visibility("default")]] BAO_ABI {
+namespace hook {
+
+// A function of libc. None suspends: what waits blocks the thread.
+template <class Function>
+struct libc_call;
+template <class Result, class... Arguments>
+struct libc_call<Result(Arguments...)> {
+  Result operator()(Arguments... arguments) const { return now(arguments...); }
+  Result (*now)(Arguments...);
+};
+
+namespace original {
+
+#define BAO_ORIGINAL(result, name, parameters, arguments) \
+  inline libc_call<result parameters> name{               \
+      [] parameters -> result { return ::name arguments; }};
+BAO_LIBC(BAO_ORIGINAL)
+#undef BAO_ORIGINAL
+
+}  // namespace original
+}  // namespace hook
+}  // namespace BAO_ABI
+}  // namespace bao
+
+// =============================================================================
 // bao/context.hpp - save one flow, continue another
 //
 // A thread is a program counter and a stack pointer. Save that pair somewhere,
@@ -328,8 +524,6 @@ inline unhandled_handler on_unhandled(unhandled_handler handler) {
 // swapcontext() does exactly this, and also saves the signal mask, which costs
 // a system call: read it first, it is six lines. The same trick in assembly
 // takes 1 to 3 ns, more than 50 times less.
-
-#include <unistd.h>  // pause
 
 #include <cstdint>
 
@@ -653,7 +847,6 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 // time. When the thread has nothing to do, it gives back what lies below the
 // place where a flow stands, some stacks at a time.
 
-#include <fcntl.h>
 #include <sys/mman.h>
 
 #if defined(BAO_ASAN)
@@ -940,8 +1133,6 @@ inline void stack_pool::release() noexcept {
 // address that a compiler has cached, right.
 //
 // A switch takes 1 to 3 ns; a fiber a block of 512 bytes, and its stack.
-
-#include <signal.h>
 
 #include <functional>
 #include <tuple>
@@ -1392,7 +1583,7 @@ inline void report_overflow(int signal, siginfo_t* info, void*) {
         whose, current_flow->memory->size / 1024);
     // Whether or not anybody reads it, the fault has to come again.
     [[maybe_unused]] const ssize_t told =
-        ::write(2, line, static_cast<std::size_t>(n));
+        hook::original::write(2, line, static_cast<std::size_t>(n));
   }
   ::sigaction(signal, &segv_before, nullptr);
 }
@@ -2895,202 +3086,6 @@ class list {
 }  // namespace bao
 
 // =============================================================================
-// bao/libc.hpp - libc's own calls, behind whatever has been put before them
-//
-// A program may have its blocking calls replaced by ones that let other tasks
-// run (patch.hpp). Then read() is no longer libc's, neither for the libraries
-// it uses nor for bao; and whoever waits on behalf of all must reach the real
-// one. Here they all are, as they can be called in any program:
-//
-//     hook::original::read(fd, p, n)
-//
-// Each is a pointer, to what the linker calls by that name until there is a
-// patch, and to what comes next in line from then on. It costs a load.
-//
-// The list is the only one there is: of it are made the pointers here, and the
-// replacements in patch.hpp.
-
-#include <netdb.h>
-#include <poll.h>
-#include <sys/select.h>
-#include <sys/socket.h>
-#include <sys/types.h>
-#include <sys/uio.h>
-#include <sys/wait.h>
-#include <time.h>
-
-#if defined(__linux__)
-#include <sys/epoll.h>
-#include <sys/file.h>
-#include <sys/resource.h>
-#include <sys/sendfile.h>
-#include <sys/syscall.h>
-#endif
-
-// What can be replaced: its result, its name, how its arguments are declared,
-// and what they are called. clang-format off
-#define BAO_LIBC_EVERYWHERE(CALL)                                     \
-  CALL(ssize_t, read, (int fd, void* p, size_t n), (fd, p, n))        \
-  CALL(ssize_t, write, (int fd, const void* p, size_t n), (fd, p, n)) \
-  CALL(ssize_t, recv, (int fd, void* p, size_t n, int flags),         \
-       (fd, p, n, flags))                                             \
-  CALL(ssize_t, send, (int fd, const void* p, size_t n, int flags),   \
-       (fd, p, n, flags))                                             \
-  CALL(ssize_t, recvmsg, (int fd, msghdr* message, int flags),        \
-       (fd, message, flags))                                          \
-  CALL(ssize_t, sendmsg, (int fd, const msghdr* message, int flags),  \
-       (fd, message, flags))                                          \
-  CALL(int, accept, (int fd, sockaddr* from, socklen_t* size),        \
-       (fd, from, size))                                              \
-  CALL(int, connect, (int fd, const sockaddr* to, socklen_t size),    \
-       (fd, to, size))
-
-#define BAO_LIBC_ON_LINUX(CALL)                                            \
-  CALL(int, accept4, (int fd, sockaddr* from, socklen_t* size, int flags), \
-       (fd, from, size, flags))
-
-#define BAO_LIBC_OF_GNU(CALL)                                                  \
-  CALL(ssize_t, readv, (int fd, const iovec* parts, int n), (fd, parts, n))    \
-  CALL(ssize_t, writev, (int fd, const iovec* parts, int n), (fd, parts, n))   \
-  CALL(ssize_t, pread, (int fd, void* p, size_t n, off_t at), (fd, p, n, at))  \
-  CALL(ssize_t, pwrite, (int fd, const void* p, size_t n, off_t at),           \
-       (fd, p, n, at))                                                         \
-  CALL(ssize_t, preadv, (int fd, const iovec* parts, int n, off_t at),         \
-       (fd, parts, n, at))                                                     \
-  CALL(ssize_t, pwritev, (int fd, const iovec* parts, int n, off_t at),        \
-       (fd, parts, n, at))                                                     \
-  CALL(ssize_t, preadv2,                                                       \
-       (int fd, const iovec* parts, int n, off_t at, int flags),               \
-       (fd, parts, n, at, flags))                                              \
-  CALL(ssize_t, pwritev2,                                                      \
-       (int fd, const iovec* parts, int n, off_t at, int flags),               \
-       (fd, parts, n, at, flags))                                              \
-  CALL(                                                                        \
-      ssize_t, recvfrom,                                                       \
-      (int fd, void* p, size_t n, int flags, sockaddr* from, socklen_t* size), \
-      (fd, p, n, flags, from, size))                                           \
-  CALL(ssize_t, sendto,                                                        \
-       (int fd, const void* p, size_t n, int flags, const sockaddr* to,        \
-        socklen_t size),                                                       \
-       (fd, p, n, flags, to, size))                                            \
-  CALL(int, recvmmsg,                                                          \
-       (int fd, mmsghdr* messages, unsigned n, int flags, timespec* limit),    \
-       (fd, messages, n, flags, limit))                                        \
-  CALL(int, sendmmsg, (int fd, mmsghdr* messages, unsigned n, int flags),      \
-       (fd, messages, n, flags))                                               \
-  CALL(ssize_t, sendfile, (int to, int from, off_t* at, size_t n),             \
-       (to, from, at, n))                                                      \
-  CALL(ssize_t, splice,                                                        \
-       (int from, loff_t* from_at, int to, loff_t* to_at, size_t n,            \
-        unsigned flags),                                                       \
-       (from, from_at, to, to_at, n, flags))                                   \
-  CALL(int, poll, (pollfd * fds, nfds_t n, int ms), (fds, n, ms))              \
-  CALL(int, ppoll,                                                             \
-       (pollfd * fds, nfds_t n, const timespec* limit, const sigset_t* mask),  \
-       (fds, n, limit, mask))                                                  \
-  CALL(int, select,                                                            \
-       (int n, fd_set* in, fd_set* out, fd_set* urgent, timeval* limit),       \
-       (n, in, out, urgent, limit))                                            \
-  CALL(int, pselect,                                                           \
-       (int n, fd_set* in, fd_set* out, fd_set* urgent, const timespec* limit, \
-        const sigset_t* mask),                                                 \
-       (n, in, out, urgent, limit, mask))                                      \
-  CALL(int, epoll_wait, (int fd, epoll_event* events, int n, int ms),          \
-       (fd, events, n, ms))                                                    \
-  CALL(int, epoll_pwait,                                                       \
-       (int fd, epoll_event* events, int n, int ms, const sigset_t* mask),     \
-       (fd, events, n, ms, mask))                                              \
-  CALL(unsigned, sleep, (unsigned seconds), (seconds))                         \
-  CALL(int, usleep, (useconds_t microseconds), (microseconds))                 \
-  CALL(int, nanosleep, (const timespec* time, timespec* left), (time, left))   \
-  CALL(int, clock_nanosleep,                                                   \
-       (clockid_t clock, int flags, const timespec* time, timespec* left),     \
-       (clock, flags, time, left))                                             \
-  CALL(int, close, (int fd), (fd))                                             \
-  CALL(int, dup2, (int fd, int number), (fd, number))                          \
-  CALL(int, dup3, (int fd, int number, int flags), (fd, number, flags))        \
-  CALL(pid_t, wait, (int* status), (status))                                   \
-  CALL(pid_t, waitpid, (pid_t pid, int* status, int options),                  \
-       (pid, status, options))                                                 \
-  CALL(pid_t, wait4, (pid_t pid, int* status, int options, rusage* used),      \
-       (pid, status, options, used))                                           \
-  CALL(int, system, (const char* command), (command))                          \
-  CALL(int, flock, (int fd, int operation), (fd, operation))                   \
-  CALL(int, fcntl, (int fd, int command, void* argument),                      \
-       (fd, command, argument))                                                \
-  CALL(int, getaddrinfo,                                                       \
-       (const char* host, const char* service, const addrinfo* hints,          \
-        addrinfo** found),                                                     \
-       (host, service, hints, found))                                          \
-  CALL(                                                                        \
-      int, getnameinfo,                                                        \
-      (const sockaddr* address, socklen_t size, char* host,                    \
-       socklen_t host_size, char* service, socklen_t service_size, int flags), \
-      (address, size, host, host_size, service, service_size, flags))          \
-  CALL(hostent*, gethostbyname, (const char* name), (name))                    \
-  CALL(hostent*, gethostbyname2, (const char* name, int family),               \
-       (name, family))                                                         \
-  CALL(hostent*, gethostbyaddr,                                                \
-       (const void* address, socklen_t size, int family),                      \
-       (address, size, family))                                                \
-  CALL(int, gethostbyname_r,                                                   \
-       (const char* name, hostent* host, char* p, size_t n, hostent** found,   \
-        int* error),                                                           \
-       (name, host, p, n, found, error))                                       \
-  CALL(int, gethostbyname2_r,                                                  \
-       (const char* name, int family, hostent* host, char* p, size_t n,        \
-        hostent** found, int* error),                                          \
-       (name, family, host, p, n, found, error))                               \
-  CALL(int, gethostbyaddr_r,                                                   \
-       (const void* address, socklen_t size, int family, hostent* host,        \
-        char* p, size_t n, hostent** found, int* error),                       \
-       (address, size, family, host, p, n, found, error))
-
-#define BAO_LIBC_OF_GNU_2_34(CALL)                                   \
-  CALL(int, close_range, (unsigned first, unsigned last, int flags), \
-       (first, last, flags))
-// clang-format on
-
-#if !defined(__linux__)
-#define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL)
-#elif !defined(__GLIBC__)
-#define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL) BAO_LIBC_ON_LINUX(CALL)
-#elif !__GLIBC_PREREQ(2, 34)
-#define BAO_LIBC(CALL) \
-  BAO_LIBC_EVERYWHERE(CALL) BAO_LIBC_ON_LINUX(CALL) BAO_LIBC_OF_GNU(CALL)
-#else
-#define BAO_LIBC(CALL)      \
-  BAO_LIBC_EVERYWHERE(CALL) \
-  BAO_LIBC_ON_LINUX(CALL) BAO_LIBC_OF_GNU(CALL) BAO_LIBC_OF_GNU_2_34(CALL)
-#endif
-
-namespace bao {
-inline namespace [[gnu::visibility("default")]] BAO_ABI {
-namespace hook {
-
-// A function of libc. None waits for tasks: they block the thread.
-template <class Function>
-struct libc_call;
-template <class Result, class... Arguments>
-struct libc_call<Result(Arguments...)> {
-  Result operator()(Arguments... arguments) const { return now(arguments...); }
-  Result (*now)(Arguments...);
-};
-
-namespace original {
-
-#define BAO_ORIGINAL(result, name, parameters, arguments) \
-  inline libc_call<result parameters> name{               \
-      [] parameters -> result { return ::name arguments; }};
-BAO_LIBC(BAO_ORIGINAL)
-#undef BAO_ORIGINAL
-
-}  // namespace original
-}  // namespace hook
-}  // namespace BAO_ABI
-}  // namespace bao
-
-// =============================================================================
 // bao/system.hpp - the one seam through which the system is asked
 //
 // The clock, and the calls by which a task moves bytes and makes connections,
@@ -3599,8 +3594,8 @@ class select_poller {
   void wait(nanoseconds ns, Report report) {
     fd_set in = reading_, out = writing_;
     const timespec t = to_timespec(ns);
-    int left =
-        ::pselect(end_, &in, &out, nullptr, ns < 0 ? nullptr : &t, nullptr);
+    int left = hook::original::pselect(end_, &in, &out, nullptr,
+                                       ns < 0 ? nullptr : &t, nullptr);
     if (left == -1 && errno == EBADF) return report_closed(report);
     if (left == -1 && errno != EINTR) throw_errno("select");
     if (left <= 0) return;
@@ -3751,11 +3746,13 @@ class poll_poller {
   int ask(nanoseconds ns) {
 #if defined(__linux__)
     const timespec t = to_timespec(ns);
-    const int n = ::ppoll(entries_.data(), static_cast<nfds_t>(entries_.size()),
-                          ns < 0 ? nullptr : &t, nullptr);
+    const int n = hook::original::ppoll(entries_.data(),
+                                        static_cast<nfds_t>(entries_.size()),
+                                        ns < 0 ? nullptr : &t, nullptr);
 #else
-    const int n = ::poll(entries_.data(), static_cast<nfds_t>(entries_.size()),
-                         to_milliseconds(ns));
+    const int n = hook::original::poll(entries_.data(),
+                                       static_cast<nfds_t>(entries_.size()),
+                                       to_milliseconds(ns));
 #endif
     if (n == -1 && errno != EINTR) throw_errno("poll");
     return n;
@@ -3927,7 +3924,8 @@ class epoll_poller {
       has_pwait2_ = false;
     }
 #endif
-    const int n = ::epoll_wait(epoll_, events, most, to_milliseconds(ns));
+    const int n =
+        hook::original::epoll_wait(epoll_, events, most, to_milliseconds(ns));
     if (n == -1 && errno != EINTR) throw_errno("epoll_wait");
     return n;
   }
@@ -4399,7 +4397,12 @@ class scheduler {
     return maybe ? error_number(due(me)) : 0;
   }
   // Suspends until every other ready task has run. Throws nothing.
-  void yield_in_c() { let_others_run(); }
+  void yield_in_c() {
+    if (is_in_its_process()) let_others_run();
+  }
+  // Not so in a child by vfork(), which is a guest in our memory: nobody else
+  // must run there.
+  bool is_in_its_process() const { return process_ == ::getpid(); }
 
   // A new task is ready, now or at a time.
   void add(task_block& t, deadline start);
@@ -4552,6 +4555,7 @@ class scheduler {
   bao::poller poller_;
   std::vector<descriptor_watch*> watches_;
   unsigned long ids_ = 0;
+  pid_t process_ = ::getpid();
   bool deadlocked_ = false;
   bool ending_ = false;
 
@@ -4689,7 +4693,7 @@ inline bool scheduler::park(deadline until, wait_reason why) {
 inline int scheduler::park_in_c(deadline until, wait_reason why) {
   task_block& me = *running_;
   if (const int error = interrupted_in_c()) {
-    let_others_run();
+    yield_in_c();
     return error;
   }
   if (until.passed()) return ETIME;
@@ -5135,6 +5139,7 @@ inline fiber* scheduler::releasing_task::run() noexcept {
 // along, and what they own is the parent's to destroy. So they are dropped as
 // they stand, and count as killed.
 inline void scheduler::start_over() {
+  process_ = ::getpid();
   ready_ = nullptr;
   ready_end_ = &ready_;
   const auto drop = [](task_block& t) {
@@ -7501,18 +7506,19 @@ auto offload(F f, Args... args) {
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
+// Belongs to all who ask it, and to the helper while one is at it.
 class question final : public offloaded {
  public:
-  // What the answer is, only those know who ask.
+  // Only those who ask know its type.
   using answer = std::shared_ptr<const void>;
 
   question(std::string key, std::function<answer()> find)
       : key_(std::move(key)), find_(std::move(find)) {}
 
   // Never suspends. Has a helper thread call find(), which must own all it
-  // needs; or joins those who have asked the same of late. The key says what is
-  // asked, and so of what type the answer is. Throws std::system_error when
-  // there is no helper.
+  // needs, and may throw nothing but std::bad_alloc; or joins those who wait
+  // for the same already. The key says what is asked, and so of what type the
+  // answer is. Throws std::system_error when there is no helper.
   static std::shared_ptr<question> ask(std::string key,
                                        std::function<answer()> find) {
     auto& asked = this_scheduler().questions;
@@ -7521,22 +7527,27 @@ class question final : public offloaded {
                 asked.end());
     for (auto& one : asked) {
       auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key) return q;
+      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
     }
     auto q = std::make_shared<question>(std::move(key), std::move(find));
     asked.push_back(q);
     q->submit();
     if (!q->done) q->self_ = q;
-    q->waits = nullptr;  // no single one
+    q->waits = nullptr;  // no single task
     return q;
   }
 
-  // Suspends until the answer is there (true), or `until` passes.
+  // Whoever has asked waits once, and then leaves.
+
+  // Suspends until the answer is there (true), or `until` passes (false).
+  // Throws what interrupts us.
   bool wait(deadline until) {
+    const leaving at_end{*this};
     return waiters_.wait(until, asking, [&] { return done; });
   }
-  // The same for a caller in C: see park_in_c().
+  // The same for a caller in C: returns what park_in_c() does.
   int wait_in_c(deadline until) {
+    const leaving at_end{*this};
     scheduler& s = waiters_.enter(asking.what);
     waiter me(s.running());
     waiters_.push_back(me);
@@ -7544,6 +7555,8 @@ class question final : public offloaded {
       if (const int error = s.park_in_c(until, asking)) return error;
     return 0;
   }
+  // Never suspends. The answer, once it is there; throws std::bad_alloc when
+  // there was no memory for it.
   template <class Answer>
   const Answer& get() const {
     if (answer_ == nullptr) throw std::bad_alloc();
@@ -7553,13 +7566,27 @@ class question final : public offloaded {
  private:
   static constexpr wait_reason asking{"asking the resolver"};
 
+  // One more asks; not where the helper has found that nobody does.
+  bool join() {
+    int n = askers_;
+    while (n >= 0 && !askers_.compare_exchange_weak(n, n + 1)) {
+    }
+    return n >= 0;
+  }
+  struct leaving {
+    question& asked;
+    ~leaving() { --asked.askers_; }
+  };
+
   void work() noexcept override {
+    int nobody = 0;
+    if (askers_.compare_exchange_strong(nobody, -1)) return;
     try {
       answer_ = find_();
-    } catch (const std::bad_alloc&) {  // which get() says
+    } catch (const std::bad_alloc&) {  // get() tells
     }
   }
-  // Done, and it is nobody's alone.
+  // Called when it is done, as there is no single task to be woken.
   void abandon() noexcept override {
     const auto last_use = std::move(self_);
     waiters_.wake_all();
@@ -7569,6 +7596,7 @@ class question final : public offloaded {
   std::function<answer()> find_;
   answer answer_;
   wait_queue waiters_;
+  std::atomic<int> askers_{1};
   std::shared_ptr<question> self_;  // while a helper is at it
 };
 
@@ -7606,7 +7634,7 @@ inline readiness poll_now(int fd, readiness want) {
   pollfd p{fd, 0, 0};
   if (want & readable) p.events = static_cast<short>(p.events | POLLIN);
   if (want & writable) p.events = static_cast<short>(p.events | POLLOUT);
-  while (::poll(&p, 1, 0) == -1)
+  while (hook::original::poll(&p, 1, 0) == -1)
     if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
   if (p.revents & POLLNVAL)
     throw std::system_error(EBADF, std::generic_category(),
@@ -10116,9 +10144,9 @@ inline process::process(std::vector<std::string> command,
 // its user, is left alone; and in a child of ours by fork(), a sibling is.
 inline process::~process() {
   if (pid_ == 0 || status_) return;
-  if (::waitpid(pid_, nullptr, WNOHANG) != 0) return;
+  if (hook::original::waitpid(pid_, nullptr, WNOHANG) != 0) return;
   if (::kill(pid_, SIGKILL) == -1) return;
-  while (::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
+  while (hook::original::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
   }
 }
 
@@ -10138,7 +10166,7 @@ inline bool process::running() {
   expect_one("running");
   if (status_) return false;
   int how = 0;
-  const pid_t ended = ::waitpid(pid_, &how, WNOHANG);
+  const pid_t ended = hook::original::waitpid(pid_, &how, WNOHANG);
   if (ended == -1) throw_errno(text("waitpid"));
   if (ended == 0) return true;
   status_ = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);
@@ -10313,15 +10341,15 @@ class virtual_time : public system_calls {
 // =============================================================================
 // bao/hook.hpp - libc's blocking calls, for tasks
 //
-// Functions with the names, the arguments and the errno of libc's, that let
-// other tasks run where libc's would block the thread. A program may call them
-// by name; patch.hpp makes every library call them.
+// Functions with the names, the arguments and the errno of libc's, that suspend
+// where libc's would block the thread. A program may call them by name;
+// patch.hpp makes every library call them.
 //
-// What a descriptor is like, the kernel knows best: whether it blocks, how long
-// a socket's SO_RCVTIMEO is. Whoever remembers that by number is wrong after
-// the next dup(), fork() or fcntl() elsewhere. So nothing is remembered, and
-// the flags of a descriptor stay what they are. Each call is made so that it
-// cannot block; only when it would have is the kernel asked:
+// Whether a descriptor blocks, and how long a socket's SO_RCVTIMEO is, the
+// kernel knows best. Whoever remembers that by number is wrong after the next
+// dup(), fork() or fcntl() elsewhere. So nothing is remembered, and the flags
+// of a descriptor stay what they are. Each call is made so that it cannot
+// block; only when it would have is the kernel asked:
 //
 //     recv(MSG_DONTWAIT) --> data? --yes--> return it
 //          ^                   no
@@ -10329,9 +10357,9 @@ class virtual_time : public system_calls {
 //          |                   no
 //          '--- park until readable, or until SO_RCVTIMEO has passed
 //
-// A file that no poller can watch blocks, as ever. Where no task could run
-// meanwhile, on threads without any, in handlers of ended tasks, under
-// patch_off, each function is libc's own, some ns later.
+// A file that no poller can watch blocks, as ever. On threads without tasks, in
+// handlers of ended tasks and under patch_off, each function is libc's own,
+// some ns later.
 //
 // The caller may be C, through which nothing can be thrown. So a kill makes a
 // call fail with ECANCELED, and a limit that has passed with ETIMEDOUT; what it
@@ -10340,11 +10368,13 @@ class virtual_time : public system_calls {
 
 #if defined(__GLIBC__)
 #include <limits.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <optional>
 #include <system_error>
@@ -10357,13 +10387,18 @@ namespace hook {
 
 // --- what they share ---------------------------------------------------------
 
+// The tasks of this thread; null when it has none.
+inline scheduler* tasks_here() {
+  const thread_state* const t = current_thread;
+  return t == nullptr ? nullptr : t->tasks;
+}
+
 // Whom to wait with; null when the call is to be libc's own.
 inline scheduler* here() {
-  const thread_state* const t = current_thread;
-  if (t == nullptr || t->tasks == nullptr) return nullptr;
-  const task_block& me = t->tasks->running();
-  return me.stage == task_state::running && me.unpatched == 0 ? t->tasks
-                                                              : nullptr;
+  scheduler* const s = tasks_here();
+  if (s == nullptr) return nullptr;
+  const task_block& me = s->running();
+  return me.stage == task_state::running && me.unpatched == 0 ? s : nullptr;
 }
 
 inline int fail(int error) {
@@ -10371,15 +10406,34 @@ inline int fail(int error) {
   return -1;
 }
 
-// What call() returns; its exceptions as errno. Nothing that interrupts a task
-// is among them: that is never thrown here.
-template <class Call>
-auto for_c(Call call) -> decltype(call()) try {
+// What call() returns, or failed(error) for what it throws. Nothing that
+// interrupts a task is among that: it is never thrown here.
+template <class Call, class Failed = int (*)(int)>
+auto for_c(Call call, Failed failed = fail) -> decltype(call()) try {
   return call();
 } catch (const std::system_error& e) {
-  return fail(e.code().value());
+  return failed(e.code().value());
 } catch (const std::bad_alloc&) {
-  return fail(ENOMEM);
+  return failed(ENOMEM);
+}
+
+// Whether a call may be made; errno says why not. Suspends now and then: who is
+// interrupted, and calls on and on, must not keep the thread; nor who never has
+// to wait.
+inline bool may_begin(scheduler& s) {
+  const int errno_before = errno;
+  const int error = s.interrupted_in_c();
+  if (error != 0 || s.time_to_yield()) s.yield_in_c();
+  errno = error != 0 ? error : errno_before;
+  return error == 0;
+}
+
+// Whether a call in this direction would not block now: what poll() says.
+inline bool is_ready(int fd, readiness direction) {
+  const auto events =
+      static_cast<short>(direction == readable ? POLLIN : POLLOUT);
+  pollfd p{fd, events, 0};
+  return original::poll(&p, 1, 0) != 0;
 }
 
 inline bool is_non_blocking(int fd) {
@@ -10418,18 +10472,24 @@ inline deadline limit_of(int fd, readiness direction,
          std::chrono::microseconds(t.tv_usec);
 }
 
-inline deadline in_milliseconds(int ms) {
-  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
-}
-inline deadline in_time(const timespec* t) {
-  if (t == nullptr) return never;
-  return std::chrono::seconds(t->tv_sec) + std::chrono::nanoseconds(t->tv_nsec);
-}
 inline bool is_time(const timespec& t) {
   return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
 }
+// At most 250 years, which nanoseconds can count.
+inline clock::duration duration_of(const timespec& t) {
+  constexpr std::int64_t most = 8000000000;
+  return std::chrono::seconds(std::min<std::int64_t>(t.tv_sec, most)) +
+         std::chrono::nanoseconds(t.tv_nsec);
+}
+inline deadline in_time(const timespec* t) {
+  return t == nullptr ? never : deadline(duration_of(*t));
+}
+inline deadline in_milliseconds(int ms) {
+  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+}
 
-// Parks for a while, or until `until`: for what the kernel gives no word of.
+// Suspends for a while, not beyond `until`, where the kernel gives no word: 0,
+// ETIME when late, else why not.
 inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
   if (until.passed()) return ETIME;
   const int error =
@@ -10444,20 +10504,11 @@ class call {
       : scheduler_(s), fd_(fd), want_(want) {}
   call(const call&) = delete;
 
-  // Whoever has been interrupted, and calls on and on, must not keep the
-  // thread; nor whoever never has to wait.
-  bool may_begin() {
-    const int error = scheduler_.interrupted_in_c();
-    if (error != 0 || scheduler_.time_to_yield()) scheduler_.yield_in_c();
-    errno = error != 0 ? error : errno_before_;
-    return error == 0;
-  }
-
-  // What attempt() returns when it does not fail with EAGAIN; parks in between.
-  // `block` is the call itself: for what cannot be waited for.
+  // Suspends until attempt(), which does not block, does not fail with EAGAIN:
+  // what it returns. block() is the call itself, for what cannot be waited for.
   template <class Attempt, class Block>
   ssize_t one(Attempt attempt, Block block) {
-    if (!may_begin()) return -1;
+    if (!may_begin(scheduler_)) return -1;
     for (;;) {
       const ssize_t result = attempt();
       if (result != -1) {
@@ -10481,14 +10532,22 @@ class call {
     }
   }
 
+  // The same for a socket: attempt(flags) is the call, with these in addition.
+  template <class Attempt>
+  ssize_t one(Attempt attempt) {
+    return one([&] { return attempt(MSG_DONTWAIT); },
+               [&] { return attempt(0); });
+  }
+
   // The same until `n` bytes are through: piece(done) is the call for the rest.
   // Less when that ends, or fails on the way.
-  template <class Attempt, class Block>
-  ssize_t all(std::size_t n, Attempt piece, Block block) {
+  template <class Piece, class Block>
+  ssize_t all(std::size_t n, Piece piece, Block block) {
     std::size_t done = 0;
     do {
-      const ssize_t more =
-          one([&] { return piece(done); }, [&] { return block(done); });
+      const ssize_t more = for_c([&] {
+        return one([&] { return piece(done); }, [&] { return block(done); });
+      });
       if (more <= 0) {
         if (done == 0) return more;
         errno = errno_before_;
@@ -10499,9 +10558,10 @@ class call {
     return static_cast<ssize_t>(done);
   }
 
-  // Parks until there may be news: 0; ETIME when late, EPERM for what is always
-  // ready, else why not. A socket's own limit is not less than a tick of the
-  // kernel's clock, and most replies come sooner: so it is asked for only then.
+  // Suspends until there may be news: 0; ETIME when late, EPERM for what is
+  // always ready, else why not. A socket's own limit is not less than a tick of
+  // the kernel's clock, and most replies come sooner: so it is asked for only
+  // then.
   int wait() {
     if (until_) return wait(*until_);
     const auto begin = now();
@@ -10510,33 +10570,32 @@ class call {
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
-  int wait(deadline until) try {
-    std::optional<place_in_line> place;
-    get_in_line(place, fd_, want_);
-    if (!place->watch()) return EPERM;
-    const int error =
-        scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
-    return place->closed() ? EBADF : error;
-  } catch (const std::system_error& e) {
-    return e.code().value();
-  } catch (const std::bad_alloc&) {
-    return ENOMEM;
+  int wait(deadline until) {
+    const auto park = [&] {
+      // Kept from one wait to the next: to leave wakes those who stay.
+      if (!place_) get_in_line(place_, fd_, want_);
+      if (place_->closed()) return EBADF;
+      if (!place_->watch()) return EPERM;
+      const int error =
+          scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
+      return place_->closed() ? EBADF : error;
+    };
+    return for_c(park, [](int error) { return error; });
   }
 
   // Whether it is ready now; when not, and it blocks, parks until it is. What
   // is not open in this direction is ready: the call fails.
   int until_ready() {
-    const bool reads = want_ == readable;
-    for (;;) {
-      pollfd p{fd_, static_cast<short>(reads ? POLLIN : POLLOUT), 0};
-      if (original::poll(&p, 1, 0) != 0) return 0;
+    const int other_way = want_ == readable ? O_WRONLY : O_RDONLY;
+    while (!is_ready(fd_, want_)) {
       const int flags = original::fcntl(fd_, F_GETFL, nullptr);
       if (flags == -1 || (flags & O_NONBLOCK) != 0 ||
-          (flags & O_ACCMODE) == (reads ? O_WRONLY : O_RDONLY))
+          (flags & O_ACCMODE) == other_way)
         return 0;
       const int error = wait(never);
       if (error != 0) return error == EPERM ? 0 : error;
     }
+    return 0;
   }
 
   bool has_waited() const { return has_waited_; }
@@ -10554,6 +10613,7 @@ class call {
   const int errno_before_ = errno;
   std::optional<deadline> until_;  // once it is known
   bool has_waited_ = false;
+  std::optional<place_in_line> place_;  // from the first wait on
 };
 
 // --- parts of messages -------------------------------------------------------
@@ -10564,15 +10624,22 @@ inline std::size_t bytes_of(const iovec* parts, std::size_t n) {
   return all;
 }
 
-// What is left of them after so many bytes. Throws std::bad_alloc if it is more
-// than one part, and not all.
+// A message of these. No call changes the list of them.
+inline msghdr message_of(const iovec* parts, std::size_t n) {
+  msghdr m{};
+  m.msg_iov = const_cast<iovec*>(parts);
+  m.msg_iovlen = n;
+  return m;
+}
+
+// What is left of them after so many bytes. May throw std::bad_alloc when that
+// is several parts, and not all.
 class rest_of {
  public:
   rest_of(const iovec* parts, std::size_t n, std::size_t done)
       : parts_(parts), n_(n) {
-    if (done == 0) return;
     while (n_ > 0 && done >= parts_->iov_len) done -= (parts_++)->iov_len, --n_;
-    if (n_ == 0) return;
+    if (n_ == 0 || done == 0) return;
     first_ = *parts_;
     first_.iov_base = static_cast<char*>(first_.iov_base) + done;
     first_.iov_len -= done;
@@ -10586,12 +10653,7 @@ class rest_of {
 
   const iovec* parts() const { return parts_; }
   int count() const { return static_cast<int>(n_); }
-  msghdr message() const {
-    msghdr m{};
-    m.msg_iov = const_cast<iovec*>(parts_);
-    m.msg_iovlen = n_;
-    return m;
-  }
+  msghdr message() const { return message_of(parts_, n_); }
 
  private:
   const iovec* parts_;
@@ -10625,11 +10687,13 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
-  const auto block = [&] { return original::recvmsg(fd, message, flags); };
   call receiving(*s, fd, readable);
-  const ssize_t got = receiving.one(
-      [&] { return original::recvmsg(fd, message, flags | MSG_DONTWAIT); },
-      block);
+  const auto receive = [&](msghdr* into) {
+    return receiving.one([&](int more_flags) {
+      return original::recvmsg(fd, into, flags | more_flags);
+    });
+  };
+  const ssize_t got = receive(message);
   const auto n = static_cast<std::size_t>(got);
   if (got <= 0 || (flags & MSG_WAITALL) == 0 ||
       n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
@@ -10640,6 +10704,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   const bool looks = (flags & MSG_PEEK) != 0;
   if (looks && is_unix_socket(fd)) return got;
   return for_c([&]() -> ssize_t {
+    const int errno_before = errno;
     const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
     std::size_t done = n;
     growing_pause pauses;
@@ -10647,15 +10712,14 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
                          looks ? 0 : done);
       msghdr more = rest.message();
-      const ssize_t got_more = receiving.one(
-          [&] { return original::recvmsg(fd, &more, flags | MSG_DONTWAIT); },
-          block);
+      const ssize_t got_more = receive(&more);
       if (got_more <= 0) break;
       const auto m = static_cast<std::size_t>(got_more);
       if (looks && m == done && pause(*s, pauses, limit_of(fd, readable)) != 0)
         break;
       done = looks ? m : done + m;
     }
+    errno = errno_before;
     return static_cast<ssize_t>(done);
   });
 }
@@ -10666,19 +10730,13 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
   if (s == nullptr || never_waits(fd, flags))
     return original::recvfrom(fd, p, n, flags, from, size);
   if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
-    iovec part{p, n};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
+    const iovec part{p, n};
+    msghdr message = message_of(&part, 1);
     return hook::recvmsg(fd, &message, flags);
   }
-  return call(*s, fd, readable)
-      .one(
-          [&] {
-            return original::recvfrom(fd, p, n, flags | MSG_DONTWAIT, from,
-                                      size);
-          },
-          [&] { return original::recvfrom(fd, p, n, flags, from, size); });
+  return call(*s, fd, readable).one([&](int more_flags) {
+    return original::recvfrom(fd, p, n, flags | more_flags, from, size);
+  });
 }
 
 inline ssize_t recv(int fd, void* p, std::size_t n, int flags) {
@@ -10745,7 +10803,7 @@ inline ssize_t send(int fd, const void* p, std::size_t n, int flags) {
   return hook::sendto(fd, p, n, flags, nullptr, 0);
 }
 
-// Until all have come, or one at the least with MSG_WAITFORONE. As in the
+// Suspends until all have come; with MSG_WAITFORONE, until one has. As in the
 // kernel, `limit` is looked at after each.
 inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
                     timespec* limit) {
@@ -10767,12 +10825,10 @@ inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
       if (got != -1)
         messages[done].msg_len = static_cast<unsigned>(std::exchange(got, 1));
     } else {
-      const auto some = [&](int more) -> ssize_t {
+      got = receiving.one([&](int more) {
         return original::recvmmsg(fd, messages + done, n - done, flags | more,
                                   nullptr);
-      };
-      got = receiving.one([&] { return some(MSG_DONTWAIT); },
-                          [&] { return some(0); });
+      });
     }
     if (got <= 0) return done != 0 ? static_cast<int>(done) : -1;
     done += static_cast<unsigned>(got);
@@ -10799,18 +10855,13 @@ inline int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
   if (s == nullptr || (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0)
     return original::accept4(fd, from, size, flags);
   const auto take = [&] { return original::accept4(fd, from, size, flags); };
-  return static_cast<int>(call(*s, fd, readable)
-                              .one(
-                                  [&] {
-                                    // A look first: what does not block would
-                                    // be seen by others who accept, too.
-                                    pollfd p{fd, POLLIN, 0};
-                                    if (original::poll(&p, 1, 0) == 0 &&
-                                        option_of(fd, SO_ACCEPTCONN) == 1)
-                                      return fail(EAGAIN);
-                                    return without_blocking(fd, take);
-                                  },
-                                  take));
+  // A look first: what does not block would be seen by others who accept, too.
+  const auto look_and_take = [&] {
+    return !is_ready(fd, readable) && option_of(fd, SO_ACCEPTCONN) == 1
+               ? fail(EAGAIN)
+               : without_blocking(fd, take);
+  };
+  return static_cast<int>(call(*s, fd, readable).one(look_and_take, take));
 }
 
 inline int accept(int fd, sockaddr* from, socklen_t* size) {
@@ -10822,28 +10873,27 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
   if (s == nullptr || is_non_blocking(fd))
     return original::connect(fd, to, size);
   const int errno_before = errno;
-  call connecting(*s, fd, writable);
-  if (!connecting.may_begin()) return -1;
+  if (!may_begin(*s)) return -1;
   const deadline until = limit_of(fd, writable);
   growing_pause pauses;
   for (;;) {
     if (without_blocking(fd, [&] { return original::connect(fd, to, size); }) ==
-        0)
+        0) {
+      errno = errno_before;
       return 0;
+    }
     if (errno == EINPROGRESS || errno == EALREADY) break;
     // A unix socket whose listener has no room cannot be waited for.
     if (errno != EAGAIN || to->sa_family != AF_UNIX) return -1;
     if (const int error = pause(*s, pauses, until))
       return fail(error == ETIME ? EAGAIN : error);
   }
-  for (;;) {
-    if (const int error = connecting.wait(until))
+  do {
+    if (const int error = call(*s, fd, writable).wait(until))
       return fail(error == ETIME ? EINPROGRESS : error);
-    pollfd p{fd, POLLOUT, 0};
-    if (original::poll(&p, 1, 0) != 0) break;
-  }
+  } while (!is_ready(fd, writable));
   const int error = option_of(fd, SO_ERROR);
-  if (error > 0) return fail(error);
+  if (error != 0) return error == -1 ? -1 : fail(error);
   // The socket is told, too, that it is connected.
   if (original::connect(fd, to, size) == -1 && errno != EISCONN) return -1;
   errno = errno_before;
@@ -10852,15 +10902,23 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
 
 // --- files -------------------------------------------------------------------
 //
-// They may be sockets after all. Pipes, eventfds and timerfds take
-// RWF_NOWAIT. Named pipes and terminals do not: there the call is made when
-// they are ready, and for no more than then goes through.
+// read() and write() may be of sockets after all. Pipes, eventfds and timerfds
+// take RWF_NOWAIT. Named pipes and terminals do not: there the call is made
+// when they are ready, and for no more than goes through then.
 
 #if defined(BAO_ASAN)
 constexpr bool may_take_flag = false;  // its checks do not know the call
 #else
 constexpr bool may_take_flag = true;
 #endif
+inline mode_t kind_of(int fd) {
+  struct stat is {};
+  return ::fstat(fd, &is) == 0 ? is.st_mode : 0;
+}
+// With the flag such a file would give what is in memory, and no more.
+inline bool is_always_ready(mode_t kind) {
+  return S_ISREG(kind) || S_ISBLK(kind);
+}
 inline bool takes_no_flag() { return errno == EOPNOTSUPP || errno == ENOSYS; }
 
 inline ssize_t readv(int fd, const iovec* parts, int n) {
@@ -10869,23 +10927,26 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
   if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr ||
       bytes_of(parts, static_cast<std::size_t>(n)) == 0)
     return block();
-  msghdr message{};
-  message.msg_iov = const_cast<iovec*>(parts);
-  message.msg_iovlen = static_cast<std::size_t>(n);
+  msghdr message = message_of(parts, static_cast<std::size_t>(n));
   call reading(*s, fd, readable);
   bool is_socket = true, takes_flag = may_take_flag;
+  mode_t kind = 0;
   return reading.one(
       [&]() -> ssize_t {
         if (is_socket) {
           const ssize_t got = original::recvmsg(fd, &message, MSG_DONTWAIT);
           if (got != -1 || errno != ENOTSOCK) return got;
           is_socket = false;
+          kind = kind_of(fd);
         }
+        if (is_always_ready(kind)) return block();
         if (takes_flag) {
           const ssize_t got = original::preadv2(fd, parts, n, -1, RWF_NOWAIT);
           if (got != -1 || !takes_no_flag()) return got;
           takes_flag = false;
         }
+        // One that nobody has ever written to is at its end, and not ready.
+        if (S_ISFIFO(kind)) return without_blocking(fd, block);
         const int error = reading.until_ready();
         return error == 0 ? block() : fail(error);
       },
@@ -10907,6 +10968,7 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
   if (all == 0) return original::writev(fd, parts, n);
   call writing(*s, fd, writable);
   bool is_socket = true, takes_flag = may_take_flag;
+  mode_t kind = 0;
   const auto piece = [&](std::size_t done) -> ssize_t {
     const rest_of rest(parts, count, done);
     if (is_socket) {
@@ -10916,7 +10978,10 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
       });
       if (sent != -1 || errno != ENOTSOCK) return sent;
       is_socket = false;
+      kind = kind_of(fd);
     }
+    if (is_always_ready(kind))
+      return original::writev(fd, rest.parts(), rest.count());
     if (takes_flag) {
       const ssize_t put =
           original::pwritev2(fd, rest.parts(), rest.count(), -1, RWF_NOWAIT);
@@ -10982,8 +11047,9 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
   scheduler* const s = here();
   if (s == nullptr || (flags & SPLICE_F_NONBLOCK) != 0)
     return original::splice(from, from_at, to, to_at, n, flags);
+  const int errno_before = errno;
   call reading(*s, from, readable), writing(*s, to, writable);
-  if (!reading.may_begin()) return -1;
+  if (!may_begin(*s)) return -1;
   growing_pause pauses;
   for (;;) {
     const ssize_t moved = without_blocking(from, [&] {
@@ -10992,13 +11058,12 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
                                 flags | SPLICE_F_NONBLOCK);
       });
     });
+    if (moved != -1) errno = errno_before;
     if (moved != -1 || errno != EAGAIN) return moved;
-    pollfd ends[] = {{from, POLLIN, 0}, {to, POLLOUT, 0}};
-    original::poll(ends, 2, 0);
     int error = 0;
-    if (ends[0].revents == 0)
+    if (!is_ready(from, readable))
       error = is_non_blocking(from) ? EAGAIN : reading.wait();
-    else if (ends[1].revents == 0)
+    else if (!is_ready(to, writable))
       error = is_non_blocking(to) ? EAGAIN : writing.wait();
     else
       error = pause(*s, pauses);
@@ -11012,14 +11077,15 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
 // The number is about to stand for nothing, or for another file: those of this
 // thread who wait for it get EBADF.
 inline void closes(int fd) {
-  if (current_thread == nullptr || current_thread->tasks == nullptr || fd < 0)
+  scheduler* const s = tasks_here();
+  if (s == nullptr || fd < 0 || static_cast<std::size_t>(fd) >= s->watches())
     return;
-  scheduler& s = *current_thread->tasks;
-  if (static_cast<std::size_t>(fd) >= s.watches()) return;
-  descriptor_watch*& known = s.watch_of(fd);
+  descriptor_watch*& known = s->watch_of(fd);
   if (known == nullptr) return;
-  if (!known->waiters.empty()) abandon(s, *known, fd);
-  if (!known->owned || known->closed) known = nullptr;
+  // In a child by vfork() it is the memory of the parent, who still has it.
+  if (known->waiters.empty() || !s->is_in_its_process()) return;
+  abandon(*s, *known, fd);
+  known = nullptr;
 }
 
 inline int close(int fd) {
@@ -11027,26 +11093,22 @@ inline int close(int fd) {
   return original::close(fd);
 }
 
-inline int dup2(int fd, int number) {
-  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
-    closes(number);
-  return original::dup2(fd, number);
-}
 inline int dup3(int fd, int number, int flags) {
   if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
     closes(number);
   return original::dup3(fd, number, flags);
 }
+inline int dup2(int fd, int number) {
+  return fd == number ? original::dup2(fd, number) : hook::dup3(fd, number, 0);
+}
 
 #if __GLIBC_PREREQ(2, 34)
 inline int close_range(unsigned first, unsigned last, int flags) {
-  constexpr int only_marks = 4;  // CLOSE_RANGE_CLOEXEC
-  if (current_thread != nullptr && current_thread->tasks != nullptr &&
-      first <= last && (flags & only_marks) == 0) {
-    const std::size_t end = current_thread->tasks->watches();
-    for (std::size_t fd = first; fd <= last && fd < end; ++fd)
+  constexpr int only_marks = CLOSE_RANGE_CLOEXEC;
+  scheduler* const s = tasks_here();
+  if (s != nullptr && (flags & only_marks) == 0)
+    for (std::size_t fd = first; fd <= last && fd < s->watches(); ++fd)
       closes(static_cast<int>(fd));
-  }
   return original::close_range(first, last, flags);
 }
 #endif
@@ -11062,11 +11124,10 @@ inline int close_range(unsigned first, unsigned last, int flags) {
 // For several descriptors at once, for a time, for a lock on a file, for a
 // child to end. What hook.hpp says of its functions holds for these too.
 //
-// Where the kernel gives word, a poller can be told of it, and the task parks
-// until then. Of some things there is no word: a lock that another process
-// holds, any of several children, urgent data. For those it asks again and
-// again, after 1 ms first, after twice as long each time, every 50 ms in the
-// end.
+// Where the kernel gives word, the task parks until the poller has it. Of some
+// things there is no word: a lock that another process holds, any of several
+// children, urgent data. Those are asked for again and again, after 1 ms first,
+// after twice as long each time, every 50 ms in the end.
 
 #if defined(__GLIBC__)
 #include <pthread.h>
@@ -11088,8 +11149,8 @@ namespace hook {
 
 // --- several descriptors -----------------------------------------------------
 
-// For the time of a wait, other signals are let in. One that is pending has its
-// handler run, here, and ends the wait.
+// A wait with a mask lets in other signals: those that are pending have their
+// handlers run, here, and end it (true).
 inline bool let_in(const sigset_t* mask) {
   if (mask == nullptr) return false;
   sigset_t pending, before;
@@ -11104,18 +11165,24 @@ inline bool let_in(const sigset_t* mask) {
   return true;
 }
 
-// Asks ask(), which does not block, until it finds something, parking in
-// between until there may be news of one of `fds`.
+// What a poller can be told of.
+inline readiness watchable(int events) {
+  readiness want;
+  if (events & (POLLIN | POLLRDNORM)) want = want | readable;
+  if (events & (POLLOUT | POLLWRNORM)) want = want | writable;
+  return want;
+}
+
+// Suspends until ask(), which does not block, finds something, or `until`
+// passes: what it returns. It is asked whenever there may be news of one of
+// `fds`.
 template <class Ask>
 int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
               const sigset_t* mask, Ask ask) {
   const int errno_before = errno;
-  if (const int error = s.interrupted_in_c()) {
-    s.yield_in_c();
-    return fail(error);
-  }
-  if (s.time_to_yield()) s.yield_in_c();
+  if (!may_begin(s)) return -1;
   growing_pause pauses;
+  std::vector<std::optional<place_in_line>> places;  // from the first wait on
   for (bool late = false;;) {
     const int found = ask();
     if (found != 0) {
@@ -11124,21 +11191,15 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
     }
     if (late || until.passed()) break;
     if (let_in(mask)) return fail(EINTR);
-    // Of what is neither to read nor to write the poller has no word; nor is
-    // there any of a signal that comes.
-    bool no_word = mask != nullptr;
-    std::vector<std::optional<place_in_line>> places(n);
+    bool no_word = mask != nullptr;  // of a signal that comes
+    if (places.empty()) places = decltype(places)(n);
     for (std::size_t i = 0; i < n; ++i) {
-      const auto wants = [&](int events) {
-        return (fds[i].events & events) != 0;
-      };
-      readiness want;
-      if (wants(POLLIN | POLLRDNORM)) want = want | readable;
-      if (wants(POLLOUT | POLLWRNORM)) want = want | writable;
       if (fds[i].fd < 0) continue;
-      no_word = no_word || !want || wants(POLLPRI | POLLRDHUP | POLLRDBAND);
+      const readiness want = watchable(fds[i].events);
+      constexpr int others = POLLPRI | POLLRDHUP | POLLRDBAND;
+      no_word = no_word || !want || (fds[i].events & others) != 0;
       if (!want) continue;
-      get_in_line(places[i], fds[i].fd, want);
+      if (!places[i]) get_in_line(places[i], fds[i].fd, want);
       places[i]->watch();
     }
     const int error =
@@ -11223,7 +11284,8 @@ inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
   using std::chrono::microseconds;
   microseconds left{0};
   if (limit != nullptr)
-    left = std::chrono::seconds(limit->tv_sec) + microseconds(limit->tv_usec);
+    left = std::chrono::duration_cast<microseconds>(
+        duration_of({limit->tv_sec, 0}) + microseconds(limit->tv_usec));
   const auto begin = now();
   const int found =
       select_until(*s, n, in, out, urgent,
@@ -11263,24 +11325,23 @@ inline int epoll_wait(int fd, epoll_event* events, int n, int ms) {
 
 // --- time --------------------------------------------------------------------
 
-// Parks so long: 0, or why not. A sleep of no time lets the others run.
+// Suspends so long: 0, else why not. No time at all lets the others run.
 inline int sleep_until(scheduler& s, deadline until) {
-  if (until.passed() && s.interrupted_in_c() == 0) {
+  const int errno_before = errno;
+  int error = 0;
+  if (until.passed() && s.interrupted_in_c() == 0)
     s.yield_in_c();
-    return 0;
-  }
-  const int error = s.park_in_c(until, {"sleeping"});
+  else
+    error = s.park_in_c(until, {"sleeping"});
+  errno = errno_before;
   return error == ETIME ? 0 : error;
 }
 
-// The same, for C: returns an error, and leaves what is left of the time.
+// The same; whoever is interrupted is told how much of the time is left.
 inline int sleep_for(scheduler& s, const timespec& time, timespec* left) {
-  const int errno_before = errno;
-  const auto whole = std::chrono::seconds(time.tv_sec) +
-                     std::chrono::nanoseconds(time.tv_nsec);
+  const auto whole = duration_of(time);
   const auto begin = now();
   const int error = sleep_until(s, whole);
-  errno = errno_before;
   if (error != 0 && left != nullptr)
     *left = to_timespec(
         std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
@@ -11297,17 +11358,11 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);
-  const auto whole = [](const timespec& t) {
-    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
-  };
-  // The clock we wait by is this one; another's is asked how long that is.
-  const int errno_before = errno;
-  const deadline until = clock == CLOCK_MONOTONIC
-                             ? deadline(bao::clock::time_point(whole(*time)))
-                             : deadline(whole(*time) - whole(is));
-  const int error = sleep_until(*s, until);
-  errno = errno_before;
-  return error;
+  // Deadlines go by the monotonic clock; another is asked how long that is.
+  const auto then = duration_of(*time);
+  return sleep_until(*s, clock == CLOCK_MONOTONIC
+                             ? deadline(bao::clock::time_point(then))
+                             : deadline(then - duration_of(is)));
 }
 
 inline int nanosleep(const timespec* time, timespec* left) {
@@ -11319,11 +11374,9 @@ inline int nanosleep(const timespec* time, timespec* left) {
 }
 
 inline int usleep(useconds_t microseconds) {
-  scheduler* const s = here();
-  if (s == nullptr) return original::usleep(microseconds);
-  const int error =
-      sleep_for(*s, to_timespec(nanoseconds{microseconds} * 1000), nullptr);
-  return error == 0 ? 0 : fail(error);
+  if (here() == nullptr) return original::usleep(microseconds);
+  const timespec time = to_timespec(nanoseconds{microseconds} * 1000);
+  return hook::nanosleep(&time, nullptr);
 }
 
 // Returns the seconds that are left when it is interrupted.
@@ -11339,20 +11392,18 @@ inline unsigned sleep(unsigned seconds) {
 
 // --- locks on files ----------------------------------------------------------
 
-// attempt() does not block. It fails while another holds the lock.
+// Suspends until attempt(), which does not block, does not fail because another
+// holds the lock: what it returns.
 template <class Attempt>
 int until_unlocked(scheduler& s, Attempt attempt) {
   const int errno_before = errno;
+  if (!may_begin(s)) return -1;
   growing_pause pauses;
-  for (int error = s.interrupted_in_c();;) {
-    if (error != 0) {
-      s.yield_in_c();
-      return fail(error);
-    }
+  for (;;) {
     const int result = attempt();
     if (result != -1) errno = errno_before;
     if (result != -1 || (errno != EAGAIN && errno != EACCES)) return result;
-    if ((error = pause(s, pauses)) != 0) return fail(error);
+    if (const int error = pause(s, pauses)) return fail(error);
   }
 }
 
@@ -11386,21 +11437,23 @@ inline pid_t wait4(pid_t pid, int* status, int options, rusage* used) {
   if (s == nullptr || (options & WNOHANG) != 0)
     return original::wait4(pid, status, options, used);
   const int errno_before = errno;
+  if (!may_begin(*s)) return -1;
   growing_pause pauses;
   descriptor end;
   bool asked = false;
-  for (int error = s->interrupted_in_c();;) {
-    if (error != 0) {
-      s->yield_in_c();
-      return fail(error);
-    }
+  for (;;) {
     const pid_t ended = original::wait4(pid, status, options | WNOHANG, used);
     if (ended > 0) errno = errno_before;
     if (ended != 0) return ended;
     if (pid > 0 && (options & (WUNTRACED | WCONTINUED)) == 0 &&
         !std::exchange(asked, true))
       end = watch_process(pid);
-    error = end ? call(*s, end.fd(), readable).wait(never) : pause(*s, pauses);
+    int error =
+        end ? call(*s, end.fd(), readable).wait(never) : pause(*s, pauses);
+    if (error == EMFILE || error == ENOSPC || error == ENOMEM) {
+      end.close();  // what cannot be watched is asked again and again
+      error = 0;
+    }
     if (error != 0) return fail(error);
   }
 }
@@ -11415,6 +11468,10 @@ inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
+  if (const int error = s->interrupted_in_c()) {
+    s->yield_in_c();
+    return fail(error);
+  }
   return for_c([&] {
     std::string words[] = {"/bin/sh", "-c", command};
     char* const arguments[] = {words[0].data(), words[1].data(),
@@ -11440,10 +11497,10 @@ inline int system(const char* command) {
 // =============================================================================
 // bao/hook_names.hpp - libc's look-ups of names
 //
-// A helper thread asks (look_up.hpp); numbers need no asking. The answer is
-// then put where libc would have put it. Whoever is interrupted leaves, and is
-// told of a failure of the system, ECANCELED or ETIMEDOUT; the answer then
-// belongs to nobody. What hook.hpp says of its functions holds for these too.
+// A helper thread asks (look_up.hpp), and the answer is put where libc would
+// have put it; numbers need no asking. Whoever is interrupted leaves, and gets
+// EAI_SYSTEM or NETDB_INTERNAL with ECANCELED or ETIMEDOUT. What hook.hpp says
+// of its functions holds for these too.
 
 #if defined(__GLIBC__)
 #include <arpa/inet.h>
@@ -11458,7 +11515,7 @@ inline int system(const char* command) {
 #include <new>
 #include <optional>
 #include <string>
-#include <system_error>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -11466,27 +11523,21 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 namespace hook {
 
-// Parks until somebody has the answer that find(answer) gives on a helper
-// thread: what use(answer) returns, or failed(errno).
+// Suspends until find(answer) has been called on a helper thread, for us or for
+// others who ask the same: what use(answer) returns, or failed(error). Throws
+// what for_c() catches.
 template <class Answer, class Find, class Use, class Failed>
 int ask(std::string key, Find find, Use use, Failed failed) {
   const int errno_before = errno;
-  try {
-    const std::shared_ptr<question> asked =
-        question::ask(std::move(key), [find = std::move(find)] {
-          auto answer = std::make_shared<Answer>();
-          find(*answer);
-          answer->error = errno;
-          return answer;
-        });
-    if (const int error = asked->wait_in_c(never)) return failed(error);
-    errno = errno_before;
-    return use(asked->template get<Answer>());
-  } catch (const std::system_error& e) {
-    return failed(e.code().value());
-  } catch (const std::bad_alloc&) {
-    return failed(ENOMEM);
-  }
+  const auto asked = question::ask(std::move(key), [find = std::move(find)] {
+    auto answer = std::make_shared<Answer>();
+    find(*answer);
+    answer->error = errno;
+    return answer;
+  });
+  if (const int error = asked->wait_in_c(never)) return failed(error);
+  errno = errno_before;
+  return use(asked->template get<Answer>());
 }
 
 // For the two that say by a number of their own why they fail.
@@ -11501,8 +11552,8 @@ inline bool is_numeric(const char* host) {
          ::inet_pton(AF_INET6, host, &any) == 1;
 }
 
-// Each caller frees a list of his own, by freeaddrinfo(): which takes the
-// address to lie behind its head, and the name to be a piece by itself.
+// Each caller frees a list of its own, by freeaddrinfo(): for which an address
+// is part of the same piece of memory, and a name is a piece by itself.
 inline addrinfo* copy_of(const addrinfo* list) {
   addrinfo* first = nullptr;
   addrinfo** link = &first;
@@ -11539,34 +11590,34 @@ inline int getaddrinfo(const char* host, const char* service,
       if (list != nullptr) ::freeaddrinfo(list);
     }
   };
-  // Of the hints these four count.
-  std::optional<addrinfo> how;
-  std::string key = std::string("getaddrinfo ") + host;
-  if (service != nullptr) key += std::string(1, '\0') + service;
-  if (hints != nullptr) {
-    how.emplace();
+  const auto ask_libc = [&] {
+    std::string key = std::string("getaddrinfo ") + host;
+    std::optional<std::string> own_service;
+    if (service != nullptr) key += '\0' + own_service.emplace(service);
+    // Of the hints these four count; without any, glibc takes these flags.
+    addrinfo how{};
+    how.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
     for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
                        &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
-      *how.*field = hints->*field;
-      key += '\0' + std::to_string(hints->*field);
+      if (hints != nullptr) how.*field = hints->*field;
+      key += '\0' + std::to_string(how.*field);
     }
-  }
-  std::optional<std::string> own_service;
-  if (service != nullptr) own_service = service;
-  return hook::ask<answer>(
-      key,
-      [how, own_host = std::string(host), own_service](answer& a) {
-        a.result = ::getaddrinfo(own_host.c_str(),
-                                 own_service ? own_service->c_str() : nullptr,
-                                 how ? &*how : nullptr, &a.list);
-      },
-      [&](const answer& a) {
-        if (a.result == EAI_SYSTEM) errno = a.error;
-        if (a.result != 0) return a.result;
-        *found = copy_of(a.list);
-        return *found != nullptr ? 0 : EAI_MEMORY;
-      },
-      resolver_failed);
+    return hook::ask<answer>(
+        key,
+        [how, own_host = std::string(host), own_service](answer& a) {
+          a.result = original::getaddrinfo(
+              own_host.c_str(), own_service ? own_service->c_str() : nullptr,
+              &how, &a.list);
+        },
+        [&](const answer& a) {
+          if (a.result == EAI_SYSTEM) errno = a.error;
+          if (a.result != 0) return a.result;
+          *found = copy_of(a.list);
+          return *found != nullptr ? 0 : EAI_MEMORY;
+        },
+        resolver_failed);
+  };
+  return for_c(ask_libc, resolver_failed);
 }
 
 inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
@@ -11580,36 +11631,39 @@ inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
     int result = 0, error = 0;
     char host[NI_MAXHOST] = "", service[NI_MAXSERV] = "";
   };
-  const std::string of(reinterpret_cast<const char*>(address), size);
-  return hook::ask<answer>(
-      "getnameinfo " + std::to_string(flags) + ' ' + of,
-      [of, flags](answer& a) {
-        a.result =
-            ::getnameinfo(reinterpret_cast<const sockaddr*>(of.data()),
-                          static_cast<socklen_t>(of.size()), a.host,
-                          sizeof a.host, a.service, sizeof a.service, flags);
-      },
-      [&](const answer& a) -> int {
-        if (a.result == EAI_SYSTEM) errno = a.error;
-        if (a.result != 0) return a.result;
-        const auto give = [](char* to, socklen_t room, const char* text) {
-          if (to == nullptr || room == 0) return true;
-          if (std::strlen(text) >= room) return false;
-          std::strcpy(to, text);
-          return true;
-        };
-        return give(host, host_size, a.host) &&
-                       give(service, service_size, a.service)
-                   ? 0
-                   : EAI_OVERFLOW;
-      },
-      resolver_failed);
+  const auto ask_libc = [&] {
+    const std::string of(reinterpret_cast<const char*>(address), size);
+    return hook::ask<answer>(
+        "getnameinfo " + std::to_string(flags) + ' ' + of,
+        [of, flags](answer& a) {
+          a.result = original::getnameinfo(
+              reinterpret_cast<const sockaddr*>(of.data()),
+              static_cast<socklen_t>(of.size()), a.host, sizeof a.host,
+              a.service, sizeof a.service, flags);
+        },
+        [&](const answer& a) -> int {
+          if (a.result == EAI_SYSTEM) errno = a.error;
+          if (a.result != 0) return a.result;
+          const auto give = [](char* to, socklen_t room, const char* text) {
+            if (to == nullptr || room == 0) return true;
+            if (std::strlen(text) >= room) return false;
+            std::strcpy(to, text);
+            return true;
+          };
+          return give(host, host_size, a.host) &&
+                         give(service, service_size, a.service)
+                     ? 0
+                     : EAI_OVERFLOW;
+        },
+        resolver_failed);
+  };
+  return for_c(ask_libc, resolver_failed);
 }
 
 // The older family. All that a hostent points to lies in one buffer; so it can
-// be moved, pointers and all, from the helper's to the caller's.
+// be copied, pointers and all, from the helper's to the caller's.
 struct host_answer {
-  void move_to(hostent& host, char* p) const {
+  void copy_to(hostent& host, char* p) const {
     std::copy(buffer.begin(), buffer.end(), p);
     const auto moved = [&](char* at) { return p + (at - buffer.data()); };
     const auto moved_list = [&](char** list) {
@@ -11630,29 +11684,37 @@ struct host_answer {
   int result = 0, host_error = 0, error = 0;
 };
 
-// find(host, p, n, found, error) asks libc, on a helper thread.
+// libc is asked by find(of, family, host, p, n, found, error).
 template <class Find>
-int find_host(const std::string& key, hostent* host, char* p, std::size_t n,
-              hostent** found, int* host_error, Find find) {
+int find_host(const char* name, std::string_view about, int family,
+              hostent* host, char* p, std::size_t n, hostent** found,
+              int* host_error, Find find) {
   *found = nullptr;
-  return hook::ask<host_answer>(
-      key + ' ' + std::to_string(n),
-      [n, find](host_answer& a) {
-        a.buffer.resize(n);
-        hostent* one = nullptr;
-        a.result = find(&a.found, a.buffer.data(), n, &one, &a.host_error);
-        a.any = one != nullptr;
-      },
-      [&](const host_answer& a) {
-        *host_error = a.host_error;
-        if (a.any) a.move_to(*(*found = host), p);
-        if (!a.any) errno = a.error;
-        return a.result;
-      },
-      [&](int error) {
-        *host_error = NETDB_INTERNAL;
-        return errno = error;
-      });
+  const auto failed = [&](int error) {
+    *host_error = NETDB_INTERNAL;
+    return errno = error;
+  };
+  const auto ask_libc = [&] {
+    const std::string of(about);
+    return hook::ask<host_answer>(
+        name + (' ' + std::to_string(family)) + ' ' + std::to_string(n) + ' ' +
+            of,
+        [of, family, n, find](host_answer& a) {
+          a.buffer.resize(n);
+          hostent* one = nullptr;
+          a.result = find(of, family, &a.found, a.buffer.data(), n, &one,
+                          &a.host_error);
+          a.any = one != nullptr;
+        },
+        [&](const host_answer& a) {
+          *host_error = a.host_error;
+          if (a.any) a.copy_to(*(*found = host), p);
+          if (!a.any) errno = a.error;
+          return a.result;
+        },
+        failed);
+  };
+  return for_c(ask_libc, failed);
 }
 
 inline int gethostbyname2_r(const char* name, int family, hostent* host,
@@ -11660,10 +11722,9 @@ inline int gethostbyname2_r(const char* name, int family, hostent* host,
                             int* error) {
   if (here() == nullptr || is_numeric(name))
     return original::gethostbyname2_r(name, family, host, p, n, found, error);
-  const std::string own = name;
-  return find_host("gethostbyname2 " + std::to_string(family) + own, host, p, n,
-                   found, error, [own, family](auto... rest) {
-                     return ::gethostbyname2_r(own.c_str(), family, rest...);
+  return find_host("gethostbyname2", name, family, host, p, n, found, error,
+                   [](const std::string& of, auto... rest) {
+                     return original::gethostbyname2_r(of.c_str(), rest...);
                    });
 }
 
@@ -11678,12 +11739,11 @@ inline int gethostbyaddr_r(const void* address, socklen_t size, int family,
   if (here() == nullptr || address == nullptr)
     return original::gethostbyaddr_r(address, size, family, host, p, n, found,
                                      error);
-  const std::string of(static_cast<const char*>(address), size);
-  return find_host("gethostbyaddr " + std::to_string(family) + ' ' + of, host,
-                   p, n, found, error, [of, family](auto... rest) {
-                     return ::gethostbyaddr_r(of.data(),
-                                              static_cast<socklen_t>(of.size()),
-                                              family, rest...);
+  return find_host("gethostbyaddr", {static_cast<const char*>(address), size},
+                   family, host, p, n, found, error,
+                   [](const std::string& of, auto... rest) {
+                     const auto n_of = static_cast<socklen_t>(of.size());
+                     return original::gethostbyaddr_r(of.data(), n_of, rest...);
                    });
 }
 
@@ -11751,10 +11811,10 @@ inline hostent* gethostbyaddr(const void* address, socklen_t size, int family) {
 //                                             |
 //                                             '--> libc's, where none could
 //
-// libc's own calls to itself are not seen: a FILE* blocks as ever, but for one
-// that fdopen() of this chapter has made. Nor are those of programs that are
-// linked statically, or of plugins loaded by RTLD_DEEPBIND: patch_status()
-// tells what is live.
+// What libc calls itself is not seen: a FILE* blocks as ever, but for one that
+// bao::fdopen() has made. Nor is anything of plugins loaded by RTLD_DEEPBIND;
+// patch_status() tells what is live. A program that is linked statically says
+// that it cannot be patched, and ends.
 //
 // It costs about 2 ns a call where there is nothing to wait with.
 
@@ -11762,12 +11822,14 @@ inline hostent* gethostbyaddr(const void* address, socklen_t size, int family) {
 #include <dlfcn.h>
 #include <stdio.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -11782,8 +11844,9 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 class patch_off {
  public:
   [[nodiscard]] patch_off() {
-    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
-    task_ = &current_thread->tasks->running();
+    scheduler* const s = hook::tasks_here();
+    if (s == nullptr) return;
+    task_ = &s->running();
     ++task_->unpatched;
   }
   patch_off(const patch_off&) = delete;
@@ -11795,7 +11858,7 @@ class patch_off {
   task_block* task_ = nullptr;
 };
 
-// The names that BAO_PATCH_ALL() has defined; none, where there is none.
+// The names that BAO_PATCH_ALL() has defined, if it is in the program.
 struct patched_names {
   const char* const* first = nullptr;
   std::size_t count = 0;
@@ -11814,8 +11877,8 @@ struct patched_call {
 inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
   std::vector<patched_call> all;
   long live = 0;
-  // The address of ours would be found by its name as well. So what is compared
-  // is in which object they are.
+  // To take the address of ours looks it up by its name, too, and so proves
+  // nothing: what counts is the object in which it lies.
   const auto object_of = [](const void* p) {
     Dl_info where{};
     return p != nullptr && ::dladdr(p, &where) != 0 ? where.dli_fbase : nullptr;
@@ -11835,21 +11898,57 @@ inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
   return all;
 }
 
+// Never suspends. A FILE* for a descriptor, as libc's fdopen() makes it; but
+// reads and writes of it suspend where they have to wait. It owns the
+// descriptor, and fileno() does not know it. For one task at a time: stdio's
+// locks are for threads. Returns null, and sets errno, as fdopen() does.
+inline std::FILE* fdopen(int fd, const char* mode) {
+  const int flags = hook::original::fcntl(fd, F_GETFL, nullptr);
+  if (flags == -1) return nullptr;
+  const int access = flags & O_ACCMODE;
+  const bool both = std::strchr(mode, '+') != nullptr;
+  if ((access == O_WRONLY && (both || *mode == 'r')) ||
+      (access == O_RDONLY && (both || *mode != 'r'))) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  static constexpr auto number = [](void* cookie) {
+    return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
+  };
+  cookie_io_functions_t calls{};
+  calls.read = [](void* cookie, char* p, std::size_t n) {
+    return hook::read(number(cookie), p, n);
+  };
+  calls.write = [](void* cookie, const char* p, std::size_t n) {
+    return std::max<ssize_t>(hook::write(number(cookie), p, n), 0);
+  };
+  calls.seek = [](void* cookie, off64_t* at, int from) {
+    const off_t now = ::lseek(number(cookie), *at, from);
+    if (now == -1) return -1;
+    *at = now;
+    return 0;
+  };
+  calls.close = [](void* cookie) { return hook::close(number(cookie)); };
+  return ::fopencookie(reinterpret_cast<void*>(std::intptr_t{fd}), mode, calls);
+}
+
+namespace hook {
+
 // A line to stderr, once, if there is a patch and nothing of it is live: else
 // programs that it does not reach would just be slow.
 inline void tell_if_dead() {
-  bool any = false;
-  for (const patched_call& one : patch_status(nullptr)) any = any || one.live;
-  if (!any)
-    std::fputs(
-        "bao: BAO_PATCH_ALL() has no effect: the linker finds other "
-        "definitions first (a plugin? loaded with RTLD_DEEPBIND?)\n",
-        stderr);
+  for (const patched_call& one : patch_status(nullptr))
+    if (one.live) return;
+  std::fputs(
+      "bao: BAO_PATCH_ALL() has no effect: the linker finds other "
+      "definitions first (a plugin? loaded with RTLD_DEEPBIND?)\n",
+      stderr);
 }
+
+inline bool originals_found = false;
 
 // Finds libc's own functions; called before any of ours does anything. What it
 // calls may call ours in its turn, an allocator's read(), say: that fails.
-inline bool originals_found = false;
 [[gnu::cold, gnu::noinline]] inline bool find_originals() {
   static bool searching = false;
   if (std::exchange(searching, true)) {
@@ -11871,7 +11970,7 @@ inline bool originals_found = false;
     std::memcpy(&call.now, &next, sizeof next);
   };
 #define BAO_FIND(result, name, parameters, arguments) \
-  find(hook::original::name, #name);
+  find(original::name, #name);
   BAO_LIBC(BAO_FIND)
 #undef BAO_FIND
   return originals_found = true;
@@ -11879,126 +11978,51 @@ inline bool originals_found = false;
 
 // What a call returns that fails.
 template <class Result>
-Result failed() {
+Result failure() {
   if constexpr (std::is_pointer_v<Result>)
     return nullptr;
   else
     return static_cast<Result>(-1);
 }
 
+// Called before main(), once libc's names are ours.
 inline void begin_patch(const char* const* names, std::size_t n) {
   if (!originals_found) find_originals();
   patched = {names, n};
   before_first_task = tell_if_dead;
 }
 
-// A FILE* for a descriptor, as libc's fdopen() makes it, but that lets other
-// tasks run where a read or a write has to wait. It owns the descriptor, and
-// fileno() does not know it. For one task at a time: stdio's locks are for
-// threads. Returns null, and sets errno, as fdopen() does.
-inline std::FILE* fdopen(int fd, const char* mode) {
-  const int flags = hook::original::fcntl(fd, F_GETFL, nullptr);
-  if (flags == -1) return nullptr;
-  const int access = flags & O_ACCMODE;
-  const bool both = std::strchr(mode, '+') != nullptr;
-  if ((access == O_WRONLY && (both || *mode == 'r')) ||
-      (access == O_RDONLY && (both || *mode != 'r'))) {
-    errno = EINVAL;
-    return nullptr;
-  }
-  const auto number = [](void* cookie) {
-    return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
-  };
-  static_cast<void>(number);
-  cookie_io_functions_t calls{};
-  calls.read = [](void* cookie, char* p, std::size_t n) {
-    return hook::read(static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)),
-                      p, n);
-  };
-  calls.write = [](void* cookie, const char* p, std::size_t n) -> ssize_t {
-    const ssize_t put = hook::write(
-        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), p, n);
-    return put == -1 ? 0 : put;
-  };
-  calls.seek = [](void* cookie, off64_t* at, int from) {
-    const off_t now = ::lseek(
-        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)), *at, from);
-    if (now == -1) return -1;
-    *at = now;
-    return 0;
-  };
-  calls.close = [](void* cookie) {
-    return hook::close(
-        static_cast<int>(reinterpret_cast<std::intptr_t>(cookie)));
-  };
-  return ::fopencookie(reinterpret_cast<void*>(std::intptr_t{fd}), mode, calls);
-}
-
-namespace hook {
-
-// --- fortified names ---------------------------------------------------------
-//
-// What a compiler calls instead under _FORTIFY_SOURCE, where it knows how much
-// room there is.
-
+// Where a compiler knows how much room there is, it calls other functions under
+// _FORTIFY_SOURCE, which end the program if that is not enough.
 extern "C" [[noreturn]] void __chk_fail();
-
-inline void check_room(std::size_t n, std::size_t room) {
+inline std::size_t within(std::size_t n, std::size_t room) {
   if (n > room) __chk_fail();
-}
-inline ssize_t read_chk(int fd, void* p, std::size_t n, std::size_t room) {
-  check_room(n, room);
-  return hook::read(fd, p, n);
-}
-inline ssize_t pread_chk(int fd, void* p, std::size_t n, off_t at,
-                         std::size_t room) {
-  check_room(n, room);
-  return hook::pread(fd, p, n, at);
-}
-inline ssize_t recv_chk(int fd, void* p, std::size_t n, std::size_t room,
-                        int flags) {
-  check_room(n, room);
-  return hook::recv(fd, p, n, flags);
-}
-inline ssize_t recvfrom_chk(int fd, void* p, std::size_t n, std::size_t room,
-                            int flags, sockaddr* from, socklen_t* size) {
-  check_room(n, room);
-  return hook::recvfrom(fd, p, n, flags, from, size);
-}
-inline int poll_chk(pollfd* fds, nfds_t n, int ms, std::size_t room) {
-  check_room(n, room / sizeof *fds);
-  return hook::poll(fds, n, ms);
-}
-inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
-                     const sigset_t* mask, std::size_t room) {
-  check_room(n, room / sizeof *fds);
-  return hook::ppoll(fds, n, limit, mask);
+  return n;
 }
 
 }  // namespace hook
 }  // namespace BAO_ABI
 }  // namespace bao
 
-// In one file of a program, at namespace scope: defines libc's names, visible
-// to all, bound by the names the linker knows, as a header may have made macros
-// or inline functions of them. Weak, for the sake of static libraries, where a
-// sanitizer is not one of them; the last name makes a second use an error.
-#define BAO_PATCH_ALL()                                                     \
-  BAO_LIBC(BAO_PATCH_CALL)                                                  \
-  BAO_LIBC_ALIASES(BAO_PATCH_CALL_AS)                                       \
-  namespace {                                                               \
-  const char* const bao_patched_names[] = {                                 \
-      BAO_LIBC(BAO_PATCH_NAME) BAO_LIBC_ALIASES(BAO_PATCH_NAME_AS)};        \
-  [[gnu::constructor(101)]] void bao_patch() {                              \
-    bao::begin_patch(bao_patched_names,                                     \
-                     sizeof bao_patched_names / sizeof *bao_patched_names); \
-  }                                                                         \
-  }                                                                         \
-  extern "C" __attribute__((visibility("default")))                         \
-  const char BAO_PATCH_ALL_is_in_two_files[] {                              \
-    "only one of them may define it"                                        \
+// In one source file of a program, at namespace scope: defines libc's names.
+// The last name makes a second use an error.
+#define BAO_PATCH_ALL()                                                      \
+  BAO_LIBC(BAO_PATCH_CALL)                                                   \
+  BAO_LIBC_ALIASES(BAO_PATCH_CALL_AS)                                        \
+  namespace {                                                                \
+  const char* const bao_patched_names[] = {                                  \
+      BAO_LIBC(BAO_PATCH_NAME) BAO_LIBC_ALIASES(BAO_PATCH_NAME_AS)};         \
+  [[gnu::constructor(101)]] void bao_patch() {                               \
+    bao::hook::begin_patch(bao_patched_names, std::size(bao_patched_names)); \
+  }                                                                          \
+  }                                                                          \
+  extern "C" __attribute__((visibility("default")))                          \
+  const char BAO_PATCH_ALL_is_in_two_files[] {                               \
+    "only one of them may define it"                                         \
   }
 
+// Visible to all. Weak, so that a program links where libc is a part of it;
+// but not beside a sanitizer, which defines the same names.
 #if defined(BAO_ASAN) || defined(BAO_TSAN)
 #define BAO_PATCH_LINKAGE visibility("default"), used
 #else
@@ -12006,13 +12030,15 @@ inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
 #endif
 #define BAO_PATCH_CALL(result, name, parameters, arguments) \
   BAO_PATCH_CALL_AS(name, result, name, parameters, arguments)
+// Bound to what the linker calls it: of the name itself, a header may have made
+// a macro or an inline function.
 #define BAO_PATCH_CALL_AS(symbol, result, name, parameters, arguments) \
   extern "C" __attribute__((BAO_PATCH_LINKAGE))                        \
   result bao_patched_##symbol parameters __asm__(#symbol);             \
   extern "C" result bao_patched_##symbol parameters {                  \
-    return bao::originals_found || bao::find_originals()               \
+    return bao::hook::originals_found || bao::hook::find_originals()   \
                ? bao::hook::name arguments                             \
-               : bao::failed<result>();                                \
+               : bao::hook::failure<result>();                         \
   }
 #define BAO_PATCH_NAME(result, name, parameters, arguments) #name,
 #define BAO_PATCH_NAME_AS(symbol, result, name, parameters, arguments) #symbol,
@@ -12020,24 +12046,26 @@ inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
 // Under other names: for large files, and with checks.
 // clang-format off
 #define BAO_LIBC_ALIASES(CALL)                                                 \
-  CALL(__read_chk, ssize_t, read_chk,                                          \
-       (int fd, void* p, size_t n, size_t room), (fd, p, n, room))             \
-  CALL(__pread_chk, ssize_t, pread_chk,                                        \
+  CALL(__read_chk, ssize_t, read,                                              \
+       (int fd, void* p, size_t n, size_t room),                               \
+       (fd, p, bao::hook::within(n, room)))                                    \
+  CALL(__pread_chk, ssize_t, pread,                                            \
        (int fd, void* p, size_t n, off_t at, size_t room),                     \
-       (fd, p, n, at, room))                                                   \
-  CALL(__recv_chk, ssize_t, recv_chk,                                          \
+       (fd, p, bao::hook::within(n, room), at))                                \
+  CALL(__recv_chk, ssize_t, recv,                                              \
        (int fd, void* p, size_t n, size_t room, int flags),                    \
-       (fd, p, n, room, flags))                                                \
-  CALL(__recvfrom_chk, ssize_t, recvfrom_chk,                                  \
+       (fd, p, bao::hook::within(n, room), flags))                             \
+  CALL(__recvfrom_chk, ssize_t, recvfrom,                                      \
        (int fd, void* p, size_t n, size_t room, int flags, sockaddr* from,     \
         socklen_t* size),                                                      \
-       (fd, p, n, room, flags, from, size))                                    \
-  CALL(__poll_chk, int, poll_chk,                                              \
-       (pollfd* fds, nfds_t n, int ms, size_t room), (fds, n, ms, room))       \
-  CALL(__ppoll_chk, int, ppoll_chk,                                            \
+       (fd, p, bao::hook::within(n, room), flags, from, size))                 \
+  CALL(__poll_chk, int, poll,                                                  \
+       (pollfd* fds, nfds_t n, int ms, size_t room),                           \
+       (fds, bao::hook::within(n, room / sizeof *fds), ms))                    \
+  CALL(__ppoll_chk, int, ppoll,                                                \
        (pollfd* fds, nfds_t n, const timespec* limit, const sigset_t* mask,    \
         size_t room),                                                          \
-       (fds, n, limit, mask, room))                                            \
+       (fds, bao::hook::within(n, room / sizeof *fds), limit, mask))           \
   BAO_LIBC_LARGE_FILES(CALL)
 
 #if defined(__LP64__)
@@ -12046,9 +12074,9 @@ inline int ppoll_chk(pollfd* fds, nfds_t n, const timespec* limit,
        (fd, command, argument))                                                \
   CALL(pread64, ssize_t, pread, (int fd, void* p, size_t n, off_t at),         \
        (fd, p, n, at))                                                         \
-  CALL(__pread64_chk, ssize_t, pread_chk,                                      \
+  CALL(__pread64_chk, ssize_t, pread,                                          \
        (int fd, void* p, size_t n, off_t at, size_t room),                     \
-       (fd, p, n, at, room))                                                   \
+       (fd, p, bao::hook::within(n, room), at))                                \
   CALL(pwrite64, ssize_t, pwrite,                                              \
        (int fd, const void* p, size_t n, off_t at), (fd, p, n, at))            \
   CALL(preadv64, ssize_t, preadv,                                              \

@@ -345,6 +345,41 @@ TEST_CASE("X20: close, dup2 and close_range wake those who wait, with EBADF") {
   }
 }
 
+TEST_CASE("who waits for the same descriptor does not wake each other") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  bao::group waiting;
+  for (int i = 0; i < 3; ++i) {
+    waiting.spawn([&] {
+      char byte;
+      hook::recv(s.ends[0], &byte, 1, 0);
+    });
+    waiting.spawn([&] {
+      pollfd p{s.ends[0], POLLIN, 0};
+      hook::poll(&p, 1, -1);
+    });
+  }
+  bao::sleep(1s);
+  const auto turn = bao::this_scheduler().turn();
+  for (int i = 0; i < 10; ++i) bao::sleep(1s);
+  CHECK(bao::this_scheduler().turn() - turn < 5000);
+  waiting.kill();
+}
+
+TEST_CASE("V78: who sleeps for longer than nanoseconds can count, sleeps") {
+  bao::virtual_time clock;
+  for (const time_t time : {time_t{10000000000}, ~(time_t{1} << 63)}) {
+    const timespec long_time{time, 0};
+    auto sleeper = bao::spawn([&] { hook::nanosleep(&long_time, nullptr); });
+    auto poller =
+        bao::spawn([&] { hook::ppoll(nullptr, 0, &long_time, nullptr); });
+    bao::sleep(24h);
+    CHECK(!sleeper.done());
+    CHECK(!poller.done());
+    bao::kill_all(std::vector<bao::task<>>{sleeper, poller});
+  }
+}
+
 TEST_CASE("V74: SO_RCVTIMEO and SO_SNDTIMEO are kept") {
   bao::virtual_time clock;
   pair_of_sockets s;
@@ -375,7 +410,7 @@ TEST_CASE("V75: waitpid lets others run until the child has ended") {
   int turns = 0;
   bool ended = false;
   auto other = bao::spawn([&] {
-    for (; !ended; ++turns) bao::sleep(1ms);
+    while (!ended) bao::sleep(1ms), ++turns;
   });
   int status = 0;
   CHECK(hook::waitpid(child, &status, 0) == child);
@@ -471,7 +506,7 @@ TEST_CASE(
   int turns = 0;
   bool enough = false;
   auto other = bao::spawn([&] {
-    for (; !enough; ++turns) bao::yield();
+    while (!enough) bao::yield(), ++turns;
   });
   char byte;
   const auto reads = [&] { return hook::read(s.ends[0], &byte, 1); };

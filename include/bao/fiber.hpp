@@ -38,6 +38,7 @@
 #include <tuple>
 #include <utility>
 
+#include "bao/libc.hpp"
 #include "bao/stack.hpp"
 
 #if defined(BAO_ASAN)
@@ -486,7 +487,7 @@ inline void report_overflow(int signal, siginfo_t* info, void*) {
         whose, current_flow->memory->size / 1024);
     // Whether or not anybody reads it, the fault has to come again.
     [[maybe_unused]] const ssize_t told =
-        ::write(2, line, static_cast<std::size_t>(n));
+        hook::original::write(2, line, static_cast<std::size_t>(n));
   }
   ::sigaction(signal, &segv_before, nullptr);
 }

@@ -32,11 +32,13 @@
 
 #if defined(__GLIBC__)
 #include <limits.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <optional>
 #include <system_error>
@@ -139,8 +141,11 @@ inline deadline limit_of(int fd, readiness direction,
 inline bool is_time(const timespec& t) {
   return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
 }
+// At most 250 years, which nanoseconds can count.
 inline clock::duration duration_of(const timespec& t) {
-  return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+  constexpr std::int64_t most = 8000000000;
+  return std::chrono::seconds(std::min<std::int64_t>(t.tv_sec, most)) +
+         std::chrono::nanoseconds(t.tv_nsec);
 }
 inline deadline in_time(const timespec* t) {
   return t == nullptr ? never : deadline(duration_of(*t));
@@ -206,8 +211,9 @@ class call {
   ssize_t all(std::size_t n, Piece piece, Block block) {
     std::size_t done = 0;
     do {
-      const ssize_t more =
-          one([&] { return piece(done); }, [&] { return block(done); });
+      const ssize_t more = for_c([&] {
+        return one([&] { return piece(done); }, [&] { return block(done); });
+      });
       if (more <= 0) {
         if (done == 0) return more;
         errno = errno_before_;
@@ -232,12 +238,13 @@ class call {
   }
   int wait(deadline until) {
     const auto park = [&] {
-      std::optional<place_in_line> place;
-      get_in_line(place, fd_, want_);
-      if (!place->watch()) return EPERM;
+      // Kept from one wait to the next: to leave wakes those who stay.
+      if (!place_) get_in_line(place_, fd_, want_);
+      if (place_->closed()) return EBADF;
+      if (!place_->watch()) return EPERM;
       const int error =
           scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
-      return place->closed() ? EBADF : error;
+      return place_->closed() ? EBADF : error;
     };
     return for_c(park, [](int error) { return error; });
   }
@@ -272,6 +279,7 @@ class call {
   const int errno_before_ = errno;
   std::optional<deadline> until_;  // once it is known
   bool has_waited_ = false;
+  std::optional<place_in_line> place_;  // from the first wait on
 };
 
 // --- parts of messages -------------------------------------------------------
@@ -296,9 +304,8 @@ class rest_of {
  public:
   rest_of(const iovec* parts, std::size_t n, std::size_t done)
       : parts_(parts), n_(n) {
-    if (done == 0) return;
     while (n_ > 0 && done >= parts_->iov_len) done -= (parts_++)->iov_len, --n_;
-    if (n_ == 0) return;
+    if (n_ == 0 || done == 0) return;
     first_ = *parts_;
     first_.iov_base = static_cast<char*>(first_.iov_base) + done;
     first_.iov_len -= done;
@@ -363,6 +370,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   const bool looks = (flags & MSG_PEEK) != 0;
   if (looks && is_unix_socket(fd)) return got;
   return for_c([&]() -> ssize_t {
+    const int errno_before = errno;
     const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
     std::size_t done = n;
     growing_pause pauses;
@@ -377,6 +385,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
         break;
       done = looks ? m : done + m;
     }
+    errno = errno_before;
     return static_cast<ssize_t>(done);
   });
 }
@@ -535,8 +544,10 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
   growing_pause pauses;
   for (;;) {
     if (without_blocking(fd, [&] { return original::connect(fd, to, size); }) ==
-        0)
+        0) {
+      errno = errno_before;
       return 0;
+    }
     if (errno == EINPROGRESS || errno == EALREADY) break;
     // A unix socket whose listener has no room cannot be waited for.
     if (errno != EAGAIN || to->sa_family != AF_UNIX) return -1;
@@ -548,7 +559,7 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
       return fail(error == ETIME ? EINPROGRESS : error);
   } while (!is_ready(fd, writable));
   const int error = option_of(fd, SO_ERROR);
-  if (error > 0) return fail(error);
+  if (error != 0) return error == -1 ? -1 : fail(error);
   // The socket is told, too, that it is connected.
   if (original::connect(fd, to, size) == -1 && errno != EISCONN) return -1;
   errno = errno_before;
@@ -566,6 +577,14 @@ constexpr bool may_take_flag = false;  // its checks do not know the call
 #else
 constexpr bool may_take_flag = true;
 #endif
+inline mode_t kind_of(int fd) {
+  struct stat is {};
+  return ::fstat(fd, &is) == 0 ? is.st_mode : 0;
+}
+// With the flag such a file would give what is in memory, and no more.
+inline bool is_always_ready(mode_t kind) {
+  return S_ISREG(kind) || S_ISBLK(kind);
+}
 inline bool takes_no_flag() { return errno == EOPNOTSUPP || errno == ENOSYS; }
 
 inline ssize_t readv(int fd, const iovec* parts, int n) {
@@ -577,18 +596,23 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
   msghdr message = message_of(parts, static_cast<std::size_t>(n));
   call reading(*s, fd, readable);
   bool is_socket = true, takes_flag = may_take_flag;
+  mode_t kind = 0;
   return reading.one(
       [&]() -> ssize_t {
         if (is_socket) {
           const ssize_t got = original::recvmsg(fd, &message, MSG_DONTWAIT);
           if (got != -1 || errno != ENOTSOCK) return got;
           is_socket = false;
+          kind = kind_of(fd);
         }
+        if (is_always_ready(kind)) return block();
         if (takes_flag) {
           const ssize_t got = original::preadv2(fd, parts, n, -1, RWF_NOWAIT);
           if (got != -1 || !takes_no_flag()) return got;
           takes_flag = false;
         }
+        // One that nobody has ever written to is at its end, and not ready.
+        if (S_ISFIFO(kind)) return without_blocking(fd, block);
         const int error = reading.until_ready();
         return error == 0 ? block() : fail(error);
       },
@@ -610,6 +634,7 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
   if (all == 0) return original::writev(fd, parts, n);
   call writing(*s, fd, writable);
   bool is_socket = true, takes_flag = may_take_flag;
+  mode_t kind = 0;
   const auto piece = [&](std::size_t done) -> ssize_t {
     const rest_of rest(parts, count, done);
     if (is_socket) {
@@ -619,7 +644,10 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
       });
       if (sent != -1 || errno != ENOTSOCK) return sent;
       is_socket = false;
+      kind = kind_of(fd);
     }
+    if (is_always_ready(kind))
+      return original::writev(fd, rest.parts(), rest.count());
     if (takes_flag) {
       const ssize_t put =
           original::pwritev2(fd, rest.parts(), rest.count(), -1, RWF_NOWAIT);
@@ -685,6 +713,7 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
   scheduler* const s = here();
   if (s == nullptr || (flags & SPLICE_F_NONBLOCK) != 0)
     return original::splice(from, from_at, to, to_at, n, flags);
+  const int errno_before = errno;
   call reading(*s, from, readable), writing(*s, to, writable);
   if (!may_begin(*s)) return -1;
   growing_pause pauses;
@@ -695,6 +724,7 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
                                 flags | SPLICE_F_NONBLOCK);
       });
     });
+    if (moved != -1) errno = errno_before;
     if (moved != -1 || errno != EAGAIN) return moved;
     int error = 0;
     if (!is_ready(from, readable))
@@ -718,8 +748,10 @@ inline void closes(int fd) {
     return;
   descriptor_watch*& known = s->watch_of(fd);
   if (known == nullptr) return;
-  if (!known->waiters.empty()) abandon(*s, *known, fd);
-  if (!known->owned || known->closed) known = nullptr;
+  // In a child by vfork() it is the memory of the parent, who still has it.
+  if (known->waiters.empty() || !s->is_in_its_process()) return;
+  abandon(*s, *known, fd);
+  known = nullptr;
 }
 
 inline int close(int fd) {

@@ -23,6 +23,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -34,22 +35,20 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 namespace hook {
 
 // Suspends until find(answer) has been called on a helper thread, for us or for
-// others who ask the same: what use(answer) returns, or failed(error).
+// others who ask the same: what use(answer) returns, or failed(error). Throws
+// what for_c() catches.
 template <class Answer, class Find, class Use, class Failed>
 int ask(std::string key, Find find, Use use, Failed failed) {
   const int errno_before = errno;
-  const auto ask_and_use = [&] {
-    const auto asked = question::ask(std::move(key), [find = std::move(find)] {
-      auto answer = std::make_shared<Answer>();
-      find(*answer);
-      answer->error = errno;
-      return answer;
-    });
-    if (const int error = asked->wait_in_c(never)) return failed(error);
-    errno = errno_before;
-    return use(asked->template get<Answer>());
-  };
-  return for_c(ask_and_use, failed);
+  const auto asked = question::ask(std::move(key), [find = std::move(find)] {
+    auto answer = std::make_shared<Answer>();
+    find(*answer);
+    answer->error = errno;
+    return answer;
+  });
+  if (const int error = asked->wait_in_c(never)) return failed(error);
+  errno = errno_before;
+  return use(asked->template get<Answer>());
 }
 
 // For the two that say by a number of their own why they fail.
@@ -102,31 +101,34 @@ inline int getaddrinfo(const char* host, const char* service,
       if (list != nullptr) ::freeaddrinfo(list);
     }
   };
-  std::string key = std::string("getaddrinfo ") + host;
-  std::optional<std::string> own_service;
-  if (service != nullptr) key += '\0' + own_service.emplace(service);
-  // Of the hints these four count; without any, glibc takes these flags.
-  addrinfo how{};
-  how.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
-  for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
-                     &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
-    if (hints != nullptr) how.*field = hints->*field;
-    key += '\0' + std::to_string(how.*field);
-  }
-  return hook::ask<answer>(
-      key,
-      [how, own_host = std::string(host), own_service](answer& a) {
-        a.result = original::getaddrinfo(
-            own_host.c_str(), own_service ? own_service->c_str() : nullptr,
-            &how, &a.list);
-      },
-      [&](const answer& a) {
-        if (a.result == EAI_SYSTEM) errno = a.error;
-        if (a.result != 0) return a.result;
-        *found = copy_of(a.list);
-        return *found != nullptr ? 0 : EAI_MEMORY;
-      },
-      resolver_failed);
+  const auto ask_libc = [&] {
+    std::string key = std::string("getaddrinfo ") + host;
+    std::optional<std::string> own_service;
+    if (service != nullptr) key += '\0' + own_service.emplace(service);
+    // Of the hints these four count; without any, glibc takes these flags.
+    addrinfo how{};
+    how.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
+    for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
+                       &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
+      if (hints != nullptr) how.*field = hints->*field;
+      key += '\0' + std::to_string(how.*field);
+    }
+    return hook::ask<answer>(
+        key,
+        [how, own_host = std::string(host), own_service](answer& a) {
+          a.result = original::getaddrinfo(
+              own_host.c_str(), own_service ? own_service->c_str() : nullptr,
+              &how, &a.list);
+        },
+        [&](const answer& a) {
+          if (a.result == EAI_SYSTEM) errno = a.error;
+          if (a.result != 0) return a.result;
+          *found = copy_of(a.list);
+          return *found != nullptr ? 0 : EAI_MEMORY;
+        },
+        resolver_failed);
+  };
+  return for_c(ask_libc, resolver_failed);
 }
 
 inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
@@ -140,30 +142,33 @@ inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
     int result = 0, error = 0;
     char host[NI_MAXHOST] = "", service[NI_MAXSERV] = "";
   };
-  const std::string of(reinterpret_cast<const char*>(address), size);
-  return hook::ask<answer>(
-      "getnameinfo " + std::to_string(flags) + ' ' + of,
-      [of, flags](answer& a) {
-        a.result = original::getnameinfo(
-            reinterpret_cast<const sockaddr*>(of.data()),
-            static_cast<socklen_t>(of.size()), a.host, sizeof a.host, a.service,
-            sizeof a.service, flags);
-      },
-      [&](const answer& a) -> int {
-        if (a.result == EAI_SYSTEM) errno = a.error;
-        if (a.result != 0) return a.result;
-        const auto give = [](char* to, socklen_t room, const char* text) {
-          if (to == nullptr || room == 0) return true;
-          if (std::strlen(text) >= room) return false;
-          std::strcpy(to, text);
-          return true;
-        };
-        return give(host, host_size, a.host) &&
-                       give(service, service_size, a.service)
-                   ? 0
-                   : EAI_OVERFLOW;
-      },
-      resolver_failed);
+  const auto ask_libc = [&] {
+    const std::string of(reinterpret_cast<const char*>(address), size);
+    return hook::ask<answer>(
+        "getnameinfo " + std::to_string(flags) + ' ' + of,
+        [of, flags](answer& a) {
+          a.result = original::getnameinfo(
+              reinterpret_cast<const sockaddr*>(of.data()),
+              static_cast<socklen_t>(of.size()), a.host, sizeof a.host,
+              a.service, sizeof a.service, flags);
+        },
+        [&](const answer& a) -> int {
+          if (a.result == EAI_SYSTEM) errno = a.error;
+          if (a.result != 0) return a.result;
+          const auto give = [](char* to, socklen_t room, const char* text) {
+            if (to == nullptr || room == 0) return true;
+            if (std::strlen(text) >= room) return false;
+            std::strcpy(to, text);
+            return true;
+          };
+          return give(host, host_size, a.host) &&
+                         give(service, service_size, a.service)
+                     ? 0
+                     : EAI_OVERFLOW;
+        },
+        resolver_failed);
+  };
+  return for_c(ask_libc, resolver_failed);
 }
 
 // The older family. All that a hostent points to lies in one buffer; so it can
@@ -192,30 +197,35 @@ struct host_answer {
 
 // libc is asked by find(of, family, host, p, n, found, error).
 template <class Find>
-int find_host(const char* name, const std::string& of, int family,
+int find_host(const char* name, std::string_view about, int family,
               hostent* host, char* p, std::size_t n, hostent** found,
               int* host_error, Find find) {
   *found = nullptr;
-  return hook::ask<host_answer>(
-      name + (' ' + std::to_string(family)) + ' ' + std::to_string(n) + ' ' +
-          of,
-      [of, family, n, find](host_answer& a) {
-        a.buffer.resize(n);
-        hostent* one = nullptr;
-        a.result =
-            find(of, family, &a.found, a.buffer.data(), n, &one, &a.host_error);
-        a.any = one != nullptr;
-      },
-      [&](const host_answer& a) {
-        *host_error = a.host_error;
-        if (a.any) a.copy_to(*(*found = host), p);
-        if (!a.any) errno = a.error;
-        return a.result;
-      },
-      [&](int error) {
-        *host_error = NETDB_INTERNAL;
-        return errno = error;
-      });
+  const auto failed = [&](int error) {
+    *host_error = NETDB_INTERNAL;
+    return errno = error;
+  };
+  const auto ask_libc = [&] {
+    const std::string of(about);
+    return hook::ask<host_answer>(
+        name + (' ' + std::to_string(family)) + ' ' + std::to_string(n) + ' ' +
+            of,
+        [of, family, n, find](host_answer& a) {
+          a.buffer.resize(n);
+          hostent* one = nullptr;
+          a.result = find(of, family, &a.found, a.buffer.data(), n, &one,
+                          &a.host_error);
+          a.any = one != nullptr;
+        },
+        [&](const host_answer& a) {
+          *host_error = a.host_error;
+          if (a.any) a.copy_to(*(*found = host), p);
+          if (!a.any) errno = a.error;
+          return a.result;
+        },
+        failed);
+  };
+  return for_c(ask_libc, failed);
 }
 
 inline int gethostbyname2_r(const char* name, int family, hostent* host,

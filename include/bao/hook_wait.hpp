@@ -68,6 +68,7 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
   const int errno_before = errno;
   if (!may_begin(s)) return -1;
   growing_pause pauses;
+  std::vector<std::optional<place_in_line>> places;  // from the first wait on
   for (bool late = false;;) {
     const int found = ask();
     if (found != 0) {
@@ -77,14 +78,14 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
     if (late || until.passed()) break;
     if (let_in(mask)) return fail(EINTR);
     bool no_word = mask != nullptr;  // of a signal that comes
-    std::vector<std::optional<place_in_line>> places(n);
+    if (places.empty()) places = decltype(places)(n);
     for (std::size_t i = 0; i < n; ++i) {
       if (fds[i].fd < 0) continue;
       const readiness want = watchable(fds[i].events);
       constexpr int others = POLLPRI | POLLRDHUP | POLLRDBAND;
       no_word = no_word || !want || (fds[i].events & others) != 0;
       if (!want) continue;
-      get_in_line(places[i], fds[i].fd, want);
+      if (!places[i]) get_in_line(places[i], fds[i].fd, want);
       places[i]->watch();
     }
     const int error =
@@ -169,7 +170,8 @@ inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
   using std::chrono::microseconds;
   microseconds left{0};
   if (limit != nullptr)
-    left = std::chrono::seconds(limit->tv_sec) + microseconds(limit->tv_usec);
+    left = std::chrono::duration_cast<microseconds>(
+        duration_of({limit->tv_sec, 0}) + microseconds(limit->tv_usec));
   const auto begin = now();
   const int found =
       select_until(*s, n, in, out, urgent,
@@ -332,8 +334,12 @@ inline pid_t wait4(pid_t pid, int* status, int options, rusage* used) {
     if (pid > 0 && (options & (WUNTRACED | WCONTINUED)) == 0 &&
         !std::exchange(asked, true))
       end = watch_process(pid);
-    const int error =
+    int error =
         end ? call(*s, end.fd(), readable).wait(never) : pause(*s, pauses);
+    if (error == EMFILE || error == ENOSPC || error == ENOMEM) {
+      end.close();  // what cannot be watched is asked again and again
+      error = 0;
+    }
     if (error != 0) return fail(error);
   }
 }
@@ -348,6 +354,10 @@ inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
+  if (const int error = s->interrupted_in_c()) {
+    s->yield_in_c();
+    return fail(error);
+  }
   return for_c([&] {
     std::string words[] = {"/bin/sh", "-c", command};
     char* const arguments[] = {words[0].data(), words[1].data(),

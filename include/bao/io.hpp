@@ -46,7 +46,7 @@ inline readiness poll_now(int fd, readiness want) {
   pollfd p{fd, 0, 0};
   if (want & readable) p.events = static_cast<short>(p.events | POLLIN);
   if (want & writable) p.events = static_cast<short>(p.events | POLLOUT);
-  while (::poll(&p, 1, 0) == -1)
+  while (hook::original::poll(&p, 1, 0) == -1)
     if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
   if (p.revents & POLLNVAL)
     throw std::system_error(EBADF, std::generic_category(),

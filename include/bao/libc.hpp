@@ -40,25 +40,37 @@
 
 // What can be replaced: its result, its name, how its arguments are declared,
 // and what they are called.
-#define BAO_LIBC_EVERYWHERE(CALL)                                     \
-  CALL(ssize_t, read, (int fd, void* p, size_t n), (fd, p, n))        \
-  CALL(ssize_t, write, (int fd, const void* p, size_t n), (fd, p, n)) \
-  CALL(ssize_t, recv, (int fd, void* p, size_t n, int flags),         \
-       (fd, p, n, flags))                                             \
-  CALL(ssize_t, send, (int fd, const void* p, size_t n, int flags),   \
-       (fd, p, n, flags))                                             \
-  CALL(ssize_t, recvmsg, (int fd, msghdr* message, int flags),        \
-       (fd, message, flags))                                          \
-  CALL(ssize_t, sendmsg, (int fd, const msghdr* message, int flags),  \
-       (fd, message, flags))                                          \
-  CALL(int, accept, (int fd, sockaddr* from, socklen_t* size),        \
-       (fd, from, size))                                              \
-  CALL(int, connect, (int fd, const sockaddr* to, socklen_t size),    \
-       (fd, to, size))
+#define BAO_LIBC_EVERYWHERE(CALL)                                              \
+  CALL(ssize_t, read, (int fd, void* p, size_t n), (fd, p, n))                 \
+  CALL(ssize_t, write, (int fd, const void* p, size_t n), (fd, p, n))          \
+  CALL(ssize_t, recv, (int fd, void* p, size_t n, int flags),                  \
+       (fd, p, n, flags))                                                      \
+  CALL(ssize_t, send, (int fd, const void* p, size_t n, int flags),            \
+       (fd, p, n, flags))                                                      \
+  CALL(ssize_t, recvmsg, (int fd, msghdr* message, int flags),                 \
+       (fd, message, flags))                                                   \
+  CALL(ssize_t, sendmsg, (int fd, const msghdr* message, int flags),           \
+       (fd, message, flags))                                                   \
+  CALL(int, accept, (int fd, sockaddr* from, socklen_t* size),                 \
+       (fd, from, size))                                                       \
+  CALL(int, connect, (int fd, const sockaddr* to, socklen_t size),             \
+       (fd, to, size))                                                         \
+  CALL(int, poll, (pollfd * fds, nfds_t n, int ms), (fds, n, ms))              \
+  CALL(int, pselect,                                                           \
+       (int n, fd_set* in, fd_set* out, fd_set* urgent, const timespec* limit, \
+        const sigset_t* mask),                                                 \
+       (n, in, out, urgent, limit, mask))                                      \
+  CALL(pid_t, waitpid, (pid_t pid, int* status, int options),                  \
+       (pid, status, options))
 
-#define BAO_LIBC_ON_LINUX(CALL)                                            \
-  CALL(int, accept4, (int fd, sockaddr* from, socklen_t* size, int flags), \
-       (fd, from, size, flags))
+#define BAO_LIBC_ON_LINUX(CALL)                                               \
+  CALL(int, accept4, (int fd, sockaddr* from, socklen_t* size, int flags),    \
+       (fd, from, size, flags))                                               \
+  CALL(int, ppoll,                                                            \
+       (pollfd * fds, nfds_t n, const timespec* limit, const sigset_t* mask), \
+       (fds, n, limit, mask))                                                 \
+  CALL(int, epoll_wait, (int fd, epoll_event* events, int n, int ms),         \
+       (fd, events, n, ms))
 
 #define BAO_LIBC_OF_GNU(CALL)                                                  \
   CALL(ssize_t, readv, (int fd, const iovec* parts, int n), (fd, parts, n))    \
@@ -95,19 +107,9 @@
        (int from, loff_t* from_at, int to, loff_t* to_at, size_t n,            \
         unsigned flags),                                                       \
        (from, from_at, to, to_at, n, flags))                                   \
-  CALL(int, poll, (pollfd * fds, nfds_t n, int ms), (fds, n, ms))              \
-  CALL(int, ppoll,                                                             \
-       (pollfd * fds, nfds_t n, const timespec* limit, const sigset_t* mask),  \
-       (fds, n, limit, mask))                                                  \
   CALL(int, select,                                                            \
        (int n, fd_set* in, fd_set* out, fd_set* urgent, timeval* limit),       \
        (n, in, out, urgent, limit))                                            \
-  CALL(int, pselect,                                                           \
-       (int n, fd_set* in, fd_set* out, fd_set* urgent, const timespec* limit, \
-        const sigset_t* mask),                                                 \
-       (n, in, out, urgent, limit, mask))                                      \
-  CALL(int, epoll_wait, (int fd, epoll_event* events, int n, int ms),          \
-       (fd, events, n, ms))                                                    \
   CALL(int, epoll_pwait,                                                       \
        (int fd, epoll_event* events, int n, int ms, const sigset_t* mask),     \
        (fd, events, n, ms, mask))                                              \
@@ -121,8 +123,6 @@
   CALL(int, dup2, (int fd, int number), (fd, number))                          \
   CALL(int, dup3, (int fd, int number, int flags), (fd, number, flags))        \
   CALL(pid_t, wait, (int* status), (status))                                   \
-  CALL(pid_t, waitpid, (pid_t pid, int* status, int options),                  \
-       (pid, status, options))                                                 \
   CALL(pid_t, wait4, (pid_t pid, int* status, int options, rusage* used),      \
        (pid, status, options, used))                                           \
   CALL(int, system, (const char* command), (command))                          \

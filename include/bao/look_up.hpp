@@ -18,6 +18,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <new>
@@ -51,7 +52,7 @@ class question final : public offloaded {
                 asked.end());
     for (auto& one : asked) {
       auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key) return q;
+      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
     }
     auto q = std::make_shared<question>(std::move(key), std::move(find));
     asked.push_back(q);
@@ -61,13 +62,17 @@ class question final : public offloaded {
     return q;
   }
 
+  // Whoever has asked waits once, and then leaves.
+
   // Suspends until the answer is there (true), or `until` passes (false).
   // Throws what interrupts us.
   bool wait(deadline until) {
+    const leaving at_end{*this};
     return waiters_.wait(until, asking, [&] { return done; });
   }
   // The same for a caller in C: returns what park_in_c() does.
   int wait_in_c(deadline until) {
+    const leaving at_end{*this};
     scheduler& s = waiters_.enter(asking.what);
     waiter me(s.running());
     waiters_.push_back(me);
@@ -86,7 +91,21 @@ class question final : public offloaded {
  private:
   static constexpr wait_reason asking{"asking the resolver"};
 
+  // One more asks; not where the helper has found that nobody does.
+  bool join() {
+    int n = askers_;
+    while (n >= 0 && !askers_.compare_exchange_weak(n, n + 1)) {
+    }
+    return n >= 0;
+  }
+  struct leaving {
+    question& asked;
+    ~leaving() { --asked.askers_; }
+  };
+
   void work() noexcept override {
+    int nobody = 0;
+    if (askers_.compare_exchange_strong(nobody, -1)) return;
     try {
       answer_ = find_();
     } catch (const std::bad_alloc&) {  // get() tells
@@ -102,6 +121,7 @@ class question final : public offloaded {
   std::function<answer()> find_;
   answer answer_;
   wait_queue waiters_;
+  std::atomic<int> askers_{1};
   std::shared_ptr<question> self_;  // while a helper is at it
 };
 

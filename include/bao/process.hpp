@@ -363,9 +363,9 @@ inline process::process(std::vector<std::string> command,
 // its user, is left alone; and in a child of ours by fork(), a sibling is.
 inline process::~process() {
   if (pid_ == 0 || status_) return;
-  if (::waitpid(pid_, nullptr, WNOHANG) != 0) return;
+  if (hook::original::waitpid(pid_, nullptr, WNOHANG) != 0) return;
   if (::kill(pid_, SIGKILL) == -1) return;
-  while (::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
+  while (hook::original::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
   }
 }
 
@@ -385,7 +385,7 @@ inline bool process::running() {
   expect_one("running");
   if (status_) return false;
   int how = 0;
-  const pid_t ended = ::waitpid(pid_, &how, WNOHANG);
+  const pid_t ended = hook::original::waitpid(pid_, &how, WNOHANG);
   if (ended == -1) throw_errno(text("waitpid"));
   if (ended == 0) return true;
   status_ = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);

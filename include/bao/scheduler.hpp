@@ -20,6 +20,7 @@
 #pragma once
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -121,7 +122,12 @@ class scheduler {
     return maybe ? error_number(due(me)) : 0;
   }
   // Suspends until every other ready task has run. Throws nothing.
-  void yield_in_c() { let_others_run(); }
+  void yield_in_c() {
+    if (is_in_its_process()) let_others_run();
+  }
+  // Not so in a child by vfork(), which is a guest in our memory: nobody else
+  // must run there.
+  bool is_in_its_process() const { return process_ == ::getpid(); }
 
   // A new task is ready, now or at a time.
   void add(task_block& t, deadline start);
@@ -274,6 +280,7 @@ class scheduler {
   bao::poller poller_;
   std::vector<descriptor_watch*> watches_;
   unsigned long ids_ = 0;
+  pid_t process_ = ::getpid();
   bool deadlocked_ = false;
   bool ending_ = false;
 
@@ -411,7 +418,7 @@ inline bool scheduler::park(deadline until, wait_reason why) {
 inline int scheduler::park_in_c(deadline until, wait_reason why) {
   task_block& me = *running_;
   if (const int error = interrupted_in_c()) {
-    let_others_run();
+    yield_in_c();
     return error;
   }
   if (until.passed()) return ETIME;
@@ -857,6 +864,7 @@ inline fiber* scheduler::releasing_task::run() noexcept {
 // along, and what they own is the parent's to destroy. So they are dropped as
 // they stand, and count as killed.
 inline void scheduler::start_over() {
+  process_ = ::getpid();
   ready_ = nullptr;
   ready_end_ = &ready_;
   const auto drop = [](task_block& t) {

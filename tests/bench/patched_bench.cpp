@@ -88,7 +88,8 @@ void fetch_all(const char* library, Run run) {
 constexpr char request[] = "a request of some bytes";
 
 void exchange(int n, bool own) {
-  auto [near, far] = bao::socket_pair();
+  auto ends = bao::socket_pair();
+  auto &near = ends.first, &far = ends.second;
   if (!own)
     for (int fd : {near.fd(), far.fd()}) ::fcntl(fd, F_SETFL, 0);
   bao::spawn([&] {

@@ -143,7 +143,8 @@ class epoll_poller {
       has_pwait2_ = false;
     }
 #endif
-    const int n = ::epoll_wait(epoll_, events, most, to_milliseconds(ns));
+    const int n =
+        hook::original::epoll_wait(epoll_, events, most, to_milliseconds(ns));
     if (n == -1 && errno != EINTR) throw_errno("epoll_wait");
     return n;
   }

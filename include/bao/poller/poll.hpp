@@ -87,11 +87,13 @@ class poll_poller {
   int ask(nanoseconds ns) {
 #if defined(__linux__)
     const timespec t = to_timespec(ns);
-    const int n = ::ppoll(entries_.data(), static_cast<nfds_t>(entries_.size()),
-                          ns < 0 ? nullptr : &t, nullptr);
+    const int n = hook::original::ppoll(entries_.data(),
+                                        static_cast<nfds_t>(entries_.size()),
+                                        ns < 0 ? nullptr : &t, nullptr);
 #else
-    const int n = ::poll(entries_.data(), static_cast<nfds_t>(entries_.size()),
-                         to_milliseconds(ns));
+    const int n = hook::original::poll(entries_.data(),
+                                       static_cast<nfds_t>(entries_.size()),
+                                       to_milliseconds(ns));
 #endif
     if (n == -1 && errno != EINTR) throw_errno("poll");
     return n;

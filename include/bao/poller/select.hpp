@@ -60,8 +60,8 @@ class select_poller {
   void wait(nanoseconds ns, Report report) {
     fd_set in = reading_, out = writing_;
     const timespec t = to_timespec(ns);
-    int left =
-        ::pselect(end_, &in, &out, nullptr, ns < 0 ? nullptr : &t, nullptr);
+    int left = hook::original::pselect(end_, &in, &out, nullptr,
+                                       ns < 0 ? nullptr : &t, nullptr);
     if (left == -1 && errno == EBADF) return report_closed(report);
     if (left == -1 && errno != EINTR) throw_errno("select");
     if (left <= 0) return;
