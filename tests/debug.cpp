@@ -213,7 +213,7 @@ TEST_CASE(
       if (asks) bao::report_on(SIGQUIT);
       bao::yield();
       ++ready;
-      bao::sleep(200ms);
+      bao::sleep(2s);
       ++gone;
     };
     std::thread a(wait, "one", true), b(wait, "two", true),

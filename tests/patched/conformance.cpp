@@ -121,7 +121,12 @@ class situation {
   }
 
   // Has somebody else do this when we probably wait.
-  void later(std::function<void()> action) {
+  struct helper {
+    situation& s;
+    ~helper() { s.finish(); }
+  };
+  // It refers to what is in the same block, so it ends with that.
+  [[nodiscard]] helper later(std::function<void()> action) {
     finish();
     action_ = std::move(action);
     claimed_ = false;
@@ -142,6 +147,7 @@ class situation {
         bao::sleep(4ms);
         if (claim()) action_();
       });
+    return {*this};
   }
   // Until that is done.
   void finish() {
@@ -390,16 +396,22 @@ static size_t fill(int fd) {
   static const std::string much(3000, 'f');
   int on = 0;
   socklen_t size = sizeof on;
-  const bool is_tcp =
+  // What was written may be on its way for a while: an acknowledgement of TCP's
+  // comes after 40 ms, and makes room.
+  const bool by_tcp =
       ::getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &size) == 0;
+  const int rounds = by_tcp ? 20 : ::isatty(fd) == 1 ? 10 : 3;
   size_t n = 0;
   set_flag(fd, true);
-  for (int quiet = 0; quiet < (is_tcp ? 8 : 3);) {
+  for (int quiet = 0; quiet < rounds;) {
     const long more = ::write(fd, much.data(), quiet == 0 ? much.size() : 1);
-    if (more > 0) n += static_cast<size_t>(more);
-    if (more > 0) continue;
-    ++quiet;
-    ::usleep(is_tcp ? 3000 : 100);  // what was written may be on its way
+    if (more > 0) {
+      n += static_cast<size_t>(more);
+      quiet = std::min(quiet, 1);
+    } else {
+      ++quiet;
+      ::usleep(rounds > 3 ? 3000 : 100);
+    }
   }
   set_flag(fd, false);
   return n;
@@ -604,7 +616,7 @@ TEST_CASE("where there is nothing, a blocking read waits") {
     waits(name, [&](situation& s) {
       const line l = make(s, k);
       int flags = -1;
-      s.later([&] {
+      const auto helps = s.later([&] {
         flags = ::fcntl(l.in, F_GETFL);
         put(l.out, "hello");
       });
@@ -636,7 +648,7 @@ TEST_CASE("what the peer left is read, and then the end") {
     });
     waits(name + " while it is read", [&](situation& s) {
       const line l = make(s, k);
-      s.later([&] { s.drop(l.out); });
+      const auto helps = s.later([&] { s.drop(l.out); });
       outcome o = got(r, l.in);
       // A terminal tells those whom it has kept waiting, and no others.
       return k == tty && o.error == EIO ? outcome(0) : o;
@@ -644,7 +656,7 @@ TEST_CASE("what the peer left is read, and then the end") {
     if (is_socket(k))
       waits(name + " one way", [&](situation& s) {
         const line l = make(s, k);
-        s.later([&] { ::shutdown(l.out, SHUT_WR); });
+        const auto helps = s.later([&] { ::shutdown(l.out, SHUT_WR); });
         outcome o = got(r, l.in);
         put(l.in, "x");
         return o.add(rest(l.out));
@@ -658,7 +670,7 @@ TEST_CASE("a shutdown of one's own ends the wait") {
          if (!is_socket(k)) return;
          waits(name, [&](situation& s) {
            const line l = make(s, k);
-           s.later([&] { ::shutdown(l.in, SHUT_RD); });
+           const auto helps = s.later([&] { ::shutdown(l.in, SHUT_RD); });
            return got(r, l.in);
          });
        });
@@ -669,7 +681,7 @@ TEST_CASE("nothing read of no bytes") {
        [](const reader& r, kind k, const std::string& name) {
          same(name + ", empty", [&](situation& s) {
            const line l = make(s, k);
-           s.later([&] { put(l.out, "hello"); });
+           const auto helps = s.later([&] { put(l.out, "hello"); });
            outcome o = got(r, l.in, 0);
            s.finish();
            return o.add(rest(l.in));
@@ -695,7 +707,7 @@ TEST_CASE("SO_RCVTIMEO") {
          waits(name + ", in time", [&](situation& s) {
            const line l = make(s, k);
            set_time(l.in, SO_RCVTIMEO, 900);
-           s.later([&] { put(l.out, "hello"); });
+           const auto helps = s.later([&] { put(l.out, "hello"); });
            return got(r, l.in);
          });
        });
@@ -756,7 +768,7 @@ TEST_CASE("descriptors that are neither files nor sockets") {
     const std::uint64_t seven = 7;
     waits(name + ", eventfd", [&](situation& s) {
       const int fd = s.keep(::eventfd(0, 0));
-      s.later([&] { must(::write(fd, &seven, 8)); });
+      const auto helps = s.later([&] { must(::write(fd, &seven, 8)); });
       return got(r, fd, 8);
     });
     same(name + ", eventfd as a semaphore", [&](situation& s) {
@@ -781,7 +793,7 @@ TEST_CASE("descriptors that are neither files nor sockets") {
       const std::string path = fresh_name();
       const int fd = s.keep(::inotify_init1(0)), f = file(s, "", path);
       must(::inotify_add_watch(fd, path.c_str(), IN_ATTRIB));
-      s.later([&] { ::fchmod(f, 0400); });
+      const auto helps = s.later([&] { ::fchmod(f, 0400); });
       outcome o = got(r, fd, sizeof(inotify_event));
       return o;
     });
@@ -793,7 +805,7 @@ TEST_CASE("descriptors that are neither files nor sockets") {
       const int fd = s.keep(::eventfd(0, 0));
       const std::uint64_t most = UINT64_MAX - 1;
       must(::write(fd, &most, 8));
-      s.later([&] { drain(fd, 8); });
+      const auto helps = s.later([&] { drain(fd, 8); });
       outcome o = gave(w, fd, one);
       s.finish();
       return o.add(rest(fd));
@@ -830,7 +842,7 @@ TEST_CASE("where there is no room, a write waits, or says so") {
       const line l = make(s, k);
       const size_t n = fill(l.out);
       int flags = -1;
-      s.later([&] {
+      const auto helps = s.later([&] {
         flags = ::fcntl(l.out, F_GETFL);
         drain(l.in, n);
       });
@@ -848,14 +860,14 @@ TEST_CASE("where there is no room, a write waits, or says so") {
       waits(name + ", until closed", [&](situation& s) {
         const line l = make(s, k);
         fill(l.out);
-        s.later([&] { s.drop(l.in); });
+        const auto helps = s.later([&] { s.drop(l.in); });
         return gave(w, l.out, "hello");
       });
     if (is_socket(k)) {
       waits(name + ", until shut down", [&](situation& s) {
         const line l = make(s, k);
         fill(l.out);
-        s.later([&] { ::shutdown(l.out, SHUT_RDWR); });
+        const auto helps = s.later([&] { ::shutdown(l.out, SHUT_RDWR); });
         return gave(w, l.out, "hello");
       });
       waits(name + ", SO_SNDTIMEO", [&](situation& s) {
@@ -879,7 +891,8 @@ TEST_CASE("all of it is written, however much") {
     test(name, [&](situation& s) {
       const line l = make(s, k);
       bool intact = false;
-      if (whole) s.later([&] { intact = drain(l.in, n) == much; });
+      const auto helps =
+          s.later([&] { intact = whole && drain(l.in, n) == much; });
       outcome o = gave(w, l.out, much);
       s.finish();
       return o.add(intact);
@@ -896,7 +909,7 @@ TEST_CASE("all of it is written, however much") {
     });
     waits(name + ", closed in the middle", [&](situation& s) {
       const line l = make(s, k);
-      s.later([&] {
+      const auto helps = s.later([&] {
         drain(l.in, 300000);
         s.drop(l.in);
       });
@@ -1020,7 +1033,7 @@ TEST_CASE("MSG_DONTWAIT, MSG_PEEK, MSG_ERRQUEUE, MSG_OOB") {
     for (int flag : {0, +MSG_TRUNC})
       waits(name + "MSG_PEEK " + std::to_string(flag), [&](situation& s) {
         const line l = make(s, k);
-        s.later([&] { put(l.out, "hello"); });
+        const auto helps = s.later([&] { put(l.out, "hello"); });
         char b[8] = {};
         outcome o(r.call(l.in, b, 3, MSG_PEEK | flag));
         return o.add(b).add(rest(l.in));
@@ -1028,12 +1041,12 @@ TEST_CASE("MSG_DONTWAIT, MSG_PEEK, MSG_ERRQUEUE, MSG_OOB") {
     // These look into other queues, at once; but not all know of them.
     (k < tcp ? waits : same)(name + "MSG_ERRQUEUE", [&](situation& s) {
       const line l = make(s, k);
-      s.later([&] { put(l.out, "hello"); });
+      const auto helps = s.later([&] { put(l.out, "hello"); });
       return got(r, l.in, 8, MSG_ERRQUEUE);
     });
     (k == udp ? waits : same)(name + "MSG_OOB", [&](situation& s) {
       const line l = make(s, k);
-      s.later([&] { put(l.out, "hello"); });
+      const auto helps = s.later([&] { put(l.out, "hello"); });
       return got(r, l.in, 8, MSG_OOB);
     });
     same(name + "MSG_DONTWAIT",
@@ -1065,7 +1078,7 @@ TEST_CASE("MSG_WAITALL waits for all, or for the end") {
          const auto in_two = [k](situation& s) {
            const line l = make(s, k);
            if (!is_message(k)) put(l.out, "hel");
-           s.later([l] {
+           const auto helps = s.later([l] {
              put(l.out, "lo");
              ::usleep(2000);
              put(l.out, ", world");
@@ -1094,7 +1107,7 @@ TEST_CASE("MSG_WAITALL waits for all, or for the end") {
          waits(name + ", the end", [&](situation& s) {
            const line l = make(s, k);
            put(l.out, "hel");
-           s.later([&] { s.drop(l.out); });
+           const auto helps = s.later([&] { s.drop(l.out); });
            outcome o = got(r, l.in, 8, MSG_WAITALL);
            return o.add(got(r, l.in, 8, MSG_WAITALL));
          });
@@ -1124,7 +1137,7 @@ TEST_CASE("recvfrom, recvmsg and accept tell from whom") {
         sockaddr_storage a{};
         socklen_t n = room;
         char b[8];
-        s.later([&] { put(l.out, "hello"); });
+        const auto helps = s.later([&] { put(l.out, "hello"); });
         outcome o(::recvfrom(l.in, b, sizeof b, 0, any(a), &n));
         return from(o.add(n), a, l);
       });
@@ -1136,7 +1149,7 @@ TEST_CASE("recvfrom, recvmsg and accept tell from whom") {
         m.msg_name = &a;
         m.msg_namelen = room;
         m.msg_controllen = 0;
-        s.later([&] { put(l.out, "hello"); });
+        const auto helps = s.later([&] { put(l.out, "hello"); });
         outcome o(::recvmsg(l.in, &m, 0));
         return from(o.add(m.msg_namelen).add(m.msg_flags), a, l);
       });
@@ -1183,7 +1196,7 @@ TEST_CASE("descriptors in messages come once, however often one must write") {
     for (size_t r : {room, size_t{0}, CMSG_LEN(0)})
       waits(kind_names[k] + std::to_string(r), [&](situation& s) {
         const line l = make(s, k);
-        s.later([&] { pass_on(l.out, 0, "hello"); });
+        const auto helps = s.later([&] { pass_on(l.out, 0, "hello"); });
         return receive(s, l.in, r, MSG_CMSG_CLOEXEC);
       });
     same(kind_names[k], [&](situation& s) {
@@ -1194,7 +1207,7 @@ TEST_CASE("descriptors in messages come once, however often one must write") {
   waits("much", [&](situation& s) {
     const line l = make(s, stream);
     outcome received(0);
-    s.later([&] {
+    const auto helps = s.later([&] {
       for (outcome o(1); o.result > 0; received.result += o.result) {
         o = receive(s, l.in, room, 0, 100000);
         if (o.bytes.size() > 10) received.add(o.bytes);
@@ -1233,7 +1246,7 @@ TEST_CASE("several messages at once") {
     waits("recvmmsg waits for three" + name, [&](situation& s) {
       const line l = make(s, k);
       put(l.out, stay ? "abcd" : "ab");
-      s.later([&] {
+      const auto helps = s.later([&] {
         put(l.out, stay ? "efgh" : "efghij");
         ::usleep(2000);
         put(l.out, "ijkl");
@@ -1242,7 +1255,7 @@ TEST_CASE("several messages at once") {
     });
     waits("recvmmsg, MSG_WAITFORONE" + name, [&](situation& s) {
       const line l = make(s, k);
-      s.later([&] { put(l.out, "abcd"); });
+      const auto helps = s.later([&] { put(l.out, "abcd"); });
       return receive_three(l.in, 3, MSG_WAITFORONE, nullptr);
     });
     const auto with_two = [&](situation& s) {
@@ -1280,7 +1293,7 @@ TEST_CASE("several messages at once") {
     waits("sendmmsg" + name, [&](situation& s) {
       const line l = make(s, k);
       const size_t n = fill(l.out);
-      s.later([&] { drain(l.in, n); });
+      const auto helps = s.later([&] { drain(l.in, n); });
       three all;
       outcome o(::sendmmsg(l.out, all.m, 3, 0));
       s.finish();
@@ -1368,7 +1381,7 @@ TEST_CASE("whether a descriptor blocks is asked, whoever has said it") {
       waits(how.first + name, [&](situation& s) {
         const line l = make(s, k);
         const int fd = how.second(s, l);
-        s.later([&] { put(l.out, "hello"); });
+        const auto helps = s.later([&] { put(l.out, "hello"); });
         return got(readers[0], fd).add(::fcntl(fd, F_GETFL));
       });
   }
@@ -1383,7 +1396,7 @@ TEST_CASE("whether a descriptor blocks is asked, whoever has said it") {
     const std::string path = "/proc/self/fd/" + std::to_string(l.in);
     const int again = s.keep(::open(path.c_str(), O_RDONLY | O_NONBLOCK));
     outcome o = got(readers[0], again);
-    s.later([&] { put(l.out, "hello"); });
+    const auto helps = s.later([&] { put(l.out, "hello"); });
     return o.add(got(readers[0], l.in));
   });
 }
@@ -1391,7 +1404,7 @@ TEST_CASE("whether a descriptor blocks is asked, whoever has said it") {
 TEST_CASE("what was said to a number ends with its file") {
   // Makes `fd` wait, so that whatever is kept for its number is there.
   const auto use = [](situation& s, line l) {
-    s.later([=] { put(l.out, "used"); });
+    const auto helps = s.later([=] { put(l.out, "used"); });
     outcome o = got(readers[0], l.in);
     s.finish();
     return o;
@@ -1568,7 +1581,8 @@ TEST_CASE("connect") {
       sockaddr_un a;
       const int door = busy(s, a);
       const int fd = s.keep(::socket(AF_UNIX, SOCK_STREAM | flags, 0));
-      s.later([&] { s.keep(::accept(door, nullptr, nullptr)); });
+      const auto helps =
+          s.later([&] { s.keep(::accept(door, nullptr, nullptr)); });
       outcome o(::connect(fd, any(a), sizeof a));
       s.finish();
       return o.add(::fcntl(fd, F_GETFL)).add(gave(writers[0], fd, "x"));
@@ -1586,7 +1600,7 @@ TEST_CASE("connect") {
       sockaddr_un a;
       const int door = busy(s, a);
       const int fd = s.keep(::socket(AF_UNIX, SOCK_STREAM, 0));
-      s.later([&] { s.drop(door); });
+      const auto helps = s.later([&] { s.drop(door); });
       return outcome(::connect(fd, any(a), sizeof a));
     });
     waits(name + " in line, SO_SNDTIMEO", [&](situation& s) {
@@ -1662,7 +1676,7 @@ TEST_CASE("accept") {
             name + ", nobody" + more, [&](situation& s) {
               const int door = listener(s, flags);
               const auto who = guest(s);
-              s.later([&] {
+              const auto helps = s.later([&] {
                 must(connect_to(who.first, address_of(door)));
                 put(who.first, "hello");
               });
@@ -1675,7 +1689,7 @@ TEST_CASE("accept") {
       const int fd = s.keep(::socket(AF_UNIX, SOCK_STREAM, 0));
       must(::bind(door, any(at), sizeof at));
       must(::listen(door, 1));
-      s.later([&] {
+      const auto helps = s.later([&] {
         must(::connect(fd, any(at), sizeof at));
         put(fd, "hello");
       });
@@ -1688,7 +1702,7 @@ TEST_CASE("accept") {
     });
     waits(name + ", shut down", [&](situation& s) {
       const int door = listener(s);
-      s.later([&] { ::shutdown(door, SHUT_RDWR); });
+      const auto helps = s.later([&] { ::shutdown(door, SHUT_RDWR); });
       return accepted(s, a, door);
     });
     same(name + ", no listener", [&](situation& s) {
@@ -1759,7 +1773,7 @@ TEST_CASE("poll") {
       for (int ms : {1000, -1})
         waits(of + " later, " + std::to_string(ms), [&](situation& s) {
           const line l = make(s, k);
-          s.later([&] { put(l.out, "x"); });
+          const auto helps = s.later([&] { put(l.out, "x"); });
           return polled(p, {{l.in, POLLIN, 9}, {l.out, 0, 9}}, ms);
         });
       same(of + " not ready", [&](situation& s) {
@@ -1775,14 +1789,14 @@ TEST_CASE("poll") {
       waits(of + " room", [&](situation& s) {
         const line l = make(s, k);
         const size_t n = fill(l.out);
-        s.later([&] { drain(l.in, n); });
+        const auto helps = s.later([&] { drain(l.in, n); });
         return polled(p, {{l.out, POLLOUT, 9}}, -1);
       });
       if (k == datagram) continue;
       for (int events : {+POLLIN, +POLLRDHUP, 0})
         waits(of + " closed, " + std::to_string(events), [&](situation& s) {
           const line l = make(s, k);
-          s.later([&] { s.drop(l.out); });
+          const auto helps = s.later([&] { s.drop(l.out); });
           const bool told = k != tcp || events != 0;
           const auto asked = static_cast<short>(events);
           return polled(p, {{l.in, asked, 9}}, told ? -1 : 50);
@@ -1808,17 +1822,17 @@ TEST_CASE("poll") {
     waits(name + ", a listener", [&](situation& s) {
       const int door = listener(s);
       const int fd = s.keep(::socket(AF_INET, SOCK_STREAM, 0));
-      s.later([&] { connect_to(fd, address_of(door)); });
+      const auto helps = s.later([&] { connect_to(fd, address_of(door)); });
       return polled(p, {{door, POLLIN, 9}}, -1);
     });
     waits(name + ", urgent", [&](situation& s) {
       const line l = make(s, tcp);
-      s.later([&] { ::send(l.out, "x", 1, MSG_OOB); });
+      const auto helps = s.later([&] { ::send(l.out, "x", 1, MSG_OOB); });
       return polled(p, {{l.in, POLLPRI, 9}}, -1);
     });
     waits(name + ", one of many, some twice", [&](situation& s) {
       const line a = make(s, stream), b = make(s, pipes);
-      s.later([&] { put(b.out, "x"); });
+      const auto helps = s.later([&] { put(b.out, "x"); });
       return polled(p,
                     {{a.in, POLLIN, 9},
                      {b.in, POLLIN, 9},
@@ -1859,7 +1873,7 @@ TEST_CASE("poll") {
     sigset_t mask, after;
     ::sigemptyset(&mask);
     ::sigaddset(&mask, SIGUSR1);
-    s.later([&] { put(l.out, "x"); });
+    const auto helps = s.later([&] { put(l.out, "x"); });
     outcome o(::ppoll(&p, 1, &t, &mask));
     ::pthread_sigmask(SIG_SETMASK, nullptr, &after);
     return o.add(p.revents).add(t.tv_sec).add(::sigismember(&after, SIGUSR1));
@@ -1934,7 +1948,7 @@ TEST_CASE("select") {
         });
       waits(of + " later", [&](situation& s) {
         const line l = make(s, k), other = make(s, k);
-        s.later([&] { put(l.out, "x"); });
+        const auto helps = s.later([&] { put(l.out, "x"); });
         return selected(c, {l.in, other.in}, {}, {l.in, l.out}, -1);
       });
       waits(of + " never", [&](situation& s) {
@@ -1947,18 +1961,18 @@ TEST_CASE("select") {
       waits(of + " room", [&](situation& s) {
         const line l = make(s, k);
         const size_t n = fill(l.out);
-        s.later([&] { drain(l.in, n); });
+        const auto helps = s.later([&] { drain(l.in, n); });
         return selected(c, {}, {l.out}, {}, -1);
       });
       waits(of + " closed", [&](situation& s) {
         const line l = make(s, k);
-        s.later([&] { s.drop(l.out); });
+        const auto helps = s.later([&] { s.drop(l.out); });
         return selected(c, {l.in}, {}, {l.in}, -1);
       });
     }
     waits(name + ", urgent", [&](situation& s) {
       const line l = make(s, tcp);
-      s.later([&] { ::send(l.out, "x", 1, MSG_OOB); });
+      const auto helps = s.later([&] { ::send(l.out, "x", 1, MSG_OOB); });
       return selected(c, {l.in}, {}, {l.in}, -1);
     });
     same(name + ", reader gone", [&](situation& s) {
@@ -1989,7 +2003,7 @@ TEST_CASE("select") {
       waits(name + ", number " + std::to_string(fd), [&](situation& s) {
         const line l = make(s, stream);
         const int high = s.keep(::dup2(l.in, fd));
-        s.later([&] { put(l.out, "x"); });
+        const auto helps = s.later([&] { put(l.out, "x"); });
         return selected(c, {high, l.out}, {}, {}, -1);
       });
   }
@@ -2012,7 +2026,7 @@ TEST_CASE("select") {
     const line l = make(s, stream);
     bitmap r({l.in});
     timeval t{3, 0};
-    s.later([&] { put(l.out, "x"); });
+    const auto helps = s.later([&] { put(l.out, "x"); });
     outcome o(::select(100, r.get(), nullptr, nullptr, &t));
     o.add(t.tv_sec).add(t.tv_usec > 0 && t.tv_usec < 999000);
     t = {0, 10000};
@@ -2027,7 +2041,7 @@ TEST_CASE("select") {
     sigset_t mask, after;
     ::sigemptyset(&mask);
     ::sigaddset(&mask, SIGUSR1);
-    s.later([&] { put(l.out, "x"); });
+    const auto helps = s.later([&] { put(l.out, "x"); });
     outcome o(::pselect(100, r.get(), nullptr, nullptr, &t, &mask));
     ::pthread_sigmask(SIG_SETMASK, nullptr, &after);
     return o.add(t.tv_sec).add(t.tv_nsec).add(::sigismember(&after, SIGUSR1));
@@ -2075,7 +2089,7 @@ TEST_CASE("epoll_wait") {
         waits(of + " later, " + std::to_string(how), [&](situation& s) {
           const line l = make(s, k);
           const int ep = watch(s, l.in, EPOLLIN | how);
-          s.later([&] { put(l.out, "x"); });
+          const auto helps = s.later([&] { put(l.out, "x"); });
           outcome o = happened(e, ep, -1);
           o.add(happened(e, ep, 0)).add(::fcntl(ep, F_GETFL));
           return o;
@@ -2088,7 +2102,7 @@ TEST_CASE("epoll_wait") {
         waits(of + " closed", [&](situation& s) {
           const line l = make(s, k);
           const int ep = watch(s, l.in, EPOLLIN | EPOLLRDHUP);
-          s.later([&] { s.drop(l.out); });
+          const auto helps = s.later([&] { s.drop(l.out); });
           return happened(e, ep, 2000);
         });
     }
@@ -2114,21 +2128,21 @@ TEST_CASE("epoll_wait") {
     });
     waits(name + ", put in while it waits", [&](situation& s) {
       const int ep = s.keep(::epoll_create1(0)), out = make(s, stream).out;
-      s.later([&] { watch(s, out, EPOLLOUT, ep); });
+      const auto helps = s.later([&] { watch(s, out, EPOLLOUT, ep); });
       return happened(e, ep, -1);
     });
     waits(name + ", of another", [&](situation& s) {
       const line l = make(s, tcp);
       const int inner = watch(s, l.in, EPOLLIN);
       const int outer = watch(s, inner, EPOLLIN);
-      s.later([&] { put(l.out, "x"); });
+      const auto helps = s.later([&] { put(l.out, "x"); });
       outcome o = happened(e, outer, -1);
       return o.add(happened(e, inner, -1));
     });
     waits(name + ", polled", [&](situation& s) {
       const line l = make(s, pipes);
       const int ep = watch(s, l.in, EPOLLIN);
-      s.later([&] { put(l.out, "x"); });
+      const auto helps = s.later([&] { put(l.out, "x"); });
       outcome o = polled(pollers[0], {{ep, POLLIN, 9}}, -1);
       return o.add(happened(e, ep, 0));
     });
@@ -2263,7 +2277,7 @@ TEST_CASE("waitpid and wait4") {
       const std::string more = ", whom " + std::to_string(whom);
       waits(name + more, [&](situation& s) {
         const pid_t pid = child(::pause, whom == 2);
-        s.later([&] { ::kill(pid, SIGTERM); });
+        const auto helps = s.later([&] { ::kill(pid, SIGTERM); });
         outcome o = became(w, pid, of(whom, pid));
         return o.add(became(w, pid, of(whom, pid)));
       });
@@ -2276,9 +2290,9 @@ TEST_CASE("waitpid and wait4") {
       waits(name + more + ", stopped", [&](situation& s) {
         const pid_t pid = child(::pause, whom == 2);
         const pid_t p = of(whom, pid);
-        s.later([&] { ::kill(pid, SIGSTOP); });
+        const auto helps = s.later([&] { ::kill(pid, SIGSTOP); });
         outcome o = became(w, pid, p, WUNTRACED);
-        s.later([&] { ::kill(pid, SIGCONT); });
+        const auto helps_again = s.later([&] { ::kill(pid, SIGCONT); });
         o.add(became(w, pid, p, WCONTINUED));
         ::kill(pid, SIGKILL);
         return o.add(became(w, pid, p, WUNTRACED | WCONTINUED));
@@ -2298,14 +2312,14 @@ TEST_CASE("waitpid and wait4") {
     waits(name + ", SIGCHLD ignored", [&](situation& s) {
       ::signal(SIGCHLD, SIG_IGN);
       const pid_t pid = child();
-      s.later([&] { ::kill(pid, SIGTERM); });
+      const auto helps = s.later([&] { ::kill(pid, SIGTERM); });
       outcome o = became(w, pid, pid);
       ::signal(SIGCHLD, SIG_DFL);
       return o;
     });
     waits(name + ", no status asked", [&](situation& s) {
       const pid_t pid = child();
-      s.later([&] { ::kill(pid, SIGTERM); });
+      const auto helps = s.later([&] { ::kill(pid, SIGTERM); });
       return outcome((w.name[4] == '4' ? ::wait4(pid, nullptr, 0, nullptr)
                                        : ::waitpid(pid, nullptr, 0)) == pid);
     });
@@ -2325,7 +2339,7 @@ TEST_CASE("system") {
     const std::string name = fresh_name();
     must(::mkfifo(name.c_str(), 0600));
     const int fd = s.keep(::open(name.c_str(), O_RDWR | O_CLOEXEC));
-    s.later([&] { put(fd, "hello\n"); });
+    const auto helps = s.later([&] { put(fd, "hello\n"); });
     outcome o(std::system(("read x < " + name + "; exit ${#x}").c_str()));
     ::unlink(name.c_str());
     return o;
@@ -2354,7 +2368,7 @@ TEST_CASE("flock") {
       (clash ? waits : same)(name, [=](situation& s) {
         const auto f = two(s);
         must(::flock(f.second, theirs));
-        s.later([&] { ::flock(f.second, LOCK_UN); });
+        const auto helps = s.later([&] { ::flock(f.second, LOCK_UN); });
         outcome o(::flock(f.first, mine));
         s.finish();
         return o.add(outcome(::flock(f.second, LOCK_EX | LOCK_NB)));
@@ -2363,13 +2377,13 @@ TEST_CASE("flock") {
   waits("until it is closed", [=](situation& s) {
     const auto f = two(s);
     must(::flock(f.second, LOCK_EX));
-    s.later([&] { s.drop(f.second); });
+    const auto helps = s.later([&] { s.drop(f.second); });
     return outcome(::flock(f.first, LOCK_SH));
   });
   waits("made stronger", [=](situation& s) {
     const auto f = two(s);
     must(::flock(f.first, LOCK_SH) | ::flock(f.second, LOCK_SH));
-    s.later([&] { ::flock(f.second, LOCK_UN); });
+    const auto helps = s.later([&] { ::flock(f.second, LOCK_UN); });
     return outcome(::flock(f.first, LOCK_EX));
   });
   same("what cannot be", [=](situation& s) {
@@ -2409,7 +2423,7 @@ TEST_CASE("fcntl that locks") {
             });
             drain(told.in, 1);
             outcome o = locked(fd, F_GETLK, F_WRLCK);
-            s.later([&] { ::kill(pid, SIGKILL); });
+            const auto helps = s.later([&] { ::kill(pid, SIGKILL); });
             o.add(locked(fd, posix, type));
             s.finish();
             ::waitpid(pid, nullptr, 0);
@@ -2423,7 +2437,8 @@ TEST_CASE("fcntl that locks") {
             const int a = file(s, "", name), b = file(s, "", name);
             outcome o = locked(b, F_OFD_SETLK, F_WRLCK);
             o.add(locked(a, F_OFD_GETLK, F_RDLCK));
-            s.later([&] { locked(b, F_OFD_SETLK, F_UNLCK); });
+            const auto helps =
+                s.later([&] { locked(b, F_OFD_SETLK, F_UNLCK); });
             o.add(locked(a, ofd, type)).add(locked(a, ofd, F_WRLCK, 7));
             s.finish();
             return o.add(locked(b, F_OFD_SETLK, F_WRLCK));
@@ -2654,7 +2669,7 @@ TEST_CASE("sendfile") {
       const line l = make(s, k);
       const int f = file(s, much);
       std::string all;
-      s.later([&] { all = drain(l.in, much.size()); });
+      const auto helps = s.later([&] { all = drain(l.in, much.size()); });
       outcome o(::sendfile(l.out, f, nullptr, 1 << 23));
       o.add(::lseek(f, 0, SEEK_CUR));
       s.drop(l.out);
@@ -2666,7 +2681,7 @@ TEST_CASE("sendfile") {
       const int f = file(s, "0123456789");
       const size_t n = fill(l.out);
       off_t from = 2;
-      s.later([&] { drain(l.in, n); });
+      const auto helps = s.later([&] { drain(l.in, n); });
       outcome o(::sendfile(l.out, f, &from, 5));
       s.finish();
       return o.add(from).add(rest(l.in));
@@ -2710,20 +2725,20 @@ TEST_CASE("splice") {
     const std::string name = kind_names[k];
     waits(name + ", into a pipe", [=](situation& s) {
       const line l = make(s, k), p = make(s, pipes);
-      s.later([&] { put(l.out, "hello"); });
+      const auto helps = s.later([&] { put(l.out, "hello"); });
       outcome o = move(l.in, p.out);
       return o.add(rest(p.in)).add(::fcntl(l.in, F_GETFL));
     });
     waits(name + ", closed meanwhile", [=](situation& s) {
       const line l = make(s, k), p = make(s, pipes);
-      s.later([&] { s.drop(l.out); });
+      const auto helps = s.later([&] { s.drop(l.out); });
       return move(l.in, p.out);
     });
     waits(name + ", into a full pipe", [=](situation& s) {
       const line l = make(s, k), p = make(s, pipes);
       put(l.out, "hello");
       const size_t n = fill(p.out);
-      s.later([&] { drain(p.in, n); });
+      const auto helps = s.later([&] { drain(p.in, n); });
       outcome o = move(l.in, p.out);
       s.finish();
       return o.add(rest(p.in));
@@ -2732,14 +2747,14 @@ TEST_CASE("splice") {
       const line l = make(s, k), p = make(s, pipes);
       put(p.out, "hello");
       const size_t n = fill(l.out);
-      s.later([&] { drain(l.in, n); });
+      const auto helps = s.later([&] { drain(l.in, n); });
       outcome o = move(p.in, l.out);
       s.finish();
       return o.add(rest(l.in));
     });
     waits(name + ", from a pipe", [=](situation& s) {
       const line l = make(s, k), p = make(s, pipes);
-      s.later([&] { put(p.out, "hello"); });
+      const auto helps = s.later([&] { put(p.out, "hello"); });
       outcome o = move(p.in, l.out);
       return o.add(rest(l.in));
     });
