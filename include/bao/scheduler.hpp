@@ -304,12 +304,12 @@ class scheduler {
 inline thread_local bool tasks_have_ended = false;
 
 // Called once, before there is a task: patch.hpp has something to say.
-inline void (*before_first_task)() = nullptr;
+inline std::atomic<void (*)()> before_first_task{nullptr};
 
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
-  if (auto* const tell = std::exchange(before_first_task, nullptr)) tell();
+  if (auto* const tell = before_first_task.exchange(nullptr)) tell();
   static thread_local scheduler made(this_thread_state());
   return made;
 }
