@@ -369,7 +369,11 @@ inline unhandled_handler on_unhandled(unhandled_handler handler) {
         const sigset_t* mask),                                                 \
        (n, in, out, urgent, limit, mask))                                      \
   CALL(pid_t, waitpid, (pid_t pid, int* status, int options),                  \
-       (pid, status, options))
+       (pid, status, options))                                                 \
+  CALL(int, getaddrinfo,                                                       \
+       (const char* host, const char* service, const addrinfo* hints,          \
+        addrinfo** found),                                                     \
+       (host, service, hints, found))
 
 #define BAO_LIBC_ON_LINUX(CALL)                                               \
   CALL(int, accept4, (int fd, sockaddr* from, socklen_t* size, int flags),    \
@@ -437,10 +441,6 @@ inline unhandled_handler on_unhandled(unhandled_handler handler) {
   CALL(int, flock, (int fd, int operation), (fd, operation))                   \
   CALL(int, fcntl, (int fd, int command, void* argument),                      \
        (fd, command, argument))                                                \
-  CALL(int, getaddrinfo,                                                       \
-       (const char* host, const char* service, const addrinfo* hints,          \
-        addrinfo** found),                                                     \
-       (host, service, hints, found))                                          \
   CALL(                                                                        \
       int, getnameinfo,                                                        \
       (const sockaddr* address, socklen_t size, char* host,                    \
@@ -4384,17 +4384,12 @@ class scheduler {
   // Throws what interrupts the running task. Before it throws a kill that was
   // swallowed once more, it lets the others run.
   void meet_interruption() {
-    task_block& me = *running_;
-    if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
-      throw_interruption(me);
+    if (may_be_interrupted()) throw_interruption(*running_);
   }
 
   // Whether the running task is interrupted: 0, or what park_in_c() returns.
   int interrupted_in_c() {
-    task_block& me = *running_;
-    const bool maybe =
-        me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0;
-    return maybe ? error_number(due(me)) : 0;
+    return may_be_interrupted() ? error_number(due(*running_)) : 0;
   }
   // Suspends until every other ready task has run. Throws nothing.
   void yield_in_c() {
@@ -4511,6 +4506,11 @@ class scheduler {
     scope* which = nullptr;
   };
   interruption due(task_block& t);
+  // Nearly never: so what it costs to be sure is not paid each time.
+  bool may_be_interrupted() const {
+    return running_->kill_wanted || running_->thrown_in != nullptr ||
+           due_limits_ != 0;
+  }
   static int error_number(interruption i) {
     if (i.what == interruption::none) return 0;
     return i.what == interruption::a_limit ? ETIMEDOUT : ECANCELED;
@@ -8879,8 +8879,8 @@ inline std::vector<address> resolve(const std::string& host,
         addrinfo hints{};
         hints.ai_socktype = SOCK_STREAM;
         addrinfo* list = nullptr;
-        found->failed =
-            ::getaddrinfo(host.c_str(), service.c_str(), &hints, &list);
+        found->failed = hook::original::getaddrinfo(
+            host.c_str(), service.c_str(), &hints, &list);
         if (found->failed != 0) return found;
         const std::unique_ptr<addrinfo, void (*)(addrinfo*)> ours(
             list, ::freeaddrinfo);
@@ -11094,7 +11094,8 @@ inline int close(int fd) {
 }
 
 inline int dup3(int fd, int number, int flags) {
-  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
+  if (tasks_here() != nullptr && fd != number &&
+      original::fcntl(fd, F_GETFD, nullptr) != -1)
     closes(number);
   return original::dup3(fd, number, flags);
 }
@@ -11468,10 +11469,7 @@ inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
-  if (const int error = s->interrupted_in_c()) {
-    s->yield_in_c();
-    return fail(error);
-  }
+  if (!may_begin(*s)) return -1;  // before any of the command runs
   return for_c([&] {
     std::string words[] = {"/bin/sh", "-c", command};
     char* const arguments[] = {words[0].data(), words[1].data(),

@@ -760,7 +760,8 @@ inline int close(int fd) {
 }
 
 inline int dup3(int fd, int number, int flags) {
-  if (fd != number && original::fcntl(fd, F_GETFD, nullptr) != -1)
+  if (tasks_here() != nullptr && fd != number &&
+      original::fcntl(fd, F_GETFD, nullptr) != -1)
     closes(number);
   return original::dup3(fd, number, flags);
 }

@@ -354,10 +354,7 @@ inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
-  if (const int error = s->interrupted_in_c()) {
-    s->yield_in_c();
-    return fail(error);
-  }
+  if (!may_begin(*s)) return -1;  // before any of the command runs
   return for_c([&] {
     std::string words[] = {"/bin/sh", "-c", command};
     char* const arguments[] = {words[0].data(), words[1].data(),

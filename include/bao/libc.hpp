@@ -61,7 +61,11 @@
         const sigset_t* mask),                                                 \
        (n, in, out, urgent, limit, mask))                                      \
   CALL(pid_t, waitpid, (pid_t pid, int* status, int options),                  \
-       (pid, status, options))
+       (pid, status, options))                                                 \
+  CALL(int, getaddrinfo,                                                       \
+       (const char* host, const char* service, const addrinfo* hints,          \
+        addrinfo** found),                                                     \
+       (host, service, hints, found))
 
 #define BAO_LIBC_ON_LINUX(CALL)                                               \
   CALL(int, accept4, (int fd, sockaddr* from, socklen_t* size, int flags),    \
@@ -129,10 +133,6 @@
   CALL(int, flock, (int fd, int operation), (fd, operation))                   \
   CALL(int, fcntl, (int fd, int command, void* argument),                      \
        (fd, command, argument))                                                \
-  CALL(int, getaddrinfo,                                                       \
-       (const char* host, const char* service, const addrinfo* hints,          \
-        addrinfo** found),                                                     \
-       (host, service, hints, found))                                          \
   CALL(                                                                        \
       int, getnameinfo,                                                        \
       (const sockaddr* address, socklen_t size, char* host,                    \

@@ -109,17 +109,12 @@ class scheduler {
   // Throws what interrupts the running task. Before it throws a kill that was
   // swallowed once more, it lets the others run.
   void meet_interruption() {
-    task_block& me = *running_;
-    if (me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0)
-      throw_interruption(me);
+    if (may_be_interrupted()) throw_interruption(*running_);
   }
 
   // Whether the running task is interrupted: 0, or what park_in_c() returns.
   int interrupted_in_c() {
-    task_block& me = *running_;
-    const bool maybe =
-        me.kill_wanted || me.thrown_in != nullptr || due_limits_ != 0;
-    return maybe ? error_number(due(me)) : 0;
+    return may_be_interrupted() ? error_number(due(*running_)) : 0;
   }
   // Suspends until every other ready task has run. Throws nothing.
   void yield_in_c() {
@@ -236,6 +231,11 @@ class scheduler {
     scope* which = nullptr;
   };
   interruption due(task_block& t);
+  // Nearly never: so what it costs to be sure is not paid each time.
+  bool may_be_interrupted() const {
+    return running_->kill_wanted || running_->thrown_in != nullptr ||
+           due_limits_ != 0;
+  }
   static int error_number(interruption i) {
     if (i.what == interruption::none) return 0;
     return i.what == interruption::a_limit ? ETIMEDOUT : ECANCELED;

@@ -223,8 +223,8 @@ inline std::vector<address> resolve(const std::string& host,
         addrinfo hints{};
         hints.ai_socktype = SOCK_STREAM;
         addrinfo* list = nullptr;
-        found->failed =
-            ::getaddrinfo(host.c_str(), service.c_str(), &hints, &list);
+        found->failed = hook::original::getaddrinfo(
+            host.c_str(), service.c_str(), &hints, &list);
         if (found->failed != 0) return found;
         const std::unique_ptr<addrinfo, void (*)(addrinfo*)> ours(
             list, ::freeaddrinfo);
