@@ -51,6 +51,8 @@ struct context {
   ucontext_t* saved = nullptr;
 
   bool empty() const { return saved == nullptr; }
+  // Where its stack is in use; null if it has none.
+  const void* top() const { return saved; }
   // What lies below on its stack is not used; null where that is not known.
   const char* lowest_used() const {
 #if defined(__linux__) && defined(__x86_64__)
@@ -107,6 +109,8 @@ struct context {
   void* bp = nullptr;
 
   bool empty() const { return ip == nullptr; }
+  // Where its stack is in use; null if it has none.
+  const void* top() const { return sp; }
   // What lies below on its stack is not used. The 128 bytes are x86-64's red
   // zone, where a function may keep variables.
   const char* lowest_used() const { return static_cast<char*>(sp) - 128; }
