@@ -3426,8 +3426,16 @@ class timer_wheels {
 //       may be reported again without being asked for. The owner must have met
 //       EAGAIN since the last report, or drained it: some pollers report only
 //       what has changed.
+//   watch_again(fd, want, anew)
+//       As watch(), for whoever waits for fd again and again: what the system
+//       was told of it last time is taken to hold still, unless `anew`. Its
+//       number may stand for another file by now; so do not wait for long, but
+//       ask anew.
+//   unwatch(fd)
+//       Nobody waits for fd, for now. Of what was watched again and again there
+//       may be a report yet, as lasts(fd) tells: forget(fd) when it comes.
 //   forget(fd)
-//       Nothing is reported of fd any more.
+//       Nothing is reported of fd any more. To be said before it is closed.
 //   wait(ns, report)
 //       Calls report(fd, readiness) for what is ready, at most 32 at a time.
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
@@ -3587,6 +3595,9 @@ class select_poller {
     return true;
   }
   bool watch_owned(int fd, readiness want) { return watch(fd, want); }
+  bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
+  void unwatch(int fd) noexcept { forget(fd); }
+  bool lasts(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     if (fd < 0 || fd >= FD_SETSIZE) return;
@@ -3701,6 +3712,9 @@ class poll_poller {
     return true;
   }
   bool watch_owned(int fd, readiness want) { return watch(fd, want); }
+  bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
+  void unwatch(int fd) noexcept { forget(fd); }
+  bool lasts(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     const auto i = static_cast<std::size_t>(fd);
@@ -3797,8 +3811,9 @@ using poller = poll_poller;
 // Owned descriptors are registered once, edge-triggered, in both directions:
 // from then on waiting costs no system call but epoll_wait itself. A foreign
 // one may be closed behind our back, and its number given to another file, of
-// which the kernel does not tell us: so nothing is believed about it, and each
-// watch registers it anew, for one report.
+// which the kernel does not tell us: so nothing is believed about it for long,
+// and each watch registers it anew, for one report; or edge-triggered as well,
+// for those who soon ask again.
 //
 // An event names its descriptor and the generation that was watching it. A file
 // that is closed here but lives on in a child or a duplicate still sends events
@@ -3831,35 +3846,47 @@ class epoll_poller {
   ~epoll_poller() { ::close(epoll_); }
 
   bool watch(int fd, readiness want) {
+    entry_of(fd).lasting = 0;
+    return register_foreign(fd, events_of(want) | EPOLLONESHOT);
+  }
+
+  bool watch_again(int fd, readiness want, bool anew) {
     entry& e = entry_of(fd);
-    ++e.generation;
-    e.lasting = false;
-    unsigned events = EPOLLONESHOT;
-    if (want & readable) events |= EPOLLIN | EPOLLRDHUP;
-    if (want & writable) events |= EPOLLOUT;
-    if (control(EPOLL_CTL_MOD, fd, events, e.generation)) return true;
-    if (errno == ENOENT && control(EPOLL_CTL_ADD, fd, events, e.generation))
-      return true;
-    return cannot_watch(fd);
+    const unsigned events = e.lasting | events_of(want) | EPOLLET;
+    if (events == e.lasting && !anew) return true;
+    e.lasting = 0;
+    if (!register_foreign(fd, events)) return false;
+    e.lasting = events;
+    return true;
+  }
+
+  void unwatch(int fd) noexcept {
+    if (!lasts(fd)) forget(fd);
+  }
+  bool lasts(int fd) const noexcept {
+    const auto i = static_cast<std::size_t>(fd);
+    return i < entries_.size() && entries_[i].lasting != 0;
   }
 
   bool watch_owned(int fd, readiness) {
     entry& e = entry_of(fd);
-    if (e.lasting) return true;
-    ++e.generation;
-    const unsigned events =
+    // A foreign one of this number has not been asked for urgent data.
+    constexpr unsigned events =
         EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
+    if (e.lasting == events) return true;
+    ++e.generation;
     if (!control(EPOLL_CTL_ADD, fd, events, e.generation) &&
         !(errno == EEXIST && control(EPOLL_CTL_MOD, fd, events, e.generation)))
       return cannot_watch(fd);
-    return e.lasting = true;
+    e.lasting = events;
+    return true;
   }
 
   void forget(int fd) noexcept {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
     entry& e = entry_of(fd);
     ++e.generation;
-    if (std::exchange(e.lasting, false)) control(EPOLL_CTL_DEL, fd, 0, 0);
+    if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
 
   template <class Report>
@@ -3894,7 +3921,7 @@ class epoll_poller {
  private:
   struct entry {
     unsigned generation = 0;
-    bool lasting = false;  // registered, and nobody closes it but through us
+    unsigned lasting = 0;  // the events for which it stays registered
   };
 
   entry& entry_of(int fd) {
@@ -3903,6 +3930,22 @@ class epoll_poller {
       throw std::system_error(EBADF, std::generic_category(), "epoll");
     if (i >= entries_.size()) entries_.resize(i + i / 2 + 16);
     return entries_[i];
+  }
+
+  static unsigned events_of(readiness want) {
+    unsigned events = 0;
+    if (want & readable) events |= EPOLLIN | EPOLLRDHUP;
+    if (want & writable) events |= EPOLLOUT;
+    return events;
+  }
+
+  // Nearly always it is known already, by its number.
+  bool register_foreign(int fd, unsigned events) {
+    const unsigned generation = ++entry_of(fd).generation;
+    return control(EPOLL_CTL_MOD, fd, events, generation) ||
+           (errno == ENOENT &&
+            control(EPOLL_CTL_ADD, fd, events, generation)) ||
+           cannot_watch(fd);
   }
 
   bool control(int operation, int fd, unsigned events, unsigned generation) {
@@ -4900,7 +4943,7 @@ inline void scheduler::wake_all(descriptor_watch& w) {
 // we do not own, all look for themselves.
 inline void scheduler::report_ready(int fd, readiness ready) {
   descriptor_watch* const w = watch_of(fd);
-  if (w == nullptr) return;
+  if (w == nullptr) return poller_.forget(fd);
   w->ready = w->ready | ready;
   if (w->owned)
     wake_first(*w, ready);
@@ -7680,7 +7723,7 @@ class place_in_line {
     self_.leave();
     scheduler_.wake_first(watch_, self_.want);
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
-      scheduler_.poller().forget(fd_);
+      scheduler_.poller().unwatch(fd_);
       scheduler_.watch_of(fd_) = nullptr;
     }
     if (--watch_.references == 0) delete &watch_;
@@ -7715,9 +7758,11 @@ class place_in_line {
   // Has us woken when there may be news; false when it is always ready. From
   // then on it is no deadlock that we wait.
   bool watch() {
-    if (!tell_poller()) return false;
-    if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
-    return true;
+    return watch([&](poller& p) { return p.watch(fd_, wanted()); });
+  }
+  // The same for one that is waited for again and again: see readiness.hpp.
+  bool watch_again(bool anew) {
+    return watch([&](poller& p) { return p.watch_again(fd_, wanted(), anew); });
   }
   bool closed() const { return watch_.closed; }
   void expect_open(const char* what) const {
@@ -7728,10 +7773,13 @@ class place_in_line {
   }
 
  private:
-  bool tell_poller() try {
+  template <class Watch>
+  bool watch(Watch watch_foreign) try {
     poller& p = scheduler_.poller();
-    return watch_.owned ? p.watch_owned(fd_, self_.want)
-                        : p.watch(fd_, wanted());
+    if (!(watch_.owned ? p.watch_owned(fd_, self_.want) : watch_foreign(p)))
+      return false;
+    if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
+    return true;
   } catch (...) {
     watch_.ready = watch_.ready | self_.want;  // nobody will report it: try
     throw;
@@ -10569,23 +10617,24 @@ class call {
   }
 
   // Suspends until there may be news: 0; ETIME when late, EPERM for what is
-  // always ready, else why not. A socket's own limit is not less than a tick of
-  // the kernel's clock, and most replies come sooner: so it is asked for only
-  // then.
+  // always ready, else why not. Most replies come within a millisecond. Only
+  // after that is the poller told anew what it was told of this descriptor last
+  // time, and a socket's own limit asked for, which is not less than a tick of
+  // the kernel's clock.
   int wait() {
     if (until_) return wait(*until_);
     const auto begin = now();
-    const int error = wait(std::chrono::milliseconds(1));
+    const int error = wait(std::chrono::milliseconds(1), false);
     if (error != ETIME) return error;
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
-  int wait(deadline until) {
+  int wait(deadline until, bool anew = true) {
     const auto park = [&] {
       // Kept from one wait to the next: to leave wakes those who stay.
       if (!place_) get_in_line(place_, fd_, want_);
       if (place_->closed()) return EBADF;
-      if (!place_->watch()) return EPERM;
+      if (!place_->watch_again(anew)) return EPERM;
       const int error =
           scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
       return place_->closed() ? EBADF : error;
@@ -11091,9 +11140,11 @@ inline void closes(int fd) {
   if (s == nullptr || fd < 0 || static_cast<std::size_t>(fd) >= s->watches())
     return;
   descriptor_watch*& known = s->watch_of(fd);
-  if (known == nullptr) return;
+  const bool waited_for = known != nullptr && !known->waiters.empty();
+  if (!waited_for && (known != nullptr || !s->poller().lasts(fd))) return;
   // In a child by vfork() it is the memory of the parent, who still has it.
-  if (known->waiters.empty() || !s->is_in_its_process()) return;
+  if (!s->is_in_its_process()) return;
+  if (!waited_for) return s->poller().forget(fd);
   abandon(*s, *known, fd);
   known = nullptr;
 }

@@ -303,6 +303,52 @@ TEST_CASE("V78: sleeps let others run, and wake together") {
   CHECK(bao::now() - begin > 900ms);  // the real clock has gone on a little
 }
 
+TEST_CASE("a number that stands for another file, unnoticed, is waited for") {
+  pair_of_sockets first;
+  const auto wait_for_byte = [](int fd, int from) {
+    char byte = 0;
+    auto reader = bao::spawn([&] { CHECK(hook::recv(fd, &byte, 1, 0) == 1); });
+    bao::yield();
+    CHECK(::send(from, "x", 1, 0) == 1);
+    CHECK(reader.join(10s));
+    CHECK(byte == 'x');
+  };
+  const int number = ::dup(first.ends[0]);
+  wait_for_byte(number, first.ends[1]);
+  for (int round = 0; round < 3; ++round) {
+    pair_of_sockets next;
+    ::close(number);  // not the hook's: as fclose() does it, say
+    REQUIRE(::dup2(next.ends[0], number) == number);
+    wait_for_byte(number, next.ends[1]);
+    wait_for_byte(number, next.ends[1]);
+  }
+  ::close(number);
+}
+
+TEST_CASE("one that is waited for no more wakes nobody, twice") {
+  pair_of_sockets s;
+  auto reader = bao::spawn([&] {
+    char byte;
+    CHECK(hook::read(s.ends[0], &byte, 1) == 1);
+  });
+  bao::yield();
+  CHECK(::write(s.ends[1], "x", 1) == 1);
+  reader.join();
+  bao::poller& poller = bao::this_scheduler().poller();
+  int reports = 0;
+  for (int round = 0; round < 3; ++round) {
+    CHECK(::write(s.ends[1], "x", 1) == 1);
+    bao::yield();
+    bao::sleep(1ms);  // whatever is reported is taken in
+    reports += poller.lasts(s.ends[0]);
+  }
+  CHECK(reports == 0);
+  // Nor does a number that is closed.
+  CHECK(hook::close(s.ends[0]) == 0);
+  CHECK_FALSE(poller.lasts(s.ends[0]));
+  s.ends[0] = -1;
+}
+
 TEST_CASE("X20: close, dup2 and close_range wake those who wait, with EBADF") {
   using closing = std::function<void(int)>;
   const pair_of_sockets spare;

@@ -455,6 +455,66 @@ TEST_CASE_TEMPLATE("an owned number that is used again starts afresh", P,
   ::close(number);
 }
 
+TEST_CASE_TEMPLATE("what is watched again and again is reported each time", P,
+                   POLLERS) {
+  P poller;
+  connection c;
+  for (int round = 0; round < 3; ++round) {
+    CHECK(poller.watch_again(c.ours, bao::readable, false));
+    CHECK(ask(poller, 0).empty());
+    c.they_write();
+    CHECK(ask(poller, at_most).count(c.ours) == 1);
+    c.we_read();
+    poller.unwatch(c.ours);
+  }
+  // In the other direction, too, and told anew.
+  CHECK(poller.watch_again(c.ours, bao::writable, false));
+  CHECK((ask(poller, at_most)[c.ours] & bao::writable));
+  c.they_write();
+  CHECK(poller.watch_again(c.ours, bao::readable, true));
+  CHECK((ask(poller, at_most)[c.ours] & bao::readable));
+  poller.forget(c.ours);
+  CHECK_FALSE(poller.lasts(c.ours));
+}
+
+TEST_CASE_TEMPLATE("a number with a new file is watched when told anew", P,
+                   POLLERS) {
+  P poller;
+  connection first, second;
+  const int number = ::dup(first.ours);
+  CHECK(poller.watch_again(number, bao::readable, false));
+  poller.unwatch(number);
+  ::close(number);  // of which the poller is told nothing
+  REQUIRE(::dup2(second.ours, number) == number);
+  second.they_write();
+  CHECK(poller.watch_again(number, bao::readable, false));
+  ask(poller, 0);
+  CHECK(poller.watch_again(number, bao::readable, true));
+  CHECK((ask(poller, at_most)[number] & bao::readable));
+  // An owner of the number takes nothing on trust.
+  ::close(number);
+  REQUIRE(::dup2(second.ours, number) == number);
+  CHECK(poller.watch_owned(number, bao::readable));
+  CHECK((ask(poller, at_most)[number] & bao::readable));
+  poller.forget(number);
+  ::close(number);
+}
+
+TEST_CASE_TEMPLATE("what lasts is reported to nobody until it is forgotten", P,
+                   POLLERS) {
+  P poller;
+  connection c;
+  poller.watch_again(c.ours, bao::readable, false);
+  poller.unwatch(c.ours);
+  const bool lasts = poller.lasts(c.ours);
+  c.they_write();
+  CHECK(ask(poller, 0).size() == (lasts ? 1 : 0));
+  poller.forget(c.ours);
+  CHECK_FALSE(poller.lasts(c.ours));
+  c.they_write();
+  CHECK(ask(poller, 0).empty());
+}
+
 TEST_CASE_TEMPLATE("what has no bit in an fd_set is watched, or refused", P,
                    POLLERS) {
   rlimit before{};

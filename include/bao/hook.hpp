@@ -225,23 +225,24 @@ class call {
   }
 
   // Suspends until there may be news: 0; ETIME when late, EPERM for what is
-  // always ready, else why not. A socket's own limit is not less than a tick of
-  // the kernel's clock, and most replies come sooner: so it is asked for only
-  // then.
+  // always ready, else why not. Most replies come within a millisecond. Only
+  // after that is the poller told anew what it was told of this descriptor last
+  // time, and a socket's own limit asked for, which is not less than a tick of
+  // the kernel's clock.
   int wait() {
     if (until_) return wait(*until_);
     const auto begin = now();
-    const int error = wait(std::chrono::milliseconds(1));
+    const int error = wait(std::chrono::milliseconds(1), false);
     if (error != ETIME) return error;
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
-  int wait(deadline until) {
+  int wait(deadline until, bool anew = true) {
     const auto park = [&] {
       // Kept from one wait to the next: to leave wakes those who stay.
       if (!place_) get_in_line(place_, fd_, want_);
       if (place_->closed()) return EBADF;
-      if (!place_->watch()) return EPERM;
+      if (!place_->watch_again(anew)) return EPERM;
       const int error =
           scheduler_.park_in_c(until, {"waiting for descriptor", fd_});
       return place_->closed() ? EBADF : error;
@@ -747,9 +748,11 @@ inline void closes(int fd) {
   if (s == nullptr || fd < 0 || static_cast<std::size_t>(fd) >= s->watches())
     return;
   descriptor_watch*& known = s->watch_of(fd);
-  if (known == nullptr) return;
+  const bool waited_for = known != nullptr && !known->waiters.empty();
+  if (!waited_for && (known != nullptr || !s->poller().lasts(fd))) return;
   // In a child by vfork() it is the memory of the parent, who still has it.
-  if (known->waiters.empty() || !s->is_in_its_process()) return;
+  if (!s->is_in_its_process()) return;
+  if (!waited_for) return s->poller().forget(fd);
   abandon(*s, *known, fd);
   known = nullptr;
 }

@@ -82,7 +82,7 @@ class place_in_line {
     self_.leave();
     scheduler_.wake_first(watch_, self_.want);
     if (!watch_.owned && !watch_.closed && watch_.waiters.empty()) {
-      scheduler_.poller().forget(fd_);
+      scheduler_.poller().unwatch(fd_);
       scheduler_.watch_of(fd_) = nullptr;
     }
     if (--watch_.references == 0) delete &watch_;
@@ -117,9 +117,11 @@ class place_in_line {
   // Has us woken when there may be news; false when it is always ready. From
   // then on it is no deadlock that we wait.
   bool watch() {
-    if (!tell_poller()) return false;
-    if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
-    return true;
+    return watch([&](poller& p) { return p.watch(fd_, wanted()); });
+  }
+  // The same for one that is waited for again and again: see readiness.hpp.
+  bool watch_again(bool anew) {
+    return watch([&](poller& p) { return p.watch_again(fd_, wanted(), anew); });
   }
   bool closed() const { return watch_.closed; }
   void expect_open(const char* what) const {
@@ -130,10 +132,13 @@ class place_in_line {
   }
 
  private:
-  bool tell_poller() try {
+  template <class Watch>
+  bool watch(Watch watch_foreign) try {
     poller& p = scheduler_.poller();
-    return watch_.owned ? p.watch_owned(fd_, self_.want)
-                        : p.watch(fd_, wanted());
+    if (!(watch_.owned ? p.watch_owned(fd_, self_.want) : watch_foreign(p)))
+      return false;
+    if (!std::exchange(watching_, true)) ++scheduler_.descriptor_waits;
+    return true;
   } catch (...) {
     watch_.ready = watch_.ready | self_.want;  // nobody will report it: try
     throw;

@@ -621,7 +621,7 @@ inline void scheduler::wake_all(descriptor_watch& w) {
 // we do not own, all look for themselves.
 inline void scheduler::report_ready(int fd, readiness ready) {
   descriptor_watch* const w = watch_of(fd);
-  if (w == nullptr) return;
+  if (w == nullptr) return poller_.forget(fd);
   w->ready = w->ready | ready;
   if (w->owned)
     wake_first(*w, ready);

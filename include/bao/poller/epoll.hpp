@@ -6,8 +6,9 @@
 // Owned descriptors are registered once, edge-triggered, in both directions:
 // from then on waiting costs no system call but epoll_wait itself. A foreign
 // one may be closed behind our back, and its number given to another file, of
-// which the kernel does not tell us: so nothing is believed about it, and each
-// watch registers it anew, for one report.
+// which the kernel does not tell us: so nothing is believed about it for long,
+// and each watch registers it anew, for one report; or edge-triggered as well,
+// for those who soon ask again.
 //
 // An event names its descriptor and the generation that was watching it. A file
 // that is closed here but lives on in a child or a duplicate still sends events
@@ -46,35 +47,47 @@ class epoll_poller {
   ~epoll_poller() { ::close(epoll_); }
 
   bool watch(int fd, readiness want) {
+    entry_of(fd).lasting = 0;
+    return register_foreign(fd, events_of(want) | EPOLLONESHOT);
+  }
+
+  bool watch_again(int fd, readiness want, bool anew) {
     entry& e = entry_of(fd);
-    ++e.generation;
-    e.lasting = false;
-    unsigned events = EPOLLONESHOT;
-    if (want & readable) events |= EPOLLIN | EPOLLRDHUP;
-    if (want & writable) events |= EPOLLOUT;
-    if (control(EPOLL_CTL_MOD, fd, events, e.generation)) return true;
-    if (errno == ENOENT && control(EPOLL_CTL_ADD, fd, events, e.generation))
-      return true;
-    return cannot_watch(fd);
+    const unsigned events = e.lasting | events_of(want) | EPOLLET;
+    if (events == e.lasting && !anew) return true;
+    e.lasting = 0;
+    if (!register_foreign(fd, events)) return false;
+    e.lasting = events;
+    return true;
+  }
+
+  void unwatch(int fd) noexcept {
+    if (!lasts(fd)) forget(fd);
+  }
+  bool lasts(int fd) const noexcept {
+    const auto i = static_cast<std::size_t>(fd);
+    return i < entries_.size() && entries_[i].lasting != 0;
   }
 
   bool watch_owned(int fd, readiness) {
     entry& e = entry_of(fd);
-    if (e.lasting) return true;
-    ++e.generation;
-    const unsigned events =
+    // A foreign one of this number has not been asked for urgent data.
+    constexpr unsigned events =
         EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
+    if (e.lasting == events) return true;
+    ++e.generation;
     if (!control(EPOLL_CTL_ADD, fd, events, e.generation) &&
         !(errno == EEXIST && control(EPOLL_CTL_MOD, fd, events, e.generation)))
       return cannot_watch(fd);
-    return e.lasting = true;
+    e.lasting = events;
+    return true;
   }
 
   void forget(int fd) noexcept {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
     entry& e = entry_of(fd);
     ++e.generation;
-    if (std::exchange(e.lasting, false)) control(EPOLL_CTL_DEL, fd, 0, 0);
+    if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
 
   template <class Report>
@@ -109,7 +122,7 @@ class epoll_poller {
  private:
   struct entry {
     unsigned generation = 0;
-    bool lasting = false;  // registered, and nobody closes it but through us
+    unsigned lasting = 0;  // the events for which it stays registered
   };
 
   entry& entry_of(int fd) {
@@ -118,6 +131,22 @@ class epoll_poller {
       throw std::system_error(EBADF, std::generic_category(), "epoll");
     if (i >= entries_.size()) entries_.resize(i + i / 2 + 16);
     return entries_[i];
+  }
+
+  static unsigned events_of(readiness want) {
+    unsigned events = 0;
+    if (want & readable) events |= EPOLLIN | EPOLLRDHUP;
+    if (want & writable) events |= EPOLLOUT;
+    return events;
+  }
+
+  // Nearly always it is known already, by its number.
+  bool register_foreign(int fd, unsigned events) {
+    const unsigned generation = ++entry_of(fd).generation;
+    return control(EPOLL_CTL_MOD, fd, events, generation) ||
+           (errno == ENOENT &&
+            control(EPOLL_CTL_ADD, fd, events, generation)) ||
+           cannot_watch(fd);
   }
 
   bool control(int operation, int fd, unsigned events, unsigned generation) {

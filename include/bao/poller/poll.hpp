@@ -38,6 +38,9 @@ class poll_poller {
     return true;
   }
   bool watch_owned(int fd, readiness want) { return watch(fd, want); }
+  bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
+  void unwatch(int fd) noexcept { forget(fd); }
+  bool lasts(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     const auto i = static_cast<std::size_t>(fd);

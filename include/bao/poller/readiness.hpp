@@ -12,8 +12,16 @@
 //       may be reported again without being asked for. The owner must have met
 //       EAGAIN since the last report, or drained it: some pollers report only
 //       what has changed.
+//   watch_again(fd, want, anew)
+//       As watch(), for whoever waits for fd again and again: what the system
+//       was told of it last time is taken to hold still, unless `anew`. Its
+//       number may stand for another file by now; so do not wait for long, but
+//       ask anew.
+//   unwatch(fd)
+//       Nobody waits for fd, for now. Of what was watched again and again there
+//       may be a report yet, as lasts(fd) tells: forget(fd) when it comes.
 //   forget(fd)
-//       Nothing is reported of fd any more.
+//       Nothing is reported of fd any more. To be said before it is closed.
 //   wait(ns, report)
 //       Calls report(fd, readiness) for what is ready, at most 32 at a time.
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an

@@ -49,6 +49,9 @@ class select_poller {
     return true;
   }
   bool watch_owned(int fd, readiness want) { return watch(fd, want); }
+  bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
+  void unwatch(int fd) noexcept { forget(fd); }
+  bool lasts(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     if (fd < 0 || fd >= FD_SETSIZE) return;
