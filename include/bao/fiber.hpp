@@ -566,14 +566,6 @@ inline void thread_state::end() {
   throw wrong_thread(text);
 }
 
-// Ends the program, saying why: it has broken a rule where no exception can be
-// thrown. Takes no memory.
-[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
-                                        const char* still_more = "") {
-  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
-  std::terminate();
-}
-
 // What has ended a body, in the handler that has caught it. The unwinding that
 // pthread_exit() and pthread_cancel() begin is no exception that could be kept,
 // and to go on with it would leave the thread's own stack as it is.
