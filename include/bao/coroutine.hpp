@@ -392,21 +392,20 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
 
   value call() {
     F& f = this->body.kept;
-    if constexpr (std::is_void_v<T>) {
-      static_assert(std::is_invocable_v<F&>, "the body takes no argument");
-      f();
-      return {};
-    } else if constexpr (std::is_invocable_r_v<T, F&, T>) {
-      return f(std::move(*first_));
-    } else if constexpr (std::is_invocable_v<F&, T>) {
-      f(std::move(*first_));
-      return T{};
-    } else if constexpr (std::is_invocable_r_v<T, F&>) {
-      return f();
+    const auto body = [&]() -> decltype(auto) {
+      if constexpr (std::is_invocable_v<F&, T>) {
+        return f(std::move(*first_));
+      } else {
+        static_assert(std::is_invocable_v<F&>,
+                      "the body is T(T), void(T), T() or void()");
+        return f();
+      }
+    };
+    if constexpr (std::is_convertible_v<decltype(body()), value>) {
+      return body();
     } else {
-      static_assert(std::is_invocable_v<F&>, "the body is T(T), void(T), T()");
-      f();
-      return T{};
+      body();
+      return value{};
     }
   }
 
