@@ -45,11 +45,7 @@ class generator_core;
 
 // T, for a parameter: it is not deduced, and the argument is converted to it.
 template <class T>
-struct exactly {
-  using type = T;
-};
-template <class T>
-using exactly_t = typename exactly<T>::type;
+using exactly_t = std::enable_if_t<true, T>;
 
 // The type by which to return what another function has returned: an lvalue
 // reference stays one, all else becomes a value.
@@ -134,20 +130,6 @@ class yielder {
   generator_core<Yield, Send>& core() {
     return static_cast<generator_core<Yield, Send>&>(*this);
   }
-};
-
-// What next() and send() return.
-template <class Yield>
-struct step_of {
-  using type = std::optional<Yield>;
-};
-template <class Yield>
-struct step_of<Yield&> {
-  using type = Yield*;
-};
-template <>
-struct step_of<void> {
-  using type = bool;
 };
 
 // What was read, which nearly always is `usual`, and that is not null.
@@ -423,7 +405,11 @@ class generator {
  public:
   // What next() and send() return: a std::optional<Yield>, which is empty at
   // the end; a pointer for a generator<T&>, a bool for a generator<void>.
-  using step = typename step_of<Yield>::type;
+  using step =
+      std::conditional_t<std::is_void_v<Yield>, bool,
+                         std::conditional_t<std::is_reference_v<Yield>, slot*,
+                                            std::optional<Yield>>>;
+  using yield_type = Yield;
 
   // An empty one has ended.
   generator() = default;
