@@ -361,7 +361,7 @@ spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
-  return spawn_at(std::move(options), clock::duration{0}, std::forward<F>(f),
+  return spawn_at(std::move(options), at_once, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
 template <class F,
