@@ -26,7 +26,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -46,7 +45,7 @@ class epoll_poller {
   ~epoll_poller() { ::close(epoll_); }
 
   bool watch(int fd, readiness want) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     ++e.generation;
     e.lasting = false;
     unsigned events = EPOLLONESHOT;
@@ -59,7 +58,7 @@ class epoll_poller {
   }
 
   bool watch_owned(int fd, readiness) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     if (e.lasting) return true;
     ++e.generation;
     const unsigned events =
@@ -72,7 +71,7 @@ class epoll_poller {
 
   void forget(int fd) noexcept {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     ++e.generation;
     if (std::exchange(e.lasting, false)) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
@@ -87,7 +86,7 @@ class epoll_poller {
       const auto generation = static_cast<unsigned>(events[i].data.u64 >> 32);
       if (fd == bell_.fd()) {
         bell_.answer();
-      } else if (entry_of(fd).generation == generation) {
+      } else if (entry_of(entries_, fd).generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
         if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -111,14 +110,6 @@ class epoll_poller {
     unsigned generation = 0;
     bool lasting = false;  // registered, and nobody closes it but through us
   };
-
-  entry& entry_of(int fd) {
-    const auto i = static_cast<std::size_t>(fd);
-    if (fd < 0)
-      throw std::system_error(EBADF, std::generic_category(), "epoll");
-    if (i >= entries_.size()) entries_.resize(i + i / 2 + 16);
-    return entries_[i];
-  }
 
   bool control(int operation, int fd, unsigned events, unsigned generation) {
     epoll_event e{};
