@@ -21,10 +21,10 @@
 //
 // A header-only library is compiled anew by every file that includes it. Two
 // files that disagree about a macro would disagree about the layout of a
-// struct, and the linker would quietly pick one. So what a macro can change is
-// part of a namespace's name, BAO_ABI, or, like the size of a stack, compared
-// when the program starts: a program that mixes two configurations ends at
-// once, and names both. The price is one comparison a file, at that time.
+// struct, and the linker would quietly pick one of the two. So all that a macro
+// can change is part of a namespace's name, BAO_ABI. When the program starts,
+// each file compares its configuration with that of the first: a program that
+// mixes two ends at once, and names both. The price is one comparison a file.
 //
 // A user may set, for the whole program:
 //
@@ -160,7 +160,8 @@ inline constexpr configuration this_configuration{
 // =============================================================================
 // bao/error.hpp - what can go wrong
 //
-// Outcomes are values, surprises are exceptions. Three families:
+// What is to be expected, a closed channel or a passed deadline, comes back as
+// a value. The rest is thrown, and there are three families:
 //
 //   interruptions   killed and timed_out: somebody wants this flow to end.
 //                   They do not derive from std::exception, so that an honest
@@ -169,14 +170,13 @@ inline constexpr configuration this_configuration{
 //   the world       from std::runtime_error; what the operating system refuses
 //                   is a std::system_error whose text begins with the call.
 //
-// To throw and catch one takes a microsecond and more; an outcome costs
-// nothing. Nothing in this chapter suspends.
+// To throw and catch one takes a microsecond and more. Nothing in this chapter
+// suspends.
 
 #include <cxxabi.h>  // the name of an exception's type
 
 #include <cerrno>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -245,19 +245,28 @@ Integer check(Integer result, const char* call) {
   return result;
 }
 
-// What a compiler calls a type or a function, for people.
+// Ends the program, saying why: it has broken a rule where no exception can be
+// thrown. Takes no memory.
+[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
+                                        const char* still_more = "") {
+  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
+  std::terminate();
+}
+
+// How a type or a function is written in C++, from the compiler's name for it.
 inline std::string demangle(const char* symbol) {
-  int failed = 0;
-  const std::unique_ptr<char, void (*)(void*)> name(
-      abi::__cxa_demangle(symbol, nullptr, nullptr, &failed), std::free);
-  std::string text = failed == 0 ? name.get() : symbol;
-  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
+  const struct freed {
+    char* text;
+    ~freed() { std::free(text); }
+  } name{abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr)};
+  std::string text = name.text != nullptr ? name.text : symbol;
+  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // which nobody writes
   for (auto at = text.find(inside); at != std::string::npos;)
     at = text.erase(at, sizeof inside - 1).find(inside, at);
   return text;
 }
 
-// The type and the text of an exception, for people.
+// The type and the text of an exception.
 inline std::string describe(const std::exception_ptr& error) {
   const auto type = [] {
     const std::type_info* t = abi::__cxa_current_exception_type();
@@ -276,16 +285,16 @@ inline std::string describe(const std::exception_ptr& error) {
 using unhandled_handler = void (*)(const char* whose,
                                    const std::exception_ptr& error);
 
-// A line to stderr. The same error over and over is printed when it has come 1,
-// 2, 4, 8 ... times.
+// Prints a line to stderr. An error that comes over and over is printed when it
+// has come 1, 2, 4, 8 ... times.
 inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
-  static thread_local std::size_t last;  // no string: it must outlive exit()
+  static thread_local std::size_t last;  // a hash: a string ends at exit()
   static thread_local unsigned long times;
   std::string text = "an error";
   try {
     text = describe(error);
-  } catch (const std::bad_alloc&) {  // nor will there be any to say more
+  } catch (const std::bad_alloc&) {
   }
   const std::size_t hash = std::hash<std::string>()(text);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
@@ -617,10 +626,10 @@ struct context {
   const char* lowest_used() const { return static_cast<char*>(sp) - 128; }
 };
 
-// GCC's -fipa-reference does not believe the "memory" that the assembly below
-// says it changes: it keeps a file's own static variables in registers across
-// any function that calls nothing it cannot see. A call that it cannot see, and
-// that is never made, cures it. Clang needs no cure, and would pay 0.6 ns a
+// The assembly below says that it changes "memory", but GCC's -fipa-reference
+// does not believe it: across a function that makes no call to the outside, GCC
+// keeps a file's own static variables in registers. This cures it: a call to
+// the outside, which is never made. Clang needs no cure, and would pay 0.6 ns a
 // value for this one.
 [[gnu::always_inline]] inline void others_may_run() {
 #if !defined(__clang__)
@@ -791,12 +800,9 @@ inline bool (*has_shadow_stack)() = shadow_stack_in_use;  // for tests to change
 // return: there is nothing below it to return to, and a zero says so to those
 // who unwind.
 inline context make_context(char* low, char* high, void (*entry)()) {
-  if (has_shadow_stack()) {
-    std::fprintf(stderr,
-                 "bao: this program runs with a shadow stack: compile it with "
-                 "BAO_USE_UCONTEXT\n");
-    std::terminate();
-  }
+  if (has_shadow_stack())
+    die("this program runs with a shadow stack: compile it with "
+        "BAO_USE_UCONTEXT");
   context made;
   made.ip = reinterpret_cast<void*>(entry);
 #if defined(BAO_NO_MAKECONTEXT)
@@ -845,11 +851,11 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 // are one page of memory for a flow that does little. Stacks are cut from large
 // slabs and used again, last in first out, while they are still in the cache.
 //
-// What ends is never torn down: a flow that has finished leaves its stack with
-// a small loop parked on it that waits for the next flow to run (fiber.hpp).
-// What a stack has touched stays in memory, for the flow that goes as deep next
-// time. When the thread has nothing to do, it gives back what lies below the
-// place where a flow stands, some stacks at a time.
+// A stack is set up once: between two flows a small loop stays parked on it,
+// which waits for the next one to run (fiber.hpp). What a flow has touched
+// stays in memory, for one that goes as deep next time. When the thread has
+// nothing to do, it gives back what lies below the place where a flow stands,
+// some stacks at a time.
 
 #include <sys/mman.h>
 
@@ -973,9 +979,8 @@ class stack_pool {
   void add_slab(std::size_t n);
 
   stack* idle_[classes] = {};
-  char* fresh_[classes] = {};  // what is left of the newest slab
-  char* fresh_end_[classes] = {};
-  slab* fresh_slab_[classes] = {};
+  slab* newest_[classes] = {};
+  char* uncut_[classes] = {};  // what is left of that
   slab* slabs_ = nullptr;
   stack* all_ = nullptr;
   stack* to_sweep_ = nullptr;  // from here on
@@ -1003,16 +1008,18 @@ inline void stack_pool::give(stack* s) noexcept {
 }
 
 inline stack* stack_pool::carve(std::size_t n) {
-  if (fresh_[n] == fresh_end_[n]) add_slab(n);
+  if (newest_[n] == nullptr ||
+      uncut_[n] == newest_[n]->memory + newest_[n]->bytes)
+    add_slab(n);
   const std::size_t size = smallest << n;
-  char* const low = fresh_[n] + guard_size;
-  if (!install_guard(fresh_[n])) {
+  char* const low = uncut_[n] + guard_size;
+  if (!install_guard(uncut_[n])) {
     std::string why = std::strerror(errno);
     throw stack_exhausted("no guard for another stack of " +
                           std::to_string(size) + " bytes: " + why +
                           " (each takes two of vm.max_map_count mappings)");
   }
-  fresh_[n] += size + guard_size;
+  uncut_[n] += size + guard_size;
   // Were all records at the same distance from a page, a thousand stacks would
   // fight for the same few cache lines: so they are spread over 16 places.
   char* at = low + size - sizeof(stack) - (carved_++ % 16) * 64;
@@ -1020,7 +1027,7 @@ inline stack* stack_pool::carve(std::size_t n) {
   auto s = new (at) stack{};
   s->low = low;
   s->size = size;
-  s->from = fresh_slab_[n];
+  s->from = newest_[n];
   s->stands = &s->idle;
   s->older = std::exchange(all_, s);
   s->valgrind_id = valgrind_request(0x1501, low, at);
@@ -1058,9 +1065,8 @@ inline void stack_pool::add_slab(std::size_t n) {
   ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow
 #endif
   made->memory = static_cast<char*>(p);
-  slabs_ = fresh_slab_[n] = made;
-  fresh_[n] = made->memory;
-  fresh_end_[n] = made->memory + made->bytes;
+  slabs_ = newest_[n] = made;
+  uncut_[n] = made->memory;
 }
 
 inline void stack_pool::sweep() noexcept {
@@ -1088,18 +1094,17 @@ inline void stack_pool::release() noexcept {
       stack* s = *link;
       if (s->from->in_use != 0) {
         link = &s->next;
-      } else {
-        *link = s->next;
-        if (s->valgrind_id != 0)
-          valgrind_request(0x1502, reinterpret_cast<void*>(s->valgrind_id),
-                           nullptr);
-#if defined(BAO_ASAN)
-        __lsan_unregister_root_region(s->low, s->size);
-#endif
+        continue;
       }
+      *link = s->next;
+      if (s->valgrind_id != 0)
+        valgrind_request(0x1502, reinterpret_cast<void*>(s->valgrind_id),
+                         nullptr);
+#if defined(BAO_ASAN)
+      __lsan_unregister_root_region(s->low, s->size);
+#endif
     }
-    if (fresh_slab_[n] != nullptr && fresh_slab_[n]->in_use == 0)
-      fresh_[n] = fresh_end_[n] = nullptr, fresh_slab_[n] = nullptr;
+    if (newest_[n] != nullptr && newest_[n]->in_use == 0) newest_[n] = nullptr;
   }
   for (slab** link = &slabs_; *link != nullptr;) {
     slab* s = *link;
@@ -1139,6 +1144,7 @@ inline void stack_pool::release() noexcept {
 // A switch takes 1 to 3 ns; a fiber a block of 512 bytes, and its stack.
 
 #include <functional>
+#include <memory>
 #include <tuple>
 
 #if defined(BAO_ASAN)
@@ -1666,14 +1672,6 @@ inline void thread_state::end() {
   throw wrong_thread(text);
 }
 
-// Ends the program, saying why: it has broken a rule where no exception can be
-// thrown. Takes no memory.
-[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
-                                        const char* still_more = "") {
-  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
-  std::terminate();
-}
-
 // What has ended a body, in the handler that has caught it. The unwinding that
 // pthread_exit() and pthread_cancel() begin is no exception that could be kept,
 // and to go on with it would leave the thread's own stack as it is.
@@ -2117,21 +2115,20 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
 
   value call() {
     F& f = this->body.kept;
-    if constexpr (std::is_void_v<T>) {
-      static_assert(std::is_invocable_v<F&>, "the body takes no argument");
-      f();
-      return {};
-    } else if constexpr (std::is_invocable_r_v<T, F&, T>) {
-      return f(std::move(*first_));
-    } else if constexpr (std::is_invocable_v<F&, T>) {
-      f(std::move(*first_));
-      return T{};
-    } else if constexpr (std::is_invocable_r_v<T, F&>) {
-      return f();
+    const auto body = [&]() -> decltype(auto) {
+      if constexpr (std::is_invocable_v<F&, T>) {
+        return f(std::move(*first_));
+      } else {
+        static_assert(std::is_invocable_v<F&>,
+                      "the body is T(T), void(T), T() or void()");
+        return f();
+      }
+    };
+    if constexpr (std::is_convertible_v<decltype(body()), value>) {
+      return body();
     } else {
-      static_assert(std::is_invocable_v<F&>, "the body is T(T), void(T), T()");
-      f();
-      return T{};
+      body();
+      return value{};
     }
   }
 
@@ -2241,11 +2238,7 @@ class generator_core;
 
 // T, for a parameter: it is not deduced, and the argument is converted to it.
 template <class T>
-struct exactly {
-  using type = T;
-};
-template <class T>
-using exactly_t = typename exactly<T>::type;
+using exactly_t = std::enable_if_t<true, T>;
 
 // The type by which to return what another function has returned: an lvalue
 // reference stays one, all else becomes a value.
@@ -2330,20 +2323,6 @@ class yielder {
   generator_core<Yield, Send>& core() {
     return static_cast<generator_core<Yield, Send>&>(*this);
   }
-};
-
-// What next() and send() return.
-template <class Yield>
-struct step_of {
-  using type = std::optional<Yield>;
-};
-template <class Yield>
-struct step_of<Yield&> {
-  using type = Yield*;
-};
-template <>
-struct step_of<void> {
-  using type = bool;
 };
 
 // What was read, which nearly always is `usual`, and that is not null.
@@ -2619,7 +2598,11 @@ class generator {
  public:
   // What next() and send() return: a std::optional<Yield>, which is empty at
   // the end; a pointer for a generator<T&>, a bool for a generator<void>.
-  using step = typename step_of<Yield>::type;
+  using step =
+      std::conditional_t<std::is_void_v<Yield>, bool,
+                         std::conditional_t<std::is_reference_v<Yield>, slot*,
+                                            std::optional<Yield>>>;
+  using yield_type = Yield;
 
   // An empty one has ended.
   generator() = default;
@@ -2811,16 +2794,9 @@ auto operator|(Source&& source, pipeline_stage<Connect> s) {
   return s.connect(std::forward<Source>(source));
 }
 
-template <class Generator>
-struct yield_of;
-template <class Y, class S, class R>
-struct yield_of<generator<Y, S, R>> {
-  using type = Y;
-};
-
 // What a generator yields: T, or T& when it only lends.
 template <class Generator>
-using yielded = typename yield_of<std::decay_t<Generator>>::type;
+using yielded = typename std::decay_t<Generator>::yield_type;
 
 // The loop that you write: run(in, yield), which reads `in`, a generator, and
 // yields values of type Out.
@@ -2850,49 +2826,48 @@ auto map(F f) {
   }};
 }
 
+// A stage() whose values have the type of those that it reads: run(in, hand_on)
+// calls hand_on(x) to yield one.
+template <class F>
+auto passing(F run) {
+  return pipeline_stage{[run = std::move(run)](auto&& source) mutable {
+    using in = yielded<decltype(source)>;
+    return std::forward<decltype(source)>(source) |
+           stage<in>([run = std::move(run)](auto& values, auto& yield) mutable {
+             run(values, [&](auto& x) { yield(static_cast<in&&>(x)); });
+           });
+  }};
+}
+
 // Those for which p(x) holds.
 template <class P>
 auto filter(P p) {
-  return pipeline_stage{[p = std::move(p)](auto&& source) mutable {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([p = std::move(p)](auto& values, auto& yield) mutable {
-             for (auto& x : values)
-               if (p(x)) yield(static_cast<in&&>(x));
-           });
-  }};
+  return passing([p = std::move(p)](auto& values, auto hand_on) mutable {
+    for (auto& x : values)
+      if (p(x)) hand_on(x);
+  });
 }
 
 // The first n; does not ask for one more.
 inline auto take(std::size_t n) {
-  return pipeline_stage{[n](auto&& source) {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([n](auto& values, auto& yield) {
-             if (n == 0) return;
-             std::size_t left = n;
-             for (auto& x : values) {
-               yield(static_cast<in&&>(x));
-               if (--left == 0) return;
-             }
-           });
-  }};
+  return passing([n](auto& values, auto hand_on) mutable {
+    if (n == 0) return;
+    for (auto& x : values) {
+      hand_on(x);
+      if (--n == 0) return;
+    }
+  });
 }
 
 // All but the first n.
 inline auto drop(std::size_t n) {
-  return pipeline_stage{[n](auto&& source) {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([n](auto& values, auto& yield) {
-             std::size_t left = n;
-             for (auto& x : values)
-               if (left == 0)
-                 yield(static_cast<in&&>(x));
-               else
-                 --left;
-           });
-  }};
+  return passing([n](auto& values, auto hand_on) mutable {
+    for (auto& x : values)
+      if (n == 0)
+        hand_on(x);
+      else
+        --n;
+  });
 }
 
 // Vectors of n, the last one shorter where they do not come out even. Throws
@@ -2950,18 +2925,12 @@ auto zip(Generator&& other) {
 // All of the left side, then all of `other`.
 template <class Generator>
 auto chain(Generator&& other) {
-  return pipeline_stage{
-      [right = std::tuple<handed_on<Generator&&>>(
-           std::forward<Generator>(other))](auto&& source) mutable {
-        using out = yielded<decltype(source)>;
-        return std::forward<decltype(source)>(source) |
-               stage<out>([right = std::move(right)](auto& values,
-                                                     auto& yield) mutable {
-                 for (auto& x : values) yield(static_cast<out&&>(x));
-                 for (auto& x : std::get<0>(right))
-                   yield(static_cast<out&&>(x));
-               });
-      }};
+  return passing([right = std::tuple<handed_on<Generator&&>>(
+                      std::forward<Generator>(other))](auto& values,
+                                                       auto hand_on) mutable {
+    for (auto& x : values) hand_on(x);
+    for (auto& x : std::get<0>(right)) hand_on(x);
+  });
 }
 
 // The right end: everything in a container, as to<std::vector>() or as
@@ -3113,21 +3082,17 @@ class system_calls {
   // How long a thread that has nothing to do may sleep, none of its timers
   // being due before `until`; negative: until something happens. `jobs` tells
   // that other threads have work of ours in hand.
-  virtual nanoseconds may_sleep(nanoseconds until, bool jobs) {
-    static_cast<void>(jobs);
+  virtual nanoseconds may_sleep(nanoseconds until, bool /*jobs*/) {
     const nanoseconds left = until - now();
     return left > 0 ? left : 0;
   }
   // It has slept as long as it might, and nothing has happened.
-  virtual void slept_until(nanoseconds until) { static_cast<void>(until); }
+  virtual void slept_until(nanoseconds /*until*/) {}
 
-  // Whether it is asked at each turn which of `n` ready tasks is next, or they
-  // run in the order in which they became ready.
+  // Whether it is asked at each turn which of n ready tasks is next. If not,
+  // they run in the order in which they became ready.
   virtual bool chooses() { return false; }
-  virtual std::size_t choose(std::size_t n) {
-    static_cast<void>(n);
-    return 0;
-  }
+  virtual std::size_t choose(std::size_t /*n*/) { return 0; }
 
   virtual ssize_t read(int fd, void* p, std::size_t n) {
     return hook::original::read(fd, p, n);
@@ -3247,6 +3212,7 @@ class deadline {
 };
 
 inline constexpr deadline never{clock::time_point::max()};
+inline constexpr deadline at_once{clock::time_point::min()};  // has passed
 
 }  // namespace BAO_ABI
 }  // namespace bao
@@ -3293,6 +3259,10 @@ class timer : private list_node<timer> {
 
 class timer_wheels {
  public:
+  timer_wheels() = default;
+  timer_wheels(const timer_wheels&) = delete;
+  ~timer_wheels() { delete[] slots_; }
+
   void arm(timer& t, nanoseconds due) {
     t.due_ = due;
     put(t, chance_ != 0 && toss());
@@ -3300,8 +3270,8 @@ class timer_wheels {
 
   bool empty() { return first_slot().timers == nullptr; }
 
-  // When to take the first: when it is due, or earlier where that takes long to
-  // tell. There must be one.
+  // When to call take() next: when the first is due, or earlier if it would
+  // take long to find that out. There must be one.
   nanoseconds next() {
     const slot first = first_slot();
     nanoseconds soonest = std::numeric_limits<nanoseconds>::max();
@@ -3330,9 +3300,9 @@ class timer_wheels {
     return nullptr;
   }
 
-  // There is another clock, which may show an earlier time. Of two that are due
-  // at once, `chance` decides from now on which comes out first, always in the
-  // same way; 0: the one that was armed first.
+  // For another clock, which may show an earlier time. From now on `chance`,
+  // the seed of a generator, decides which of two that are due at once comes
+  // out first; 0: the one that was armed first.
   void restart(nanoseconds now, std::uint64_t chance) {
     chance_ = chance;
     if (now >= present_) return;
@@ -3389,10 +3359,9 @@ class timer_wheels {
   nanoseconds present_ = 0;  // what was due before it has been taken
   std::uint64_t chance_ = 0;
   std::uint64_t used_[wheels] = {};  // a bit for each slot that may hold some
-  // Not in the thread's own memory, of which even those pay that have no tasks.
-  const std::unique_ptr<list<timer>[][64]> slots_ {
-    new list<timer>[ wheels ][64]
-  };
+  // On the heap: of thread_local memory, 11 KiB would go to each thread of the
+  // program, even one without tasks.
+  list<timer> (*const slots_)[64] = new list<timer>[wheels][64];
 };
 
 }  // namespace BAO_ABI
@@ -3477,6 +3446,16 @@ inline constexpr readiness writable{2};
 // A short read does not mean that there is no more: the other end has hung up,
 // of which there is news only once, or has sent urgent data, where reads stop.
 inline constexpr readiness uncertain{4};
+
+// What is kept of a descriptor in a table, which grows with their numbers.
+template <class T>
+T& entry_of(std::vector<T>& table, int fd) {
+  if (fd < 0)
+    throw std::system_error(EBADF, std::generic_category(), "descriptor < 0");
+  const auto i = static_cast<std::size_t>(fd);
+  if (i >= table.size()) table.resize(i + i / 2 + 16);
+  return table[i];
+}
 
 // A descriptor that becomes readable when somebody calls ring().
 class doorbell {
@@ -3676,7 +3655,6 @@ using poller = select_poller;
 
 #include <cerrno>
 #include <cstddef>
-#include <system_error>
 #include <vector>
 
 namespace bao {
@@ -3688,14 +3666,12 @@ class poll_poller {
   poll_poller(const poll_poller&) = delete;
 
   bool watch(int fd, readiness want) {
-    if (fd < 0) throw std::system_error(EBADF, std::generic_category(), "poll");
-    const auto i = static_cast<std::size_t>(fd);
-    if (i >= place_.size()) place_.resize(i + i / 2 + 16);
-    if (place_[i] == 0) {
+    std::size_t& place = entry_of(place_, fd);
+    if (place == 0) {
       entries_.push_back({fd, 0, 0});
-      place_[i] = entries_.size() - 1;
+      place = entries_.size() - 1;
     }
-    short& events = entries_[place_[i]].events;
+    short& events = entries_[place].events;
     if (want & readable) events = static_cast<short>(events | POLLIN);
     if (want & writable) events = static_cast<short>(events | POLLOUT);
     return true;
@@ -3814,7 +3790,6 @@ using poller = poll_poller;
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -3831,7 +3806,7 @@ class epoll_poller {
   ~epoll_poller() { ::close(epoll_); }
 
   bool watch(int fd, readiness want) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     ++e.generation;
     e.lasting = false;
     unsigned events = EPOLLONESHOT;
@@ -3844,7 +3819,7 @@ class epoll_poller {
   }
 
   bool watch_owned(int fd, readiness) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     if (e.lasting) return true;
     ++e.generation;
     const unsigned events =
@@ -3857,7 +3832,7 @@ class epoll_poller {
 
   void forget(int fd) noexcept {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     ++e.generation;
     if (std::exchange(e.lasting, false)) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
@@ -3872,7 +3847,7 @@ class epoll_poller {
       const auto generation = static_cast<unsigned>(events[i].data.u64 >> 32);
       if (fd == bell_.fd()) {
         bell_.answer();
-      } else if (entry_of(fd).generation == generation) {
+      } else if (entry_of(entries_, fd).generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
         if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -3896,14 +3871,6 @@ class epoll_poller {
     unsigned generation = 0;
     bool lasting = false;  // registered, and nobody closes it but through us
   };
-
-  entry& entry_of(int fd) {
-    const auto i = static_cast<std::size_t>(fd);
-    if (fd < 0)
-      throw std::system_error(EBADF, std::generic_category(), "epoll");
-    if (i >= entries_.size()) entries_.resize(i + i / 2 + 16);
-    return entries_[i];
-  }
 
   bool control(int operation, int fd, unsigned events, unsigned generation) {
     epoll_event e{};
@@ -4110,7 +4077,7 @@ inline scope::~scope() {
 // =============================================================================
 // bao/report.hpp - who is stuck, and on what
 //
-// The commonest question about a program that waits is why it does. Every park
+// When a program hangs, the question is who waits, and for what. Every park
 // says what for, so the answer is one line a task:
 //
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
@@ -4172,10 +4139,12 @@ struct trace : visitor {
     try {
       told = use;
 #if defined(__GLIBC__)
-      const std::unique_ptr<char*, void (*)(void*)> names(
-          ::backtrace_symbols(places, depth), std::free);
-      for (int i = 0; names && i < depth; ++i) {
-        std::string line = names.get()[i];  // file(symbol+offset) [address]
+      const struct freed {
+        char** lines;
+        ~freed() { std::free(lines); }
+      } names{::backtrace_symbols(places, depth)};
+      for (int i = 0; names.lines != nullptr && i < depth; ++i) {
+        std::string line = names.lines[i];  // file(symbol+offset) [address]
         const std::size_t begin = line.find('(') + 1;
         const std::size_t to = line.find('+', begin);
         if (begin != 0 && to != std::string::npos && to != begin)
@@ -4226,71 +4195,54 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   return text + since;
 }
 
-// For each of these, which are in the order of their numbers, the place of the
-// one that has what it waits for; the number of all where there is none.
-inline std::vector<std::size_t> waited_for(
-    const std::vector<task_block*>& all) {
-  std::vector<std::size_t> places;
-  for (const task_block* t : all) {
-    places.push_back(all.size());
-    const holding* const held = t->waits_for.held;
-    if (t->stage != task_state::parked || held == nullptr || held->task == -1)
-      continue;
-    const auto wanted = static_cast<unsigned long>(held->task);
-    const auto at =
-        std::lower_bound(all.begin(), all.end(), wanted,
-                         [](const task_block* other, unsigned long id) {
-                           return other->id < id;
-                         });
-    if (at != all.end() && (*at)->id == wanted)
-      places.back() = static_cast<std::size_t>(at - all.begin());
-  }
-  return places;
-}
-
-// One of them, told from the task at `first` on.
-inline std::string describe_circle(const std::vector<task_block*>& all,
-                                   const std::vector<std::size_t>& next,
-                                   std::size_t first) {
-  std::size_t last = first;
-  while (next[last] != first) last = next[last];
-  std::string text = " ";
-  const char* has = all[last]->waits_for.held->what;
-  std::size_t i = first;
-  do {
-    const char* const wants = all[i]->waits_for.held->what;
-    text += ' ' + title(*all[i]);
-    if (has != nullptr) text += " holds " + std::string(has) + ',';
-    text += " waits for ";
-    text += wants != nullptr ? wants : title(*all[next[i]]);
-    text += i == last ? '\n' : ';';
-    has = wants;
-    i = next[i];
-  } while (i != first);
-  return text;
-}
-
 // Every circle of tasks that wait for each other, a line for each: "task 1
 // holds m1, waits for m2; task 2 holds m2, waits for m1".
 inline std::string describe_circles(task_block& main_task,
                                     list<task_block>& tasks) {
-  std::vector<task_block*> all{&main_task};  // by number, as the list is
+  struct stop {
+    const task_block* task;
+    stop* next;  // who has what it waits for, if that can be told
+    std::size_t walk;
+  };
+  std::vector<stop> all;  // by number, as the list is
+  all.push_back({&main_task, nullptr, 0});
   for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
-    all.push_back(t);
-  const std::vector<std::size_t> next = waited_for(all);
+    all.push_back({t, nullptr, 0});
+  for (stop& s : all) {
+    const holding* const held = s.task->waits_for.held;
+    if (s.task->stage != task_state::parked || held == nullptr) continue;
+    const auto at = std::lower_bound(
+        all.begin(), all.end(), held->task, [](const stop& other, long id) {
+          return static_cast<long>(other.task->id) < id;
+        });
+    if (at != all.end() && static_cast<long>(at->task->id) == held->task)
+      s.next = &*at;
+  }
   std::string text;
-  std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
-  for (std::size_t walk = 1; walk <= all.size(); ++walk) {
-    std::size_t first = walk - 1;
-    for (; first != all.size() && walked[first] == 0; first = next[first])
-      walked[first] = walk;
-    if (first == all.size() || walked[first] != walk) continue;
-    // In a circle now, of which the lowest number comes first.
-    for (std::size_t i = next[first]; walked[i] == walk; i = next[i]) {
-      walked[i] = all.size() + 1;
-      first = std::min(first, i);
-    }
-    text += describe_circle(all, next, first);
+  std::size_t walk = 0;
+  for (stop& begin : all) {
+    ++walk;  // from task to task, until there is no next or we have been there
+    stop* here = &begin;
+    for (; here != nullptr && here->walk == 0; here = here->next)
+      here->walk = walk;
+    if (here == nullptr || here->walk != walk) continue;
+    // On this very walk: a circle. The lowest number comes first.
+    const stop* last = here;
+    for (const stop* s = here->next; s != here; s = s->next)
+      if (s->next < last->next) last = s;
+    const char* has = last->task->waits_for.held->what;
+    const stop* s = last;
+    do {
+      text += s == last ? "  " : "; ";
+      s = s->next;
+      text += title(*s->task);
+      if (has != nullptr) text += " holds " + std::string(has) + ',';
+      const char* const wants = s->task->waits_for.held->what;
+      text += " waits for ";
+      text += wants != nullptr ? wants : title(*s->next->task);
+      has = wants;
+    } while (s != last);
+    text += '\n';
   }
   return text;
 }
@@ -4702,13 +4654,7 @@ inline int scheduler::park_in_c(deadline until, wait_reason why) {
   }
   if (until.passed()) return ETIME;
   stand_still(until, why);
-  if (deadlocked_ && &me == &main_) {
-    try {
-      declare_deadlock();
-    } catch (const deadlock&) {
-      me.thrown_in = std::current_exception();
-    }
-  }
+  if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
   if (me.why_woken == task_block::cause::late) return ETIME;
   if (me.why_woken == task_block::cause::interrupted) return interrupted_in_c();
@@ -4799,11 +4745,9 @@ inline void scheduler::look_around(bool may_sleep) {
     releaser_.busy = true;
     may_sleep = false;
   }
-  const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
+  const bool others = remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
-  const bool in_vain =
-      descriptor_waits == idle_waits && remotes == 0 && jobs == 0;
-  if (may_sleep && !timed && in_vain) {
+  if (may_sleep && !timed && !others && descriptor_waits == idle_waits) {
     deadlocked_ = true;
     if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
@@ -4818,7 +4762,7 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   if (sleep != 0 && seen_by != nullptr) seen_by->sleeps();
   bool anything = false;
-  if (may_sleep || outside) {
+  if (may_sleep || others || descriptor_waits != 0) {
     try {
       poller_.wait(sleep, [&](int fd, readiness ready) {
         anything = true;
@@ -4865,8 +4809,7 @@ inline void scheduler::look_around(bool may_sleep) {
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   poller_.prepare(fds);
   if (seen_by != nullptr) seen_by->sleeps();
-  if (ready_ != nullptr || thread_.released.load() != nullptr)
-    return clock::duration{0};
+  if (ready_ != nullptr || thread_.released.load() != nullptr) return at_once;
   if (timers_.empty()) return never;
   return clock::time_point(clock::duration(timers_.next()));
 }
@@ -4877,9 +4820,7 @@ inline void scheduler::run_ready() {
 }
 
 inline descriptor_watch*& scheduler::watch_of(int fd) {
-  const auto i = static_cast<std::size_t>(fd);
-  if (i >= watches_.size()) watches_.resize(i + i / 2 + 16);
-  return watches_[i];
+  return entry_of(watches_, fd);
 }
 
 inline void scheduler::wake_first(descriptor_watch& w, readiness directions) {
@@ -5026,10 +4967,10 @@ inline void scheduler::limit_passed(scope& limit) {
   std::rethrow_exception(t.kill_thrown);
 }
 
-// Nothing that could wake anybody is left. The main task is told, as the one
-// that the rest of the program hears of; where it cannot throw (in a shield, in
-// a destructor that runs because of an exception, after main()) the program
-// ends with the same text.
+// Nothing that could wake anybody is left. The error is thrown in the main
+// task, as an error there is the program's own. Where it cannot be (in a
+// shield, in a destructor that runs because of an exception, after main()) the
+// program ends with the same text.
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
@@ -5038,15 +4979,8 @@ inline void scheduler::declare_deadlock() {
     text += ": nothing can wake any of these tasks\n" + report();
   } catch (const std::bad_alloc&) {
   }
-  main_.stage = task_state::running;
-  for (fiber* f = current_flow; f != nullptr; f = up(f)) {
-    const auto& own = f == current_flow ? *current_exceptions : f->handling;
-    bool shielded = f->cleaning || own.uncaught != 0;
-    for (scope* s = f->scopes; s != nullptr; s = s->outer_)
-      shielded = shielded || s->shields_;
-    if (shielded || ending_) die(text.c_str());
-  }
-  throw deadlock(text);
+  main_.thrown_in = std::make_exception_ptr(deadlock(text));
+  if (ending_ || due(main_).what == interruption::none) die(text.c_str());
 }
 
 // --- beginning and ending ----------------------------------------------------
@@ -5693,7 +5627,7 @@ spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
-  return spawn_at(std::move(options), clock::duration{0}, std::forward<F>(f),
+  return spawn_at(std::move(options), at_once, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
 template <class F,

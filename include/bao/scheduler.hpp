@@ -423,13 +423,7 @@ inline int scheduler::park_in_c(deadline until, wait_reason why) {
   }
   if (until.passed()) return ETIME;
   stand_still(until, why);
-  if (deadlocked_ && &me == &main_) {
-    try {
-      declare_deadlock();
-    } catch (const deadlock&) {
-      me.thrown_in = std::current_exception();
-    }
-  }
+  if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
   if (me.why_woken == task_block::cause::late) return ETIME;
   if (me.why_woken == task_block::cause::interrupted) return interrupted_in_c();
@@ -520,11 +514,9 @@ inline void scheduler::look_around(bool may_sleep) {
     releaser_.busy = true;
     may_sleep = false;
   }
-  const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
+  const bool others = remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
-  const bool in_vain =
-      descriptor_waits == idle_waits && remotes == 0 && jobs == 0;
-  if (may_sleep && !timed && in_vain) {
+  if (may_sleep && !timed && !others && descriptor_waits == idle_waits) {
     deadlocked_ = true;
     if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
@@ -539,7 +531,7 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   if (sleep != 0 && seen_by != nullptr) seen_by->sleeps();
   bool anything = false;
-  if (may_sleep || outside) {
+  if (may_sleep || others || descriptor_waits != 0) {
     try {
       poller_.wait(sleep, [&](int fd, readiness ready) {
         anything = true;
@@ -586,8 +578,7 @@ inline void scheduler::look_around(bool may_sleep) {
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   poller_.prepare(fds);
   if (seen_by != nullptr) seen_by->sleeps();
-  if (ready_ != nullptr || thread_.released.load() != nullptr)
-    return clock::duration{0};
+  if (ready_ != nullptr || thread_.released.load() != nullptr) return at_once;
   if (timers_.empty()) return never;
   return clock::time_point(clock::duration(timers_.next()));
 }
@@ -598,9 +589,7 @@ inline void scheduler::run_ready() {
 }
 
 inline descriptor_watch*& scheduler::watch_of(int fd) {
-  const auto i = static_cast<std::size_t>(fd);
-  if (i >= watches_.size()) watches_.resize(i + i / 2 + 16);
-  return watches_[i];
+  return entry_of(watches_, fd);
 }
 
 inline void scheduler::wake_first(descriptor_watch& w, readiness directions) {
@@ -747,10 +736,10 @@ inline void scheduler::limit_passed(scope& limit) {
   std::rethrow_exception(t.kill_thrown);
 }
 
-// Nothing that could wake anybody is left. The main task is told, as the one
-// that the rest of the program hears of; where it cannot throw (in a shield, in
-// a destructor that runs because of an exception, after main()) the program
-// ends with the same text.
+// Nothing that could wake anybody is left. The error is thrown in the main
+// task, as an error there is the program's own. Where it cannot be (in a
+// shield, in a destructor that runs because of an exception, after main()) the
+// program ends with the same text.
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
@@ -759,15 +748,8 @@ inline void scheduler::declare_deadlock() {
     text += ": nothing can wake any of these tasks\n" + report();
   } catch (const std::bad_alloc&) {
   }
-  main_.stage = task_state::running;
-  for (fiber* f = current_flow; f != nullptr; f = up(f)) {
-    const auto& own = f == current_flow ? *current_exceptions : f->handling;
-    bool shielded = f->cleaning || own.uncaught != 0;
-    for (scope* s = f->scopes; s != nullptr; s = s->outer_)
-      shielded = shielded || s->shields_;
-    if (shielded || ending_) die(text.c_str());
-  }
-  throw deadlock(text);
+  main_.thrown_in = std::make_exception_ptr(deadlock(text));
+  if (ending_ || due(main_).what == interruption::none) die(text.c_str());
 }
 
 // --- beginning and ending ----------------------------------------------------
