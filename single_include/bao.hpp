@@ -1685,6 +1685,21 @@ inline void thread_state::end() {
 
 // --- what a fiber runs -------------------------------------------------------
 
+// Calls the body of `flow`, and keeps what it throws in `error`. True when it
+// was ended by a kill that was meant for it, which is no error.
+template <class Body>
+bool run_body(const fiber& flow, std::exception_ptr& error, Body body) {
+  try {
+    body();
+  } catch (const killed& k) {
+    if (k.is_for(&flow)) return true;
+    error = std::current_exception();
+  } catch (...) {
+    error = what_ended(flow.kind());
+  }
+  return false;
+}
+
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
 struct bound_call {
@@ -2101,13 +2116,7 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
   fiber* run() noexcept override {
     std::optional<value> result;
     std::exception_ptr error;
-    try {
-      result = call();
-    } catch (const killed& k) {
-      if (!k.is_for(this)) error = std::current_exception();
-    } catch (...) {
-      error = what_ended("coroutine");
-    }
+    run_body(*this, error, [&] { result = call(); });
     this->cleaning = true;
     drop_body();
     return this->template bequeath<value>(result, std::move(error));
@@ -2457,23 +2466,12 @@ bool generator_core<Y, S>::begin(const char* call) {
 
 template <class Y, class S>
 fiber* generator_core<Y, S>::run() noexcept {
-  try {
-    call_body();
-  } catch (const killed& k) {
-    if (!k.is_for(this)) error = std::current_exception();
-  } catch (...) {
-    error = what_ended("generator");
-  }
+  run_body(*this, error, [this] { call_body(); });
   cleaning = true;
   drop_body();
-  if (yielded_late && error == nullptr) {
-    try {
-      throw close_ignored(
-          "yield: called in a destructor while the generator was unwound");
-    } catch (...) {
-      error = std::current_exception();
-    }
-  }
+  if (yielded_late && error == nullptr)
+    error = std::make_exception_ptr(close_ignored(
+        "yield: called in a destructor while the generator was unwound"));
   life = flow_state::finished;
   return link;
 }
@@ -2863,10 +2861,10 @@ inline auto take(std::size_t n) {
 inline auto drop(std::size_t n) {
   return passing([n](auto& values, auto hand_on) mutable {
     for (auto& x : values)
-      if (n == 0)
-        hand_on(x);
-      else
+      if (n > 0)
         --n;
+      else
+        hand_on(x);
   });
 }
 
@@ -5315,14 +5313,7 @@ class spawned_task : public task_block {
   fiber* run() noexcept override {
     scheduler& s = *home->tasks;
     stage = task_state::running;
-    try {
-      call_body();
-    } catch (const killed& k) {
-      ended_by_kill = k.is_for(flow);
-      if (!ended_by_kill) error = std::current_exception();
-    } catch (...) {
-      error = what_ended("task");
-    }
+    ended_by_kill = run_body(*this, error, [this] { call_body(); });
     cleaning = true;
     drop_body();
     drop_locals();
@@ -5759,8 +5750,9 @@ auto as_completed(const Range& tasks) {
 template <class Range>
 std::optional<std::size_t> join_any(const Range& tasks,
                                     deadline until = never) {
+  using handle = std::decay_t<decltype(*std::begin(tasks))>;
   scheduler& s = this_scheduler();
-  std::vector<task<>> all(std::begin(tasks), std::end(tasks));
+  std::vector<handle> all(std::begin(tasks), std::end(tasks));
   std::vector<joiner> watchers(all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
     watchers[i].waits = &s.running();

@@ -264,23 +264,12 @@ bool generator_core<Y, S>::begin(const char* call) {
 
 template <class Y, class S>
 fiber* generator_core<Y, S>::run() noexcept {
-  try {
-    call_body();
-  } catch (const killed& k) {
-    if (!k.is_for(this)) error = std::current_exception();
-  } catch (...) {
-    error = what_ended("generator");
-  }
+  run_body(*this, error, [this] { call_body(); });
   cleaning = true;
   drop_body();
-  if (yielded_late && error == nullptr) {
-    try {
-      throw close_ignored(
-          "yield: called in a destructor while the generator was unwound");
-    } catch (...) {
-      error = std::current_exception();
-    }
-  }
+  if (yielded_late && error == nullptr)
+    error = std::make_exception_ptr(close_ignored(
+        "yield: called in a destructor while the generator was unwound"));
   life = flow_state::finished;
   return link;
 }

@@ -114,10 +114,10 @@ inline auto take(std::size_t n) {
 inline auto drop(std::size_t n) {
   return passing([n](auto& values, auto hand_on) mutable {
     for (auto& x : values)
-      if (n == 0)
-        hand_on(x);
-      else
+      if (n > 0)
         --n;
+      else
+        hand_on(x);
   });
 }
 

@@ -49,14 +49,7 @@ class spawned_task : public task_block {
   fiber* run() noexcept override {
     scheduler& s = *home->tasks;
     stage = task_state::running;
-    try {
-      call_body();
-    } catch (const killed& k) {
-      ended_by_kill = k.is_for(flow);
-      if (!ended_by_kill) error = std::current_exception();
-    } catch (...) {
-      error = what_ended("task");
-    }
+    ended_by_kill = run_body(*this, error, [this] { call_body(); });
     cleaning = true;
     drop_body();
     drop_locals();
@@ -493,8 +486,9 @@ auto as_completed(const Range& tasks) {
 template <class Range>
 std::optional<std::size_t> join_any(const Range& tasks,
                                     deadline until = never) {
+  using handle = std::decay_t<decltype(*std::begin(tasks))>;
   scheduler& s = this_scheduler();
-  std::vector<task<>> all(std::begin(tasks), std::end(tasks));
+  std::vector<handle> all(std::begin(tasks), std::end(tasks));
   std::vector<joiner> watchers(all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
     watchers[i].waits = &s.running();
