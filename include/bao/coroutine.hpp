@@ -153,8 +153,8 @@ class coroutine_ref {
     current_flow->meet_pending();
   }
 
-  // Whom its value and its errors go to; empty for a main flow. The type is a
-  // guess: a switch checks it.
+  // Whom its value and its errors go to; empty for a main flow. That it waits
+  // for a T is a guess, which a switch checks.
   coroutine_ref parent() const {
     if (flow_ == nullptr || flow_ == flow_->root) return {};
     return coroutine_ref(flow_->link);
@@ -428,12 +428,14 @@ class coroutine : public coroutine_ref<T> {
   // does.
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
-  explicit coroutine(F&& body)
-      : coroutine(std::in_place, std::forward<F>(body)) {}
+  explicit coroutine(F&& body) {
+    this->flow_ =
+        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
+  }
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::in_place, std::forward<F>(body)) {
+      : coroutine(std::forward<F>(body)) {
     this->set_parent(parent);
   }
 
@@ -448,13 +450,6 @@ class coroutine : public coroutine_ref<T> {
     if (flow == nullptr) return;
     flow->orphan = true;
     flow->release();
-  }
-
- private:
-  template <class F>
-  coroutine(std::in_place_t, F&& body) {
-    this->flow_ =
-        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
   }
 };
 
