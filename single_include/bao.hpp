@@ -964,7 +964,7 @@ class stack_pool {
   // Gives the slabs that no flow uses back to the system.
   void release() noexcept;
 
-  // Which stacks serve a size: 16 KiB, 32 KiB ... A signal handler must fit.
+  // Which stacks serve a size: 16 KiB, where a signal handler fits, 32 KiB ...
   static std::size_t size_class(std::size_t size) {
     if (size <= smallest) return 0;
     const unsigned long long more = (size - 1) / smallest;
@@ -1213,7 +1213,7 @@ class spare_blocks {
   };
   spare* first_ = nullptr;
 #if defined(BAO_ASAN) || defined(BAO_TSAN)
-  int room_ = 0;  // they shall see who uses a block that is gone
+  int room_ = 0;  // none is used again: they find out who uses it too long
 #else
   int room_ = 1024;
 #endif
@@ -1305,7 +1305,8 @@ class fiber : public context {  // which is where it stands while suspended
   static void runner();
 };
 
-// What a thread begins with. Whoever refers to it keeps the thread_state alive.
+// The flow that a thread begins with. Whoever refers to it keeps the
+// thread_state alive.
 class main_flow final : public fiber {
   void dispose() noexcept override;
 };
@@ -1328,9 +1329,10 @@ struct thread_state {
   ~thread_state() { main.home = nullptr; }
   void end();
 
-  // Counts the fibers that have started here and still exist. Most go on their
-  // own thread, where a plain counter does; only the others pay for an atomic
-  // one, which starts high so that it cannot reach zero before the thread ends.
+  // Counts the fibers that have started here and still exist. Most are
+  // destroyed on their own thread, where a plain counter does; only the others
+  // pay for an atomic one, which starts high so that it cannot reach zero
+  // before the thread ends.
   void add() {
     if (ended)  // in the destructor of an object at namespace scope
       others_.fetch_add(1);
@@ -1365,10 +1367,11 @@ BAO_HOT inline thread_local exceptions_in_flight* current_exceptions = nullptr;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
-// Not ended by a thread_local object, which is made once: other objects,
-// destroyed after it, may run fibers, and nobody would end what is made for
-// those. The last argument is for dlclose(): it lies in the shared object that
-// has to wait for the thread.
+// The destructor of a thread_local object would run once in a thread, and too
+// soon: objects that are destroyed later may run fibers again, for which a new
+// state is made. So the function that serves such destructors is called
+// directly. Its last argument is for dlclose(): it lies in the shared object
+// that has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
   void (*const end)(void*) = [](void*) { current_thread->end(); };
   auto* const made = new thread_state;
@@ -1537,8 +1540,8 @@ inline void thread_state::leave_for_home(fiber& f) noexcept {
   drop();
 }
 
-// One thread at a time, which looks again when it is through: so whoever finds
-// it busy, itself further up perhaps, may go.
+// Done by one thread at a time, which looks again when it is through. So
+// whoever finds it busy may go, be it a destructor that is called from here.
 inline void thread_state::take_back() noexcept {
   while (released.load() != nullptr && !taking_.exchange(true)) {
     for (fiber* f = released.exchange(nullptr); f != nullptr;) {
@@ -1891,8 +1894,8 @@ class coroutine_ref {
     current_flow->meet_pending();
   }
 
-  // Whom its value and its errors go to; empty for a main flow. The type is a
-  // guess: a switch checks it.
+  // Whom its value and its errors go to; empty for a main flow. That it waits
+  // for a T is a guess, which a switch checks.
   coroutine_ref parent() const {
     if (flow_ == nullptr || flow_ == flow_->root) return {};
     return coroutine_ref(flow_->link);
@@ -2166,12 +2169,14 @@ class coroutine : public coroutine_ref<T> {
   // does.
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
-  explicit coroutine(F&& body)
-      : coroutine(std::in_place, std::forward<F>(body)) {}
+  explicit coroutine(F&& body) {
+    this->flow_ =
+        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
+  }
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::in_place, std::forward<F>(body)) {
+      : coroutine(std::forward<F>(body)) {
     this->set_parent(parent);
   }
 
@@ -2186,13 +2191,6 @@ class coroutine : public coroutine_ref<T> {
     if (flow == nullptr) return;
     flow->orphan = true;
     flow->release();
-  }
-
- private:
-  template <class F>
-  coroutine(std::in_place_t, F&& body) {
-    this->flow_ =
-        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
   }
 };
 
@@ -2334,7 +2332,7 @@ class yielder {
   }
 };
 
-// What was read, which nearly always is `usual`, and that is not null.
+// Returns `read`, which nearly always is `usual`, and that is not null.
 // Processors guess where a branch goes, and wait for what a load brings: after
 // the comparison they go on at once with the pointer that they have, which
 // saves up to 2 ns a value. The empty assembly keeps the compiler from undoing
@@ -2343,7 +2341,7 @@ template <class T>
 [[gnu::always_inline]] inline T* usually(T* usual, T* read) {
   if (__builtin_expect(read != usual, 0)) return read;
   __asm__ volatile("" : "+r"(usual));
-  if (usual == nullptr) __builtin_unreachable();  // it has forgotten that
+  if (usual == nullptr) __builtin_unreachable();  // which made it forget that
   return usual;
 }
 
@@ -3635,11 +3633,7 @@ class select_poller {
 
 // =============================================================================
 // bao/poller.hpp, continued
-namespace bao {
-inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = select_poller;
-}
-}  // namespace bao
+#define BAO_POLLER select_poller
 #elif defined(BAO_USE_POLL) || !defined(__linux__)
 
 // =============================================================================
@@ -3755,11 +3749,7 @@ class poll_poller {
 
 // =============================================================================
 // bao/poller.hpp, continued
-namespace bao {
-inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = poll_poller;
-}
-}  // namespace bao
+#define BAO_POLLER poll_poller
 #else
 
 // =============================================================================
@@ -3771,8 +3761,8 @@ using poller = poll_poller;
 // Owned descriptors are registered once, edge-triggered, in both directions:
 // from then on waiting costs no system call but epoll_wait itself. A foreign
 // one may be closed behind our back, and its number given to another file, of
-// which the kernel does not tell us: so nothing is believed about it, and each
-// watch registers it anew, for one report.
+// which the kernel does not tell us: so each watch registers it anew, for one
+// report.
 //
 // An event names its descriptor and the generation that was watching it. A file
 // that is closed here but lives on in a child or a duplicate still sends events
@@ -3911,12 +3901,15 @@ class epoll_poller {
 
 // =============================================================================
 // bao/poller.hpp, continued
+#define BAO_POLLER epoll_poller
+#endif
+
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = epoll_poller;
+using poller = BAO_POLLER;
 }
 }  // namespace bao
-#endif
+#undef BAO_POLLER
 
 // III. Scheduling: who runs next
 
@@ -3946,7 +3939,7 @@ enum class task_state { created, ready, parked, running, done };
 
 class task_block;
 
-// Told that a task has ended. Lies with whoever wants to know.
+// Called when a task has ended. Lies with whoever wants to know.
 struct completion : list_node<completion> {
   void (*ended)(completion&, task_block&) = nullptr;
 };
@@ -3988,6 +3981,8 @@ class scope {
  protected:
   ~scope();
 
+  bool passed_ = false;  // a limit, and nobody was told yet
+
  private:
   friend class scheduler;
 
@@ -3995,10 +3990,6 @@ class scope {
   scope* outer_;
   unsigned unwinding_;  // exceptions in flight in the flow when it was opened
   bool shields_;
-
- protected:
-  // A limit that has passed, and of which nobody was told yet.
-  bool passed_ = false;
 };
 
 // A task stands in the list of all tasks, and it is the alarm that ends its
@@ -4023,9 +4014,9 @@ class task_block : public fiber, public list_node<task_block>, public alarm {
   const char* title() const noexcept override { return name.c_str(); }
   unsigned long number() const noexcept override { return id; }
 
-  // What it takes to park, to be woken and to run again comes first, as there
-  // may be thousands that no cache holds: so two lines of it have to be fetched
-  // beside the context, and not five.
+  // First what it takes to park, to be woken and to run again. Of thousands of
+  // tasks no cache holds the blocks, and so two lines of memory have to be
+  // fetched for a turn beside that of the context, and not five.
   fiber* const flow;  // its first: this, but for the thread's main task
   fiber* parked_in = nullptr;  // the flow in it that waits, once it has begun
   task_block* next_ready = nullptr;
@@ -4276,15 +4267,15 @@ struct descriptor_waiter : list_node<descriptor_waiter> {
   readiness want;
 };
 
-// What is known of one (io.hpp). It stays while anybody refers to it.
+// What is known of a descriptor (io.hpp). It stays while anybody refers to it.
 struct descriptor_watch {
   list<descriptor_waiter> waiters;
   readiness ready = readable | writable;  // as far as we know: try
   bool owned = false;
   bool closed = false;
   unsigned references = 0;
-  // Its descriptor has gone on another thread, or its thread has ended: of
-  // those two, the second deletes it.
+  // Set when its descriptor goes on another thread, and when its own thread
+  // ends: whoever finds it set deletes the watch.
   std::atomic<bool> parted{false};
 };
 
@@ -4313,7 +4304,8 @@ class scheduler {
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
-  // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
+  // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
+  // park in a loop.
   bool park(deadline until, wait_reason why);
 
   // The same for a caller in C, through whom nothing may be thrown. Returns 0
@@ -4349,7 +4341,7 @@ class scheduler {
   void yield_in_c() {
     if (is_in_its_process()) let_others_run();
   }
-  // Not so in a child by vfork(), which is a guest in our memory: nobody else
+  // False in a child by vfork(), which is a guest in our memory: nobody else
   // must run there.
   bool is_in_its_process() const { return process_ == ::getpid(); }
 
@@ -4377,14 +4369,14 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
-  // Any number, for whom it shall not matter which: xorshift (Marsaglia, 2003).
+  // A random number, quick and not very good: xorshift (Marsaglia, 2003).
   std::uint32_t draw_lot() {
     lots_ ^= lots_ << 13;
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // There is another clock. From now on all that is left to chance depends on
-  // this number; 0: as usual.
+  // For virtual_time: there is another clock, and from now on all that is left
+  // to chance follows from this number; 0: as usual.
   void shuffle(std::uint64_t how) {
     now_ = sys->now();
     timers_.restart(now_, how);
@@ -4430,7 +4422,7 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
-  // Of the first, those of tasks that wake nobody.
+  // Of descriptor_waits, those of tasks that wake nobody.
   int idle_waits = 0;
   onlooker* seen_by = nullptr;
   // Takes in what other threads have left; `last` when we end.
@@ -4513,10 +4505,10 @@ class scheduler {
   bool deadlocked_ = false;
   bool ending_ = false;
 
-  // Unwinds what was let go of where that could not be done: on other threads,
-  // or without a stack. That may have to wait, so it takes a task; and as there
-  // must be one when there is no memory left, it is made in advance, at the
-  // price of a page of memory.
+  // Unwinds what could not be unwound where it was let go of: on another
+  // thread, or for want of a stack. That may have to wait, so it takes a task;
+  // and as there must be one when there is no memory left, it is made in
+  // advance, at the price of a page of memory.
   struct releasing_task final : task_block {
     bool busy = false;
 
@@ -4583,7 +4575,7 @@ inline scheduler::scheduler(thread_state& t)
 [[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
   running_->parked_in = current_flow;
   void* message = switch_fiber(*current_flow, *enter(next)).message;
-  // Whoever makes us run sends nothing along: it is a visitor.
+  // Whoever makes us run sends nothing along: what is sent is a visitor.
   while (__builtin_expect(message != nullptr, 0)) message = receive(message);
 }
 
@@ -4874,9 +4866,10 @@ inline scheduler::interruption scheduler::due(task_block& t) {
   return found;
 }
 
-// Whether the task is in the handler that has caught its kill. What a flow that
-// does not run is handling is seen by putting it in our place for a moment. A
-// handler within that handler hides it: there, the kill is met again.
+// Whether the task is in the handler that has caught its kill. The C++ runtime
+// tells this of the running flow only: so what another one is handling is put
+// in the place of ours for a moment. A handler within that handler hides it:
+// there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
   const exceptions_in_flight ours = *current_exceptions;
@@ -5252,8 +5245,8 @@ class wait_queue {
     if (w != nullptr) wake(*w);
     return w != nullptr;
   }
-  // All: those too who are late or interrupted, as what all get is not lost on
-  // them; but not one whom another line has woken.
+  // All: also those that are late or interrupted, since nothing is lost when
+  // everybody gets it; but not one that another line has woken.
   void wake_all() {
     for (waiter* w = line_.first(); w != nullptr;) {
       waiter& one = *w;
@@ -5264,12 +5257,11 @@ class wait_queue {
 
  private:
   [[gnu::cold, gnu::noinline]] void settle(const char* call) {
-    if (home_ == 0)
-      home_ = current_thread->number;
-    else
+    if (home_ != 0)
       throw wrong_thread(std::string(call) + ": this is thread " +
                          std::to_string(current_thread->number) +
                          ", and it belongs to thread " + std::to_string(home_));
+    home_ = current_thread->number;
   }
 
   list<waiter> line_;
@@ -5427,7 +5419,7 @@ struct joiner : completion {
 // A handle of a task that returns R. A task<R> converts to a task<>. Of its
 // members only join(), get() and kill() suspend. All throw wrong_thread on
 // another thread than the task's own; only to destroy a handle is safe
-// anywhere. An empty handle is nobody's: std::logic_error.
+// anywhere. Those of an empty handle throw std::logic_error.
 template <class R = void>
 class task {
  public:
@@ -5843,9 +5835,8 @@ class timeout : public scope, private alarm {
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::decay_t<std::invoke_result_t<F&>>;
-  using outcome = std::conditional_t<
-      std::is_void_v<R>, bool,
-      std::optional<std::conditional_t<std::is_void_v<R>, bool, R>>>;
+  using outcome =
+      std::conditional_t<std::is_void_v<R>, bool, std::optional<R>>;
   timeout t(limit);
   try {
     if constexpr (std::is_void_v<R>) {

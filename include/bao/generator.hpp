@@ -132,7 +132,7 @@ class yielder {
   }
 };
 
-// What was read, which nearly always is `usual`, and that is not null.
+// Returns `read`, which nearly always is `usual`, and that is not null.
 // Processors guess where a branch goes, and wait for what a load brings: after
 // the comparison they go on at once with the pointer that they have, which
 // saves up to 2 ns a value. The empty assembly keeps the compiler from undoing
@@ -141,7 +141,7 @@ template <class T>
 [[gnu::always_inline]] inline T* usually(T* usual, T* read) {
   if (__builtin_expect(read != usual, 0)) return read;
   __asm__ volatile("" : "+r"(usual));
-  if (usual == nullptr) __builtin_unreachable();  // it has forgotten that
+  if (usual == nullptr) __builtin_unreachable();  // which made it forget that
   return usual;
 }
 

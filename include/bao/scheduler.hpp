@@ -47,15 +47,15 @@ struct descriptor_waiter : list_node<descriptor_waiter> {
   readiness want;
 };
 
-// What is known of one (io.hpp). It stays while anybody refers to it.
+// What is known of a descriptor (io.hpp). It stays while anybody refers to it.
 struct descriptor_watch {
   list<descriptor_waiter> waiters;
   readiness ready = readable | writable;  // as far as we know: try
   bool owned = false;
   bool closed = false;
   unsigned references = 0;
-  // Its descriptor has gone on another thread, or its thread has ended: of
-  // those two, the second deletes it.
+  // Set when its descriptor goes on another thread, and when its own thread
+  // ends: whoever finds it set deletes the watch.
   std::atomic<bool> parted{false};
 };
 
@@ -84,7 +84,8 @@ class scheduler {
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
-  // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
+  // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
+  // park in a loop.
   bool park(deadline until, wait_reason why);
 
   // The same for a caller in C, through whom nothing may be thrown. Returns 0
@@ -120,7 +121,7 @@ class scheduler {
   void yield_in_c() {
     if (is_in_its_process()) let_others_run();
   }
-  // Not so in a child by vfork(), which is a guest in our memory: nobody else
+  // False in a child by vfork(), which is a guest in our memory: nobody else
   // must run there.
   bool is_in_its_process() const { return process_ == ::getpid(); }
 
@@ -148,14 +149,14 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
-  // Any number, for whom it shall not matter which: xorshift (Marsaglia, 2003).
+  // A random number, quick and not very good: xorshift (Marsaglia, 2003).
   std::uint32_t draw_lot() {
     lots_ ^= lots_ << 13;
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // There is another clock. From now on all that is left to chance depends on
-  // this number; 0: as usual.
+  // For virtual_time: there is another clock, and from now on all that is left
+  // to chance follows from this number; 0: as usual.
   void shuffle(std::uint64_t how) {
     now_ = sys->now();
     timers_.restart(now_, how);
@@ -201,7 +202,7 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
-  // Of the first, those of tasks that wake nobody.
+  // Of descriptor_waits, those of tasks that wake nobody.
   int idle_waits = 0;
   onlooker* seen_by = nullptr;
   // Takes in what other threads have left; `last` when we end.
@@ -284,10 +285,10 @@ class scheduler {
   bool deadlocked_ = false;
   bool ending_ = false;
 
-  // Unwinds what was let go of where that could not be done: on other threads,
-  // or without a stack. That may have to wait, so it takes a task; and as there
-  // must be one when there is no memory left, it is made in advance, at the
-  // price of a page of memory.
+  // Unwinds what could not be unwound where it was let go of: on another
+  // thread, or for want of a stack. That may have to wait, so it takes a task;
+  // and as there must be one when there is no memory left, it is made in
+  // advance, at the price of a page of memory.
   struct releasing_task final : task_block {
     bool busy = false;
 
@@ -354,7 +355,7 @@ inline scheduler::scheduler(thread_state& t)
 [[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
   running_->parked_in = current_flow;
   void* message = switch_fiber(*current_flow, *enter(next)).message;
-  // Whoever makes us run sends nothing along: it is a visitor.
+  // Whoever makes us run sends nothing along: what is sent is a visitor.
   while (__builtin_expect(message != nullptr, 0)) message = receive(message);
 }
 
@@ -645,9 +646,10 @@ inline scheduler::interruption scheduler::due(task_block& t) {
   return found;
 }
 
-// Whether the task is in the handler that has caught its kill. What a flow that
-// does not run is handling is seen by putting it in our place for a moment. A
-// handler within that handler hides it: there, the kill is met again.
+// Whether the task is in the handler that has caught its kill. The C++ runtime
+// tells this of the running flow only: so what another one is handling is put
+// in the place of ours for a moment. A handler within that handler hides it:
+// there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
   const exceptions_in_flight ours = *current_exceptions;

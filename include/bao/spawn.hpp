@@ -163,7 +163,7 @@ struct joiner : completion {
 // A handle of a task that returns R. A task<R> converts to a task<>. Of its
 // members only join(), get() and kill() suspend. All throw wrong_thread on
 // another thread than the task's own; only to destroy a handle is safe
-// anywhere. An empty handle is nobody's: std::logic_error.
+// anywhere. Those of an empty handle throw std::logic_error.
 template <class R = void>
 class task {
  public:

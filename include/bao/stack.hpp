@@ -140,7 +140,7 @@ class stack_pool {
   // Gives the slabs that no flow uses back to the system.
   void release() noexcept;
 
-  // Which stacks serve a size: 16 KiB, 32 KiB ... A signal handler must fit.
+  // Which stacks serve a size: 16 KiB, where a signal handler fits, 32 KiB ...
   static std::size_t size_class(std::size_t size) {
     if (size <= smallest) return 0;
     const unsigned long long more = (size - 1) / smallest;

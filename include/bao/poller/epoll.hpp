@@ -6,8 +6,8 @@
 // Owned descriptors are registered once, edge-triggered, in both directions:
 // from then on waiting costs no system call but epoll_wait itself. A foreign
 // one may be closed behind our back, and its number given to another file, of
-// which the kernel does not tell us: so nothing is believed about it, and each
-// watch registers it anew, for one report.
+// which the kernel does not tell us: so each watch registers it anew, for one
+// report.
 //
 // An event names its descriptor and the generation that was watching it. A file
 // that is closed here but lives on in a child or a duplicate still sends events
