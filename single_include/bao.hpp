@@ -21,10 +21,10 @@
 //
 // A header-only library is compiled anew by every file that includes it. Two
 // files that disagree about a macro would disagree about the layout of a
-// struct, and the linker would quietly pick one. So what a macro can change is
-// part of a namespace's name, BAO_ABI, or, like the size of a stack, compared
-// when the program starts: a program that mixes two configurations ends at
-// once, and names both. The price is one comparison a file, at that time.
+// struct, and the linker would quietly pick one of the two. So all that a macro
+// can change is part of a namespace's name, BAO_ABI. When the program starts,
+// each file compares its configuration with that of the first: a program that
+// mixes two ends at once, and names both. The price is one comparison a file.
 //
 // A user may set, for the whole program:
 //
@@ -160,7 +160,8 @@ inline constexpr configuration this_configuration{
 // =============================================================================
 // bao/error.hpp - what can go wrong
 //
-// Outcomes are values, surprises are exceptions. Three families:
+// What is to be expected, a closed channel or a passed deadline, comes back as
+// a value. The rest is thrown, and there are three families:
 //
 //   interruptions   killed and timed_out: somebody wants this flow to end.
 //                   They do not derive from std::exception, so that an honest
@@ -169,14 +170,13 @@ inline constexpr configuration this_configuration{
 //   the world       from std::runtime_error; what the operating system refuses
 //                   is a std::system_error whose text begins with the call.
 //
-// To throw and catch one takes a microsecond and more; an outcome costs
-// nothing. Nothing in this chapter suspends.
+// To throw and catch one takes a microsecond and more. Nothing in this chapter
+// suspends.
 
 #include <cxxabi.h>  // the name of an exception's type
 
 #include <cerrno>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -245,19 +245,28 @@ Integer check(Integer result, const char* call) {
   return result;
 }
 
-// What a compiler calls a type or a function, for people.
+// Ends the program, saying why: it has broken a rule where no exception can be
+// thrown. Takes no memory.
+[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
+                                        const char* still_more = "") {
+  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
+  std::terminate();
+}
+
+// How a type or a function is written in C++, from the compiler's name for it.
 inline std::string demangle(const char* symbol) {
-  int failed = 0;
-  const std::unique_ptr<char, void (*)(void*)> name(
-      abi::__cxa_demangle(symbol, nullptr, nullptr, &failed), std::free);
-  std::string text = failed == 0 ? name.get() : symbol;
-  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
+  const struct freed {
+    char* text;
+    ~freed() { std::free(text); }
+  } name{abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr)};
+  std::string text = name.text != nullptr ? name.text : symbol;
+  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // which nobody writes
   for (auto at = text.find(inside); at != std::string::npos;)
     at = text.erase(at, sizeof inside - 1).find(inside, at);
   return text;
 }
 
-// The type and the text of an exception, for people.
+// The type and the text of an exception.
 inline std::string describe(const std::exception_ptr& error) {
   const auto type = [] {
     const std::type_info* t = abi::__cxa_current_exception_type();
@@ -276,16 +285,16 @@ inline std::string describe(const std::exception_ptr& error) {
 using unhandled_handler = void (*)(const char* whose,
                                    const std::exception_ptr& error);
 
-// A line to stderr. The same error over and over is printed when it has come 1,
-// 2, 4, 8 ... times.
+// Prints a line to stderr. An error that comes over and over is printed when it
+// has come 1, 2, 4, 8 ... times.
 inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
-  static thread_local std::size_t last;  // no string: it must outlive exit()
+  static thread_local std::size_t last;  // a hash: a string ends at exit()
   static thread_local unsigned long times;
   std::string text = "an error";
   try {
     text = describe(error);
-  } catch (const std::bad_alloc&) {  // nor will there be any to say more
+  } catch (const std::bad_alloc&) {
   }
   const std::size_t hash = std::hash<std::string>()(text);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
@@ -617,10 +626,10 @@ struct context {
   const char* lowest_used() const { return static_cast<char*>(sp) - 128; }
 };
 
-// GCC's -fipa-reference does not believe the "memory" that the assembly below
-// says it changes: it keeps a file's own static variables in registers across
-// any function that calls nothing it cannot see. A call that it cannot see, and
-// that is never made, cures it. Clang needs no cure, and would pay 0.6 ns a
+// The assembly below says that it changes "memory", but GCC's -fipa-reference
+// does not believe it: across a function that makes no call to the outside, GCC
+// keeps a file's own static variables in registers. This cures it: a call to
+// the outside, which is never made. Clang needs no cure, and would pay 0.6 ns a
 // value for this one.
 [[gnu::always_inline]] inline void others_may_run() {
 #if !defined(__clang__)
@@ -791,12 +800,9 @@ inline bool (*has_shadow_stack)() = shadow_stack_in_use;  // for tests to change
 // return: there is nothing below it to return to, and a zero says so to those
 // who unwind.
 inline context make_context(char* low, char* high, void (*entry)()) {
-  if (has_shadow_stack()) {
-    std::fprintf(stderr,
-                 "bao: this program runs with a shadow stack: compile it with "
-                 "BAO_USE_UCONTEXT\n");
-    std::terminate();
-  }
+  if (has_shadow_stack())
+    die("this program runs with a shadow stack: compile it with "
+        "BAO_USE_UCONTEXT");
   context made;
   made.ip = reinterpret_cast<void*>(entry);
 #if defined(BAO_NO_MAKECONTEXT)
@@ -845,11 +851,11 @@ inline context make_context(char* low, char* high, void (*entry)()) {
 // are one page of memory for a flow that does little. Stacks are cut from large
 // slabs and used again, last in first out, while they are still in the cache.
 //
-// What ends is never torn down: a flow that has finished leaves its stack with
-// a small loop parked on it that waits for the next flow to run (fiber.hpp).
-// What a stack has touched stays in memory, for the flow that goes as deep next
-// time. When the thread has nothing to do, it gives back what lies below the
-// place where a flow stands, some stacks at a time.
+// A stack is set up once: between two flows a small loop stays parked on it,
+// which waits for the next one to run (fiber.hpp). What a flow has touched
+// stays in memory, for one that goes as deep next time. When the thread has
+// nothing to do, it gives back what lies below the place where a flow stands,
+// some stacks at a time.
 
 #include <sys/mman.h>
 
@@ -958,7 +964,7 @@ class stack_pool {
   // Gives the slabs that no flow uses back to the system.
   void release() noexcept;
 
-  // Which stacks serve a size: 16 KiB, 32 KiB ... A signal handler must fit.
+  // Which stacks serve a size: 16 KiB, where a signal handler fits, 32 KiB ...
   static std::size_t size_class(std::size_t size) {
     if (size <= smallest) return 0;
     const unsigned long long more = (size - 1) / smallest;
@@ -973,9 +979,8 @@ class stack_pool {
   void add_slab(std::size_t n);
 
   stack* idle_[classes] = {};
-  char* fresh_[classes] = {};  // what is left of the newest slab
-  char* fresh_end_[classes] = {};
-  slab* fresh_slab_[classes] = {};
+  slab* newest_[classes] = {};
+  char* uncut_[classes] = {};  // what is left of that
   slab* slabs_ = nullptr;
   stack* all_ = nullptr;
   stack* to_sweep_ = nullptr;  // from here on
@@ -1003,16 +1008,18 @@ inline void stack_pool::give(stack* s) noexcept {
 }
 
 inline stack* stack_pool::carve(std::size_t n) {
-  if (fresh_[n] == fresh_end_[n]) add_slab(n);
+  if (newest_[n] == nullptr ||
+      uncut_[n] == newest_[n]->memory + newest_[n]->bytes)
+    add_slab(n);
   const std::size_t size = smallest << n;
-  char* const low = fresh_[n] + guard_size;
-  if (!install_guard(fresh_[n])) {
+  char* const low = uncut_[n] + guard_size;
+  if (!install_guard(uncut_[n])) {
     std::string why = std::strerror(errno);
     throw stack_exhausted("no guard for another stack of " +
                           std::to_string(size) + " bytes: " + why +
                           " (each takes two of vm.max_map_count mappings)");
   }
-  fresh_[n] += size + guard_size;
+  uncut_[n] += size + guard_size;
   // Were all records at the same distance from a page, a thousand stacks would
   // fight for the same few cache lines: so they are spread over 16 places.
   char* at = low + size - sizeof(stack) - (carved_++ % 16) * 64;
@@ -1020,7 +1027,7 @@ inline stack* stack_pool::carve(std::size_t n) {
   auto s = new (at) stack{};
   s->low = low;
   s->size = size;
-  s->from = fresh_slab_[n];
+  s->from = newest_[n];
   s->stands = &s->idle;
   s->older = std::exchange(all_, s);
   s->valgrind_id = valgrind_request(0x1501, low, at);
@@ -1058,9 +1065,8 @@ inline void stack_pool::add_slab(std::size_t n) {
   ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow
 #endif
   made->memory = static_cast<char*>(p);
-  slabs_ = fresh_slab_[n] = made;
-  fresh_[n] = made->memory;
-  fresh_end_[n] = made->memory + made->bytes;
+  slabs_ = newest_[n] = made;
+  uncut_[n] = made->memory;
 }
 
 inline void stack_pool::sweep() noexcept {
@@ -1088,18 +1094,17 @@ inline void stack_pool::release() noexcept {
       stack* s = *link;
       if (s->from->in_use != 0) {
         link = &s->next;
-      } else {
-        *link = s->next;
-        if (s->valgrind_id != 0)
-          valgrind_request(0x1502, reinterpret_cast<void*>(s->valgrind_id),
-                           nullptr);
-#if defined(BAO_ASAN)
-        __lsan_unregister_root_region(s->low, s->size);
-#endif
+        continue;
       }
+      *link = s->next;
+      if (s->valgrind_id != 0)
+        valgrind_request(0x1502, reinterpret_cast<void*>(s->valgrind_id),
+                         nullptr);
+#if defined(BAO_ASAN)
+      __lsan_unregister_root_region(s->low, s->size);
+#endif
     }
-    if (fresh_slab_[n] != nullptr && fresh_slab_[n]->in_use == 0)
-      fresh_[n] = fresh_end_[n] = nullptr, fresh_slab_[n] = nullptr;
+    if (newest_[n] != nullptr && newest_[n]->in_use == 0) newest_[n] = nullptr;
   }
   for (slab** link = &slabs_; *link != nullptr;) {
     slab* s = *link;
@@ -1139,6 +1144,7 @@ inline void stack_pool::release() noexcept {
 // A switch takes 1 to 3 ns; a fiber a block of 512 bytes, and its stack.
 
 #include <functional>
+#include <memory>
 #include <tuple>
 
 #if defined(BAO_ASAN)
@@ -1207,7 +1213,7 @@ class spare_blocks {
   };
   spare* first_ = nullptr;
 #if defined(BAO_ASAN) || defined(BAO_TSAN)
-  int room_ = 0;  // they shall see who uses a block that is gone
+  int room_ = 0;  // none is used again: they find out who uses it too long
 #else
   int room_ = 1024;
 #endif
@@ -1299,7 +1305,8 @@ class fiber : public context {  // which is where it stands while suspended
   static void runner();
 };
 
-// What a thread begins with. Whoever refers to it keeps the thread_state alive.
+// The flow that a thread begins with. Whoever refers to it keeps the
+// thread_state alive.
 class main_flow final : public fiber {
   void dispose() noexcept override;
 };
@@ -1322,9 +1329,10 @@ struct thread_state {
   ~thread_state() { main.home = nullptr; }
   void end();
 
-  // Counts the fibers that have started here and still exist. Most go on their
-  // own thread, where a plain counter does; only the others pay for an atomic
-  // one, which starts high so that it cannot reach zero before the thread ends.
+  // Counts the fibers that have started here and still exist. Most are
+  // destroyed on their own thread, where a plain counter does; only the others
+  // pay for an atomic one, which starts high so that it cannot reach zero
+  // before the thread ends.
   void add() {
     if (ended)  // in the destructor of an object at namespace scope
       others_.fetch_add(1);
@@ -1359,10 +1367,11 @@ BAO_HOT inline thread_local exceptions_in_flight* current_exceptions = nullptr;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
-// Not ended by a thread_local object, which is made once: other objects,
-// destroyed after it, may run fibers, and nobody would end what is made for
-// those. The last argument is for dlclose(): it lies in the shared object that
-// has to wait for the thread.
+// The destructor of a thread_local object would run once in a thread, and too
+// soon: objects that are destroyed later may run fibers again, for which a new
+// state is made. So the function that serves such destructors is called
+// directly. Its last argument is for dlclose(): it lies in the shared object
+// that has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
   void (*const end)(void*) = [](void*) { current_thread->end(); };
   auto* const made = new thread_state;
@@ -1531,8 +1540,8 @@ inline void thread_state::leave_for_home(fiber& f) noexcept {
   drop();
 }
 
-// One thread at a time, which looks again when it is through: so whoever finds
-// it busy, itself further up perhaps, may go.
+// Done by one thread at a time, which looks again when it is through. So
+// whoever finds it busy may go, be it a destructor that is called from here.
 inline void thread_state::take_back() noexcept {
   while (released.load() != nullptr && !taking_.exchange(true)) {
     for (fiber* f = released.exchange(nullptr); f != nullptr;) {
@@ -1666,14 +1675,6 @@ inline void thread_state::end() {
   throw wrong_thread(text);
 }
 
-// Ends the program, saying why: it has broken a rule where no exception can be
-// thrown. Takes no memory.
-[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
-                                        const char* still_more = "") {
-  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
-  std::terminate();
-}
-
 // What has ended a body, in the handler that has caught it. The unwinding that
 // pthread_exit() and pthread_cancel() begin is no exception that could be kept,
 // and to go on with it would leave the thread's own stack as it is.
@@ -1686,6 +1687,21 @@ inline void thread_state::end() {
 }
 
 // --- what a fiber runs -------------------------------------------------------
+
+// Calls the body of `flow`, and keeps what it throws in `error`. True when it
+// was ended by a kill that was meant for it, which is no error.
+template <class Body>
+bool run_body(const fiber& flow, std::exception_ptr& error, Body body) {
+  try {
+    body();
+  } catch (const killed& k) {
+    if (k.is_for(&flow)) return true;
+    error = std::current_exception();
+  } catch (...) {
+    error = what_ended(flow.kind());
+  }
+  return false;
+}
 
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
@@ -1878,8 +1894,8 @@ class coroutine_ref {
     current_flow->meet_pending();
   }
 
-  // Whom its value and its errors go to; empty for a main flow. The type is a
-  // guess: a switch checks it.
+  // Whom its value and its errors go to; empty for a main flow. That it waits
+  // for a T is a guess, which a switch checks.
   coroutine_ref parent() const {
     if (flow_ == nullptr || flow_ == flow_->root) return {};
     return coroutine_ref(flow_->link);
@@ -2103,13 +2119,7 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
   fiber* run() noexcept override {
     std::optional<value> result;
     std::exception_ptr error;
-    try {
-      result = call();
-    } catch (const killed& k) {
-      if (!k.is_for(this)) error = std::current_exception();
-    } catch (...) {
-      error = what_ended("coroutine");
-    }
+    run_body(*this, error, [&] { result = call(); });
     this->cleaning = true;
     drop_body();
     return this->template bequeath<value>(result, std::move(error));
@@ -2117,21 +2127,20 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
 
   value call() {
     F& f = this->body.kept;
-    if constexpr (std::is_void_v<T>) {
-      static_assert(std::is_invocable_v<F&>, "the body takes no argument");
-      f();
-      return {};
-    } else if constexpr (std::is_invocable_r_v<T, F&, T>) {
-      return f(std::move(*first_));
-    } else if constexpr (std::is_invocable_v<F&, T>) {
-      f(std::move(*first_));
-      return T{};
-    } else if constexpr (std::is_invocable_r_v<T, F&>) {
-      return f();
+    const auto body = [&]() -> decltype(auto) {
+      if constexpr (std::is_invocable_v<F&, T>) {
+        return f(std::move(*first_));
+      } else {
+        static_assert(std::is_invocable_v<F&>,
+                      "the body is T(T), void(T), T() or void()");
+        return f();
+      }
+    };
+    if constexpr (std::is_convertible_v<decltype(body()), value>) {
+      return body();
     } else {
-      static_assert(std::is_invocable_v<F&>, "the body is T(T), void(T), T()");
-      f();
-      return T{};
+      body();
+      return value{};
     }
   }
 
@@ -2160,12 +2169,14 @@ class coroutine : public coroutine_ref<T> {
   // does.
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
-  explicit coroutine(F&& body)
-      : coroutine(std::in_place, std::forward<F>(body)) {}
+  explicit coroutine(F&& body) {
+    this->flow_ =
+        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
+  }
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::in_place, std::forward<F>(body)) {
+      : coroutine(std::forward<F>(body)) {
     this->set_parent(parent);
   }
 
@@ -2180,13 +2191,6 @@ class coroutine : public coroutine_ref<T> {
     if (flow == nullptr) return;
     flow->orphan = true;
     flow->release();
-  }
-
- private:
-  template <class F>
-  coroutine(std::in_place_t, F&& body) {
-    this->flow_ =
-        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
   }
 };
 
@@ -2241,11 +2245,7 @@ class generator_core;
 
 // T, for a parameter: it is not deduced, and the argument is converted to it.
 template <class T>
-struct exactly {
-  using type = T;
-};
-template <class T>
-using exactly_t = typename exactly<T>::type;
+using exactly_t = std::enable_if_t<true, T>;
 
 // The type by which to return what another function has returned: an lvalue
 // reference stays one, all else becomes a value.
@@ -2332,21 +2332,7 @@ class yielder {
   }
 };
 
-// What next() and send() return.
-template <class Yield>
-struct step_of {
-  using type = std::optional<Yield>;
-};
-template <class Yield>
-struct step_of<Yield&> {
-  using type = Yield*;
-};
-template <>
-struct step_of<void> {
-  using type = bool;
-};
-
-// What was read, which nearly always is `usual`, and that is not null.
+// Returns `read`, which nearly always is `usual`, and that is not null.
 // Processors guess where a branch goes, and wait for what a load brings: after
 // the comparison they go on at once with the pointer that they have, which
 // saves up to 2 ns a value. The empty assembly keeps the compiler from undoing
@@ -2355,7 +2341,7 @@ template <class T>
 [[gnu::always_inline]] inline T* usually(T* usual, T* read) {
   if (__builtin_expect(read != usual, 0)) return read;
   __asm__ volatile("" : "+r"(usual));
-  if (usual == nullptr) __builtin_unreachable();  // it has forgotten that
+  if (usual == nullptr) __builtin_unreachable();  // which made it forget that
   return usual;
 }
 
@@ -2478,23 +2464,12 @@ bool generator_core<Y, S>::begin(const char* call) {
 
 template <class Y, class S>
 fiber* generator_core<Y, S>::run() noexcept {
-  try {
-    call_body();
-  } catch (const killed& k) {
-    if (!k.is_for(this)) error = std::current_exception();
-  } catch (...) {
-    error = what_ended("generator");
-  }
+  run_body(*this, error, [this] { call_body(); });
   cleaning = true;
   drop_body();
-  if (yielded_late && error == nullptr) {
-    try {
-      throw close_ignored(
-          "yield: called in a destructor while the generator was unwound");
-    } catch (...) {
-      error = std::current_exception();
-    }
-  }
+  if (yielded_late && error == nullptr)
+    error = std::make_exception_ptr(close_ignored(
+        "yield: called in a destructor while the generator was unwound"));
   life = flow_state::finished;
   return link;
 }
@@ -2619,7 +2594,11 @@ class generator {
  public:
   // What next() and send() return: a std::optional<Yield>, which is empty at
   // the end; a pointer for a generator<T&>, a bool for a generator<void>.
-  using step = typename step_of<Yield>::type;
+  using step =
+      std::conditional_t<std::is_void_v<Yield>, bool,
+                         std::conditional_t<std::is_reference_v<Yield>, slot*,
+                                            std::optional<Yield>>>;
+  using yield_type = Yield;
 
   // An empty one has ended.
   generator() = default;
@@ -2811,16 +2790,9 @@ auto operator|(Source&& source, pipeline_stage<Connect> s) {
   return s.connect(std::forward<Source>(source));
 }
 
-template <class Generator>
-struct yield_of;
-template <class Y, class S, class R>
-struct yield_of<generator<Y, S, R>> {
-  using type = Y;
-};
-
 // What a generator yields: T, or T& when it only lends.
 template <class Generator>
-using yielded = typename yield_of<std::decay_t<Generator>>::type;
+using yielded = typename std::decay_t<Generator>::yield_type;
 
 // The loop that you write: run(in, yield), which reads `in`, a generator, and
 // yields values of type Out.
@@ -2850,49 +2822,48 @@ auto map(F f) {
   }};
 }
 
+// A stage() whose values have the type of those that it reads: run(in, hand_on)
+// calls hand_on(x) to yield one.
+template <class F>
+auto passing(F run) {
+  return pipeline_stage{[run = std::move(run)](auto&& source) mutable {
+    using in = yielded<decltype(source)>;
+    return std::forward<decltype(source)>(source) |
+           stage<in>([run = std::move(run)](auto& values, auto& yield) mutable {
+             run(values, [&](auto& x) { yield(static_cast<in&&>(x)); });
+           });
+  }};
+}
+
 // Those for which p(x) holds.
 template <class P>
 auto filter(P p) {
-  return pipeline_stage{[p = std::move(p)](auto&& source) mutable {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([p = std::move(p)](auto& values, auto& yield) mutable {
-             for (auto& x : values)
-               if (p(x)) yield(static_cast<in&&>(x));
-           });
-  }};
+  return passing([p = std::move(p)](auto& values, auto hand_on) mutable {
+    for (auto& x : values)
+      if (p(x)) hand_on(x);
+  });
 }
 
 // The first n; does not ask for one more.
 inline auto take(std::size_t n) {
-  return pipeline_stage{[n](auto&& source) {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([n](auto& values, auto& yield) {
-             if (n == 0) return;
-             std::size_t left = n;
-             for (auto& x : values) {
-               yield(static_cast<in&&>(x));
-               if (--left == 0) return;
-             }
-           });
-  }};
+  return passing([n](auto& values, auto hand_on) mutable {
+    if (n == 0) return;
+    for (auto& x : values) {
+      hand_on(x);
+      if (--n == 0) return;
+    }
+  });
 }
 
 // All but the first n.
 inline auto drop(std::size_t n) {
-  return pipeline_stage{[n](auto&& source) {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([n](auto& values, auto& yield) {
-             std::size_t left = n;
-             for (auto& x : values)
-               if (left == 0)
-                 yield(static_cast<in&&>(x));
-               else
-                 --left;
-           });
-  }};
+  return passing([n](auto& values, auto hand_on) mutable {
+    for (auto& x : values)
+      if (n > 0)
+        --n;
+      else
+        hand_on(x);
+  });
 }
 
 // Vectors of n, the last one shorter where they do not come out even. Throws
@@ -2950,18 +2921,12 @@ auto zip(Generator&& other) {
 // All of the left side, then all of `other`.
 template <class Generator>
 auto chain(Generator&& other) {
-  return pipeline_stage{
-      [right = std::tuple<handed_on<Generator&&>>(
-           std::forward<Generator>(other))](auto&& source) mutable {
-        using out = yielded<decltype(source)>;
-        return std::forward<decltype(source)>(source) |
-               stage<out>([right = std::move(right)](auto& values,
-                                                     auto& yield) mutable {
-                 for (auto& x : values) yield(static_cast<out&&>(x));
-                 for (auto& x : std::get<0>(right))
-                   yield(static_cast<out&&>(x));
-               });
-      }};
+  return passing([right = std::tuple<handed_on<Generator&&>>(
+                      std::forward<Generator>(other))](auto& values,
+                                                       auto hand_on) mutable {
+    for (auto& x : values) hand_on(x);
+    for (auto& x : std::get<0>(right)) hand_on(x);
+  });
 }
 
 // The right end: everything in a container, as to<std::vector>() or as
@@ -3113,21 +3078,17 @@ class system_calls {
   // How long a thread that has nothing to do may sleep, none of its timers
   // being due before `until`; negative: until something happens. `jobs` tells
   // that other threads have work of ours in hand.
-  virtual nanoseconds may_sleep(nanoseconds until, bool jobs) {
-    static_cast<void>(jobs);
+  virtual nanoseconds may_sleep(nanoseconds until, bool /*jobs*/) {
     const nanoseconds left = until - now();
     return left > 0 ? left : 0;
   }
   // It has slept as long as it might, and nothing has happened.
-  virtual void slept_until(nanoseconds until) { static_cast<void>(until); }
+  virtual void slept_until(nanoseconds /*until*/) {}
 
-  // Whether it is asked at each turn which of `n` ready tasks is next, or they
-  // run in the order in which they became ready.
+  // Whether it is asked at each turn which of n ready tasks is next. If not,
+  // they run in the order in which they became ready.
   virtual bool chooses() { return false; }
-  virtual std::size_t choose(std::size_t n) {
-    static_cast<void>(n);
-    return 0;
-  }
+  virtual std::size_t choose(std::size_t /*n*/) { return 0; }
 
   virtual ssize_t read(int fd, void* p, std::size_t n) {
     return hook::original::read(fd, p, n);
@@ -3247,6 +3208,7 @@ class deadline {
 };
 
 inline constexpr deadline never{clock::time_point::max()};
+inline constexpr deadline at_once{clock::time_point::min()};  // has passed
 
 }  // namespace BAO_ABI
 }  // namespace bao
@@ -3293,6 +3255,10 @@ class timer : private list_node<timer> {
 
 class timer_wheels {
  public:
+  timer_wheels() = default;
+  timer_wheels(const timer_wheels&) = delete;
+  ~timer_wheels() { delete[] slots_; }
+
   void arm(timer& t, nanoseconds due) {
     t.due_ = due;
     put(t, chance_ != 0 && toss());
@@ -3300,8 +3266,8 @@ class timer_wheels {
 
   bool empty() { return first_slot().timers == nullptr; }
 
-  // When to take the first: when it is due, or earlier where that takes long to
-  // tell. There must be one.
+  // When to call take() next: when the first is due, or earlier if it would
+  // take long to find that out. There must be one.
   nanoseconds next() {
     const slot first = first_slot();
     nanoseconds soonest = std::numeric_limits<nanoseconds>::max();
@@ -3330,9 +3296,9 @@ class timer_wheels {
     return nullptr;
   }
 
-  // There is another clock, which may show an earlier time. Of two that are due
-  // at once, `chance` decides from now on which comes out first, always in the
-  // same way; 0: the one that was armed first.
+  // For another clock, which may show an earlier time. From now on `chance`,
+  // the seed of a generator, decides which of two that are due at once comes
+  // out first; 0: the one that was armed first.
   void restart(nanoseconds now, std::uint64_t chance) {
     chance_ = chance;
     if (now >= present_) return;
@@ -3389,10 +3355,9 @@ class timer_wheels {
   nanoseconds present_ = 0;  // what was due before it has been taken
   std::uint64_t chance_ = 0;
   std::uint64_t used_[wheels] = {};  // a bit for each slot that may hold some
-  // Not in the thread's own memory, of which even those pay that have no tasks.
-  const std::unique_ptr<list<timer>[][64]> slots_ {
-    new list<timer>[ wheels ][64]
-  };
+  // On the heap: of thread_local memory, 11 KiB would go to each thread of the
+  // program, even one without tasks.
+  list<timer> (*const slots_)[64] = new list<timer>[wheels][64];
 };
 
 }  // namespace BAO_ABI
@@ -3485,6 +3450,16 @@ inline constexpr readiness writable{2};
 // A short read does not mean that there is no more: the other end has hung up,
 // of which there is news only once, or has sent urgent data, where reads stop.
 inline constexpr readiness uncertain{4};
+
+// What is kept of a descriptor in a table, which grows with their numbers.
+template <class T>
+T& entry_of(std::vector<T>& table, int fd) {
+  if (fd < 0)
+    throw std::system_error(EBADF, std::generic_category(), "descriptor < 0");
+  const auto i = static_cast<std::size_t>(fd);
+  if (i >= table.size()) table.resize(i + i / 2 + 16);
+  return table[i];
+}
 
 // A descriptor that becomes readable when somebody calls ring().
 class doorbell {
@@ -3669,11 +3644,7 @@ class select_poller {
 
 // =============================================================================
 // bao/poller.hpp, continued
-namespace bao {
-inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = select_poller;
-}
-}  // namespace bao
+#define BAO_POLLER select_poller
 #elif defined(BAO_USE_POLL) || !defined(__linux__)
 
 // =============================================================================
@@ -3687,7 +3658,6 @@ using poller = select_poller;
 
 #include <cerrno>
 #include <cstddef>
-#include <system_error>
 #include <vector>
 
 namespace bao {
@@ -3699,14 +3669,12 @@ class poll_poller {
   poll_poller(const poll_poller&) = delete;
 
   bool watch(int fd, readiness want) {
-    if (fd < 0) throw std::system_error(EBADF, std::generic_category(), "poll");
-    const auto i = static_cast<std::size_t>(fd);
-    if (i >= place_.size()) place_.resize(i + i / 2 + 16);
-    if (place_[i] == 0) {
+    std::size_t& place = entry_of(place_, fd);
+    if (place == 0) {
       entries_.push_back({fd, 0, 0});
-      place_[i] = entries_.size() - 1;
+      place = entries_.size() - 1;
     }
-    short& events = entries_[place_[i]].events;
+    short& events = entries_[place].events;
     if (want & readable) events = static_cast<short>(events | POLLIN);
     if (want & writable) events = static_cast<short>(events | POLLOUT);
     return true;
@@ -3795,11 +3763,7 @@ class poll_poller {
 
 // =============================================================================
 // bao/poller.hpp, continued
-namespace bao {
-inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = poll_poller;
-}
-}  // namespace bao
+#define BAO_POLLER poll_poller
 #else
 
 // =============================================================================
@@ -3846,12 +3810,12 @@ class epoll_poller {
   ~epoll_poller() { ::close(epoll_); }
 
   bool watch(int fd, readiness want) {
-    entry_of(fd).lasting = 0;
+    entry_of(entries_, fd).lasting = 0;
     return register_foreign(fd, events_of(want) | EPOLLONESHOT);
   }
 
   bool watch_again(int fd, readiness want, bool anew) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     const unsigned events = e.lasting | events_of(want) | EPOLLET;
     if (events == e.lasting && !anew) return true;
     e.lasting = 0;
@@ -3869,7 +3833,7 @@ class epoll_poller {
   }
 
   bool watch_owned(int fd, readiness) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     // A foreign one of this number has not been asked for urgent data.
     constexpr unsigned events =
         EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
@@ -3884,7 +3848,7 @@ class epoll_poller {
 
   void forget(int fd) noexcept {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     ++e.generation;
     if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
@@ -3899,7 +3863,7 @@ class epoll_poller {
       const auto generation = static_cast<unsigned>(events[i].data.u64 >> 32);
       if (fd == bell_.fd()) {
         bell_.answer();
-      } else if (entry_of(fd).generation == generation) {
+      } else if (entry_of(entries_, fd).generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
         if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -3924,14 +3888,6 @@ class epoll_poller {
     unsigned lasting = 0;  // the events for which it stays registered
   };
 
-  entry& entry_of(int fd) {
-    const auto i = static_cast<std::size_t>(fd);
-    if (fd < 0)
-      throw std::system_error(EBADF, std::generic_category(), "epoll");
-    if (i >= entries_.size()) entries_.resize(i + i / 2 + 16);
-    return entries_[i];
-  }
-
   static unsigned events_of(readiness want) {
     unsigned events = 0;
     if (want & readable) events |= EPOLLIN | EPOLLRDHUP;
@@ -3941,7 +3897,7 @@ class epoll_poller {
 
   // Nearly always it is known already, by its number.
   bool register_foreign(int fd, unsigned events) {
-    const unsigned generation = ++entry_of(fd).generation;
+    const unsigned generation = ++entry_of(entries_, fd).generation;
     return control(EPOLL_CTL_MOD, fd, events, generation) ||
            (errno == ENOENT &&
             control(EPOLL_CTL_ADD, fd, events, generation)) ||
@@ -3989,12 +3945,15 @@ class epoll_poller {
 
 // =============================================================================
 // bao/poller.hpp, continued
+#define BAO_POLLER epoll_poller
+#endif
+
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = epoll_poller;
+using poller = BAO_POLLER;
 }
 }  // namespace bao
-#endif
+#undef BAO_POLLER
 
 // III. Scheduling: who runs next
 
@@ -4024,7 +3983,7 @@ enum class task_state { created, ready, parked, running, done };
 
 class task_block;
 
-// Told that a task has ended. Lies with whoever wants to know.
+// Called when a task has ended. Lies with whoever wants to know.
 struct completion : list_node<completion> {
   void (*ended)(completion&, task_block&) = nullptr;
 };
@@ -4066,6 +4025,8 @@ class scope {
  protected:
   ~scope();
 
+  bool passed_ = false;  // a limit, and nobody was told yet
+
  private:
   friend class scheduler;
 
@@ -4073,10 +4034,6 @@ class scope {
   scope* outer_;
   unsigned unwinding_;  // exceptions in flight in the flow when it was opened
   bool shields_;
-
- protected:
-  // A limit that has passed, and of which nobody was told yet.
-  bool passed_ = false;
 };
 
 // A task stands in the list of all tasks, and it is the alarm that ends its
@@ -4101,9 +4058,9 @@ class task_block : public fiber, public list_node<task_block>, public alarm {
   const char* title() const noexcept override { return name.c_str(); }
   unsigned long number() const noexcept override { return id; }
 
-  // What it takes to park, to be woken and to run again comes first, as there
-  // may be thousands that no cache holds: so two lines of it have to be fetched
-  // beside the context, and not five.
+  // First what it takes to park, to be woken and to run again. Of thousands of
+  // tasks no cache holds the blocks, and so two lines of memory have to be
+  // fetched for a turn beside that of the context, and not five.
   fiber* const flow;  // its first: this, but for the thread's main task
   fiber* parked_in = nullptr;  // the flow in it that waits, once it has begun
   task_block* next_ready = nullptr;
@@ -4153,7 +4110,7 @@ inline scope::~scope() {
 // =============================================================================
 // bao/report.hpp - who is stuck, and on what
 //
-// The commonest question about a program that waits is why it does. Every park
+// When a program hangs, the question is who waits, and for what. Every park
 // says what for, so the answer is one line a task:
 //
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
@@ -4215,10 +4172,12 @@ struct trace : visitor {
     try {
       told = use;
 #if defined(__GLIBC__)
-      const std::unique_ptr<char*, void (*)(void*)> names(
-          ::backtrace_symbols(places, depth), std::free);
-      for (int i = 0; names && i < depth; ++i) {
-        std::string line = names.get()[i];  // file(symbol+offset) [address]
+      const struct freed {
+        char** lines;
+        ~freed() { std::free(lines); }
+      } names{::backtrace_symbols(places, depth)};
+      for (int i = 0; names.lines != nullptr && i < depth; ++i) {
+        std::string line = names.lines[i];  // file(symbol+offset) [address]
         const std::size_t begin = line.find('(') + 1;
         const std::size_t to = line.find('+', begin);
         if (begin != 0 && to != std::string::npos && to != begin)
@@ -4269,71 +4228,54 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   return text + since;
 }
 
-// For each of these, which are in the order of their numbers, the place of the
-// one that has what it waits for; the number of all where there is none.
-inline std::vector<std::size_t> waited_for(
-    const std::vector<task_block*>& all) {
-  std::vector<std::size_t> places;
-  for (const task_block* t : all) {
-    places.push_back(all.size());
-    const holding* const held = t->waits_for.held;
-    if (t->stage != task_state::parked || held == nullptr || held->task == -1)
-      continue;
-    const auto wanted = static_cast<unsigned long>(held->task);
-    const auto at =
-        std::lower_bound(all.begin(), all.end(), wanted,
-                         [](const task_block* other, unsigned long id) {
-                           return other->id < id;
-                         });
-    if (at != all.end() && (*at)->id == wanted)
-      places.back() = static_cast<std::size_t>(at - all.begin());
-  }
-  return places;
-}
-
-// One of them, told from the task at `first` on.
-inline std::string describe_circle(const std::vector<task_block*>& all,
-                                   const std::vector<std::size_t>& next,
-                                   std::size_t first) {
-  std::size_t last = first;
-  while (next[last] != first) last = next[last];
-  std::string text = " ";
-  const char* has = all[last]->waits_for.held->what;
-  std::size_t i = first;
-  do {
-    const char* const wants = all[i]->waits_for.held->what;
-    text += ' ' + title(*all[i]);
-    if (has != nullptr) text += " holds " + std::string(has) + ',';
-    text += " waits for ";
-    text += wants != nullptr ? wants : title(*all[next[i]]);
-    text += i == last ? '\n' : ';';
-    has = wants;
-    i = next[i];
-  } while (i != first);
-  return text;
-}
-
 // Every circle of tasks that wait for each other, a line for each: "task 1
 // holds m1, waits for m2; task 2 holds m2, waits for m1".
 inline std::string describe_circles(task_block& main_task,
                                     list<task_block>& tasks) {
-  std::vector<task_block*> all{&main_task};  // by number, as the list is
+  struct stop {
+    const task_block* task;
+    stop* next;  // who has what it waits for, if that can be told
+    std::size_t walk;
+  };
+  std::vector<stop> all;  // by number, as the list is
+  all.push_back({&main_task, nullptr, 0});
   for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
-    all.push_back(t);
-  const std::vector<std::size_t> next = waited_for(all);
+    all.push_back({t, nullptr, 0});
+  for (stop& s : all) {
+    const holding* const held = s.task->waits_for.held;
+    if (s.task->stage != task_state::parked || held == nullptr) continue;
+    const auto at = std::lower_bound(
+        all.begin(), all.end(), held->task, [](const stop& other, long id) {
+          return static_cast<long>(other.task->id) < id;
+        });
+    if (at != all.end() && static_cast<long>(at->task->id) == held->task)
+      s.next = &*at;
+  }
   std::string text;
-  std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
-  for (std::size_t walk = 1; walk <= all.size(); ++walk) {
-    std::size_t first = walk - 1;
-    for (; first != all.size() && walked[first] == 0; first = next[first])
-      walked[first] = walk;
-    if (first == all.size() || walked[first] != walk) continue;
-    // In a circle now, of which the lowest number comes first.
-    for (std::size_t i = next[first]; walked[i] == walk; i = next[i]) {
-      walked[i] = all.size() + 1;
-      first = std::min(first, i);
-    }
-    text += describe_circle(all, next, first);
+  std::size_t walk = 0;
+  for (stop& begin : all) {
+    ++walk;  // from task to task, until there is no next or we have been there
+    stop* here = &begin;
+    for (; here != nullptr && here->walk == 0; here = here->next)
+      here->walk = walk;
+    if (here == nullptr || here->walk != walk) continue;
+    // On this very walk: a circle. The lowest number comes first.
+    const stop* last = here;
+    for (const stop* s = here->next; s != here; s = s->next)
+      if (s->next < last->next) last = s;
+    const char* has = last->task->waits_for.held->what;
+    const stop* s = last;
+    do {
+      text += s == last ? "  " : "; ";
+      s = s->next;
+      text += title(*s->task);
+      if (has != nullptr) text += " holds " + std::string(has) + ',';
+      const char* const wants = s->task->waits_for.held->what;
+      text += " waits for ";
+      text += wants != nullptr ? wants : title(*s->next->task);
+      has = wants;
+    } while (s != last);
+    text += '\n';
   }
   return text;
 }
@@ -4369,15 +4311,15 @@ struct descriptor_waiter : list_node<descriptor_waiter> {
   readiness want;
 };
 
-// What is known of one (io.hpp). It stays while anybody refers to it.
+// What is known of a descriptor (io.hpp). It stays while anybody refers to it.
 struct descriptor_watch {
   list<descriptor_waiter> waiters;
   readiness ready = readable | writable;  // as far as we know: try
   bool owned = false;
   bool closed = false;
   unsigned references = 0;
-  // Its descriptor has gone on another thread, or its thread has ended: of
-  // those two, the second deletes it.
+  // Set when its descriptor goes on another thread, and when its own thread
+  // ends: whoever finds it set deletes the watch.
   std::atomic<bool> parted{false};
 };
 
@@ -4406,7 +4348,8 @@ class scheduler {
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
-  // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
+  // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
+  // park in a loop.
   bool park(deadline until, wait_reason why);
 
   // The same for a caller in C, through whom nothing may be thrown. Returns 0
@@ -4442,7 +4385,7 @@ class scheduler {
   void yield_in_c() {
     if (is_in_its_process()) let_others_run();
   }
-  // Not so in a child by vfork(), which is a guest in our memory: nobody else
+  // False in a child by vfork(), which is a guest in our memory: nobody else
   // must run there.
   bool is_in_its_process() const { return process_ == ::getpid(); }
 
@@ -4470,14 +4413,14 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
-  // Any number, for whom it shall not matter which: xorshift (Marsaglia, 2003).
+  // A random number, quick and not very good: xorshift (Marsaglia, 2003).
   std::uint32_t draw_lot() {
     lots_ ^= lots_ << 13;
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // There is another clock. From now on all that is left to chance depends on
-  // this number; 0: as usual.
+  // For virtual_time: there is another clock, and from now on all that is left
+  // to chance follows from this number; 0: as usual.
   void shuffle(std::uint64_t how) {
     now_ = sys->now();
     timers_.restart(now_, how);
@@ -4523,7 +4466,7 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
-  // Of the first, those of tasks that wake nobody.
+  // Of descriptor_waits, those of tasks that wake nobody.
   int idle_waits = 0;
   onlooker* seen_by = nullptr;
   // Takes in what other threads have left; `last` when we end.
@@ -4606,10 +4549,10 @@ class scheduler {
   bool deadlocked_ = false;
   bool ending_ = false;
 
-  // Unwinds what was let go of where that could not be done: on other threads,
-  // or without a stack. That may have to wait, so it takes a task; and as there
-  // must be one when there is no memory left, it is made in advance, at the
-  // price of a page of memory.
+  // Unwinds what could not be unwound where it was let go of: on another
+  // thread, or for want of a stack. That may have to wait, so it takes a task;
+  // and as there must be one when there is no memory left, it is made in
+  // advance, at the price of a page of memory.
   struct releasing_task final : task_block {
     bool busy = false;
 
@@ -4676,7 +4619,7 @@ inline scheduler::scheduler(thread_state& t)
 [[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
   running_->parked_in = current_flow;
   void* message = switch_fiber(*current_flow, *enter(next)).message;
-  // Whoever makes us run sends nothing along: it is a visitor.
+  // Whoever makes us run sends nothing along: what is sent is a visitor.
   while (__builtin_expect(message != nullptr, 0)) message = receive(message);
 }
 
@@ -4745,13 +4688,7 @@ inline int scheduler::park_in_c(deadline until, wait_reason why) {
   }
   if (until.passed()) return ETIME;
   stand_still(until, why);
-  if (deadlocked_ && &me == &main_) {
-    try {
-      declare_deadlock();
-    } catch (const deadlock&) {
-      me.thrown_in = std::current_exception();
-    }
-  }
+  if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
   if (me.why_woken == task_block::cause::late) return ETIME;
   if (me.why_woken == task_block::cause::interrupted) return interrupted_in_c();
@@ -4842,11 +4779,9 @@ inline void scheduler::look_around(bool may_sleep) {
     releaser_.busy = true;
     may_sleep = false;
   }
-  const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
+  const bool others = remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
-  const bool in_vain =
-      descriptor_waits == idle_waits && remotes == 0 && jobs == 0;
-  if (may_sleep && !timed && in_vain) {
+  if (may_sleep && !timed && !others && descriptor_waits == idle_waits) {
     deadlocked_ = true;
     if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
@@ -4861,7 +4796,7 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   if (sleep != 0 && seen_by != nullptr) seen_by->sleeps();
   bool anything = false;
-  if (may_sleep || outside) {
+  if (may_sleep || others || descriptor_waits != 0) {
     try {
       poller_.wait(sleep, [&](int fd, readiness ready) {
         anything = true;
@@ -4908,8 +4843,7 @@ inline void scheduler::look_around(bool may_sleep) {
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   poller_.prepare(fds);
   if (seen_by != nullptr) seen_by->sleeps();
-  if (ready_ != nullptr || thread_.released.load() != nullptr)
-    return clock::duration{0};
+  if (ready_ != nullptr || thread_.released.load() != nullptr) return at_once;
   if (timers_.empty()) return never;
   return clock::time_point(clock::duration(timers_.next()));
 }
@@ -4920,9 +4854,7 @@ inline void scheduler::run_ready() {
 }
 
 inline descriptor_watch*& scheduler::watch_of(int fd) {
-  const auto i = static_cast<std::size_t>(fd);
-  if (i >= watches_.size()) watches_.resize(i + i / 2 + 16);
-  return watches_[i];
+  return entry_of(watches_, fd);
 }
 
 inline void scheduler::wake_first(descriptor_watch& w, readiness directions) {
@@ -4978,9 +4910,10 @@ inline scheduler::interruption scheduler::due(task_block& t) {
   return found;
 }
 
-// Whether the task is in the handler that has caught its kill. What a flow that
-// does not run is handling is seen by putting it in our place for a moment. A
-// handler within that handler hides it: there, the kill is met again.
+// Whether the task is in the handler that has caught its kill. The C++ runtime
+// tells this of the running flow only: so what another one is handling is put
+// in the place of ours for a moment. A handler within that handler hides it:
+// there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
   const exceptions_in_flight ours = *current_exceptions;
@@ -5069,10 +5002,10 @@ inline void scheduler::limit_passed(scope& limit) {
   std::rethrow_exception(t.kill_thrown);
 }
 
-// Nothing that could wake anybody is left. The main task is told, as the one
-// that the rest of the program hears of; where it cannot throw (in a shield, in
-// a destructor that runs because of an exception, after main()) the program
-// ends with the same text.
+// Nothing that could wake anybody is left. The error is thrown in the main
+// task, as an error there is the program's own. Where it cannot be (in a
+// shield, in a destructor that runs because of an exception, after main()) the
+// program ends with the same text.
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
@@ -5081,15 +5014,8 @@ inline void scheduler::declare_deadlock() {
     text += ": nothing can wake any of these tasks\n" + report();
   } catch (const std::bad_alloc&) {
   }
-  main_.stage = task_state::running;
-  for (fiber* f = current_flow; f != nullptr; f = up(f)) {
-    const auto& own = f == current_flow ? *current_exceptions : f->handling;
-    bool shielded = f->cleaning || own.uncaught != 0;
-    for (scope* s = f->scopes; s != nullptr; s = s->outer_)
-      shielded = shielded || s->shields_;
-    if (shielded || ending_) die(text.c_str());
-  }
-  throw deadlock(text);
+  main_.thrown_in = std::make_exception_ptr(deadlock(text));
+  if (ending_ || due(main_).what == interruption::none) die(text.c_str());
 }
 
 // --- beginning and ending ----------------------------------------------------
@@ -5363,8 +5289,8 @@ class wait_queue {
     if (w != nullptr) wake(*w);
     return w != nullptr;
   }
-  // All: those too who are late or interrupted, as what all get is not lost on
-  // them; but not one whom another line has woken.
+  // All: also those that are late or interrupted, since nothing is lost when
+  // everybody gets it; but not one that another line has woken.
   void wake_all() {
     for (waiter* w = line_.first(); w != nullptr;) {
       waiter& one = *w;
@@ -5375,12 +5301,11 @@ class wait_queue {
 
  private:
   [[gnu::cold, gnu::noinline]] void settle(const char* call) {
-    if (home_ == 0)
-      home_ = current_thread->number;
-    else
+    if (home_ != 0)
       throw wrong_thread(std::string(call) + ": this is thread " +
                          std::to_string(current_thread->number) +
                          ", and it belongs to thread " + std::to_string(home_));
+    home_ = current_thread->number;
   }
 
   list<waiter> line_;
@@ -5424,14 +5349,7 @@ class spawned_task : public task_block {
   fiber* run() noexcept override {
     scheduler& s = *home->tasks;
     stage = task_state::running;
-    try {
-      call_body();
-    } catch (const killed& k) {
-      ended_by_kill = k.is_for(flow);
-      if (!ended_by_kill) error = std::current_exception();
-    } catch (...) {
-      error = what_ended("task");
-    }
+    ended_by_kill = run_body(*this, error, [this] { call_body(); });
     cleaning = true;
     drop_body();
     drop_locals();
@@ -5545,7 +5463,7 @@ struct joiner : completion {
 // A handle of a task that returns R. A task<R> converts to a task<>. Of its
 // members only join(), get() and kill() suspend. All throw wrong_thread on
 // another thread than the task's own; only to destroy a handle is safe
-// anywhere. An empty handle is nobody's: std::logic_error.
+// anywhere. Those of an empty handle throw std::logic_error.
 template <class R = void>
 class task {
  public:
@@ -5736,7 +5654,7 @@ spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
-  return spawn_at(std::move(options), clock::duration{0}, std::forward<F>(f),
+  return spawn_at(std::move(options), at_once, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
 template <class F,
@@ -5868,8 +5786,9 @@ auto as_completed(const Range& tasks) {
 template <class Range>
 std::optional<std::size_t> join_any(const Range& tasks,
                                     deadline until = never) {
+  using handle = std::decay_t<decltype(*std::begin(tasks))>;
   scheduler& s = this_scheduler();
-  std::vector<task<>> all(std::begin(tasks), std::end(tasks));
+  std::vector<handle> all(std::begin(tasks), std::end(tasks));
   std::vector<joiner> watchers(all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
     watchers[i].waits = &s.running();
@@ -5960,9 +5879,7 @@ class timeout : public scope, private alarm {
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::decay_t<std::invoke_result_t<F&>>;
-  using outcome = std::conditional_t<
-      std::is_void_v<R>, bool,
-      std::optional<std::conditional_t<std::is_void_v<R>, bool, R>>>;
+  using outcome = std::conditional_t<std::is_void_v<R>, bool, std::optional<R>>;
   timeout t(limit);
   try {
     if constexpr (std::is_void_v<R>) {

@@ -2,10 +2,10 @@
 //
 // A header-only library is compiled anew by every file that includes it. Two
 // files that disagree about a macro would disagree about the layout of a
-// struct, and the linker would quietly pick one. So what a macro can change is
-// part of a namespace's name, BAO_ABI, or, like the size of a stack, compared
-// when the program starts: a program that mixes two configurations ends at
-// once, and names both. The price is one comparison a file, at that time.
+// struct, and the linker would quietly pick one of the two. So all that a macro
+// can change is part of a namespace's name, BAO_ABI. When the program starts,
+// each file compares its configuration with that of the first: a program that
+// mixes two ends at once, and names both. The price is one comparison a file.
 //
 // A user may set, for the whole program:
 //

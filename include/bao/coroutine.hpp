@@ -153,8 +153,8 @@ class coroutine_ref {
     current_flow->meet_pending();
   }
 
-  // Whom its value and its errors go to; empty for a main flow. The type is a
-  // guess: a switch checks it.
+  // Whom its value and its errors go to; empty for a main flow. That it waits
+  // for a T is a guess, which a switch checks.
   coroutine_ref parent() const {
     if (flow_ == nullptr || flow_ == flow_->root) return {};
     return coroutine_ref(flow_->link);
@@ -378,13 +378,7 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
   fiber* run() noexcept override {
     std::optional<value> result;
     std::exception_ptr error;
-    try {
-      result = call();
-    } catch (const killed& k) {
-      if (!k.is_for(this)) error = std::current_exception();
-    } catch (...) {
-      error = what_ended("coroutine");
-    }
+    run_body(*this, error, [&] { result = call(); });
     this->cleaning = true;
     drop_body();
     return this->template bequeath<value>(result, std::move(error));
@@ -392,21 +386,20 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
 
   value call() {
     F& f = this->body.kept;
-    if constexpr (std::is_void_v<T>) {
-      static_assert(std::is_invocable_v<F&>, "the body takes no argument");
-      f();
-      return {};
-    } else if constexpr (std::is_invocable_r_v<T, F&, T>) {
-      return f(std::move(*first_));
-    } else if constexpr (std::is_invocable_v<F&, T>) {
-      f(std::move(*first_));
-      return T{};
-    } else if constexpr (std::is_invocable_r_v<T, F&>) {
-      return f();
+    const auto body = [&]() -> decltype(auto) {
+      if constexpr (std::is_invocable_v<F&, T>) {
+        return f(std::move(*first_));
+      } else {
+        static_assert(std::is_invocable_v<F&>,
+                      "the body is T(T), void(T), T() or void()");
+        return f();
+      }
+    };
+    if constexpr (std::is_convertible_v<decltype(body()), value>) {
+      return body();
     } else {
-      static_assert(std::is_invocable_v<F&>, "the body is T(T), void(T), T()");
-      f();
-      return T{};
+      body();
+      return value{};
     }
   }
 
@@ -435,12 +428,14 @@ class coroutine : public coroutine_ref<T> {
   // does.
   template <class F, class = std::enable_if_t<
                          !std::is_base_of_v<coroutine_ref<T>, std::decay_t<F>>>>
-  explicit coroutine(F&& body)
-      : coroutine(std::in_place, std::forward<F>(body)) {}
+  explicit coroutine(F&& body) {
+    this->flow_ =
+        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
+  }
 
   template <class F, class U>
   coroutine(F&& body, const coroutine_ref<U>& parent)
-      : coroutine(std::in_place, std::forward<F>(body)) {
+      : coroutine(std::forward<F>(body)) {
     this->set_parent(parent);
   }
 
@@ -455,13 +450,6 @@ class coroutine : public coroutine_ref<T> {
     if (flow == nullptr) return;
     flow->orphan = true;
     flow->release();
-  }
-
- private:
-  template <class F>
-  coroutine(std::in_place_t, F&& body) {
-    this->flow_ =
-        new coroutine_frame<T, std::decay_t<F>>(std::forward<F>(body));
   }
 };
 

@@ -1,6 +1,7 @@
 // bao/error.hpp - what can go wrong
 //
-// Outcomes are values, surprises are exceptions. Three families:
+// What is to be expected, a closed channel or a passed deadline, comes back as
+// a value. The rest is thrown, and there are three families:
 //
 //   interruptions   killed and timed_out: somebody wants this flow to end.
 //                   They do not derive from std::exception, so that an honest
@@ -9,8 +10,8 @@
 //   the world       from std::runtime_error; what the operating system refuses
 //                   is a std::system_error whose text begins with the call.
 //
-// To throw and catch one takes a microsecond and more; an outcome costs
-// nothing. Nothing in this chapter suspends.
+// To throw and catch one takes a microsecond and more. Nothing in this chapter
+// suspends.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -22,7 +23,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -93,19 +93,28 @@ Integer check(Integer result, const char* call) {
   return result;
 }
 
-// What a compiler calls a type or a function, for people.
+// Ends the program, saying why: it has broken a rule where no exception can be
+// thrown. Takes no memory.
+[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
+                                        const char* still_more = "") {
+  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
+  std::terminate();
+}
+
+// How a type or a function is written in C++, from the compiler's name for it.
 inline std::string demangle(const char* symbol) {
-  int failed = 0;
-  const std::unique_ptr<char, void (*)(void*)> name(
-      abi::__cxa_demangle(symbol, nullptr, nullptr, &failed), std::free);
-  std::string text = failed == 0 ? name.get() : symbol;
-  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // nobody's business
+  const struct freed {
+    char* text;
+    ~freed() { std::free(text); }
+  } name{abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr)};
+  std::string text = name.text != nullptr ? name.text : symbol;
+  constexpr char inside[] = BAO_STRING(BAO_ABI) "::";  // which nobody writes
   for (auto at = text.find(inside); at != std::string::npos;)
     at = text.erase(at, sizeof inside - 1).find(inside, at);
   return text;
 }
 
-// The type and the text of an exception, for people.
+// The type and the text of an exception.
 inline std::string describe(const std::exception_ptr& error) {
   const auto type = [] {
     const std::type_info* t = abi::__cxa_current_exception_type();
@@ -124,16 +133,16 @@ inline std::string describe(const std::exception_ptr& error) {
 using unhandled_handler = void (*)(const char* whose,
                                    const std::exception_ptr& error);
 
-// A line to stderr. The same error over and over is printed when it has come 1,
-// 2, 4, 8 ... times.
+// Prints a line to stderr. An error that comes over and over is printed when it
+// has come 1, 2, 4, 8 ... times.
 inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
-  static thread_local std::size_t last;  // no string: it must outlive exit()
+  static thread_local std::size_t last;  // a hash: a string ends at exit()
   static thread_local unsigned long times;
   std::string text = "an error";
   try {
     text = describe(error);
-  } catch (const std::bad_alloc&) {  // nor will there be any to say more
+  } catch (const std::bad_alloc&) {
   }
   const std::size_t hash = std::hash<std::string>()(text);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;

@@ -107,7 +107,7 @@ class spare_blocks {
   };
   spare* first_ = nullptr;
 #if defined(BAO_ASAN) || defined(BAO_TSAN)
-  int room_ = 0;  // they shall see who uses a block that is gone
+  int room_ = 0;  // none is used again: they find out who uses it too long
 #else
   int room_ = 1024;
 #endif
@@ -199,7 +199,8 @@ class fiber : public context {  // which is where it stands while suspended
   static void runner();
 };
 
-// What a thread begins with. Whoever refers to it keeps the thread_state alive.
+// The flow that a thread begins with. Whoever refers to it keeps the
+// thread_state alive.
 class main_flow final : public fiber {
   void dispose() noexcept override;
 };
@@ -222,9 +223,10 @@ struct thread_state {
   ~thread_state() { main.home = nullptr; }
   void end();
 
-  // Counts the fibers that have started here and still exist. Most go on their
-  // own thread, where a plain counter does; only the others pay for an atomic
-  // one, which starts high so that it cannot reach zero before the thread ends.
+  // Counts the fibers that have started here and still exist. Most are
+  // destroyed on their own thread, where a plain counter does; only the others
+  // pay for an atomic one, which starts high so that it cannot reach zero
+  // before the thread ends.
   void add() {
     if (ended)  // in the destructor of an object at namespace scope
       others_.fetch_add(1);
@@ -259,10 +261,11 @@ BAO_HOT inline thread_local exceptions_in_flight* current_exceptions = nullptr;
 BAO_HOT inline thread_local thread_state* current_thread = nullptr;
 #undef BAO_HOT
 
-// Not ended by a thread_local object, which is made once: other objects,
-// destroyed after it, may run fibers, and nobody would end what is made for
-// those. The last argument is for dlclose(): it lies in the shared object that
-// has to wait for the thread.
+// The destructor of a thread_local object would run once in a thread, and too
+// soon: objects that are destroyed later may run fibers again, for which a new
+// state is made. So the function that serves such destructors is called
+// directly. Its last argument is for dlclose(): it lies in the shared object
+// that has to wait for the thread.
 [[gnu::noinline]] inline thread_state& make_thread_state() {
   void (*const end)(void*) = [](void*) { current_thread->end(); };
   auto* const made = new thread_state;
@@ -431,8 +434,8 @@ inline void thread_state::leave_for_home(fiber& f) noexcept {
   drop();
 }
 
-// One thread at a time, which looks again when it is through: so whoever finds
-// it busy, itself further up perhaps, may go.
+// Done by one thread at a time, which looks again when it is through. So
+// whoever finds it busy may go, be it a destructor that is called from here.
 inline void thread_state::take_back() noexcept {
   while (released.load() != nullptr && !taking_.exchange(true)) {
     for (fiber* f = released.exchange(nullptr); f != nullptr;) {
@@ -566,14 +569,6 @@ inline void thread_state::end() {
   throw wrong_thread(text);
 }
 
-// Ends the program, saying why: it has broken a rule where no exception can be
-// thrown. Takes no memory.
-[[noreturn, gnu::cold]] inline void die(const char* why, const char* more = "",
-                                        const char* still_more = "") {
-  std::fprintf(stderr, "bao: %s%s%s\n", why, more, still_more);
-  std::terminate();
-}
-
 // What has ended a body, in the handler that has caught it. The unwinding that
 // pthread_exit() and pthread_cancel() begin is no exception that could be kept,
 // and to go on with it would leave the thread's own stack as it is.
@@ -586,6 +581,21 @@ inline void thread_state::end() {
 }
 
 // --- what a fiber runs -------------------------------------------------------
+
+// Calls the body of `flow`, and keeps what it throws in `error`. True when it
+// was ended by a kill that was meant for it, which is no error.
+template <class Body>
+bool run_body(const fiber& flow, std::exception_ptr& error, Body body) {
+  try {
+    body();
+  } catch (const killed& k) {
+    if (k.is_for(&flow)) return true;
+    error = std::current_exception();
+  } catch (...) {
+    error = what_ended(flow.kind());
+  }
+  return false;
+}
 
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>

@@ -45,11 +45,7 @@ class generator_core;
 
 // T, for a parameter: it is not deduced, and the argument is converted to it.
 template <class T>
-struct exactly {
-  using type = T;
-};
-template <class T>
-using exactly_t = typename exactly<T>::type;
+using exactly_t = std::enable_if_t<true, T>;
 
 // The type by which to return what another function has returned: an lvalue
 // reference stays one, all else becomes a value.
@@ -136,21 +132,7 @@ class yielder {
   }
 };
 
-// What next() and send() return.
-template <class Yield>
-struct step_of {
-  using type = std::optional<Yield>;
-};
-template <class Yield>
-struct step_of<Yield&> {
-  using type = Yield*;
-};
-template <>
-struct step_of<void> {
-  using type = bool;
-};
-
-// What was read, which nearly always is `usual`, and that is not null.
+// Returns `read`, which nearly always is `usual`, and that is not null.
 // Processors guess where a branch goes, and wait for what a load brings: after
 // the comparison they go on at once with the pointer that they have, which
 // saves up to 2 ns a value. The empty assembly keeps the compiler from undoing
@@ -159,7 +141,7 @@ template <class T>
 [[gnu::always_inline]] inline T* usually(T* usual, T* read) {
   if (__builtin_expect(read != usual, 0)) return read;
   __asm__ volatile("" : "+r"(usual));
-  if (usual == nullptr) __builtin_unreachable();  // it has forgotten that
+  if (usual == nullptr) __builtin_unreachable();  // which made it forget that
   return usual;
 }
 
@@ -282,23 +264,12 @@ bool generator_core<Y, S>::begin(const char* call) {
 
 template <class Y, class S>
 fiber* generator_core<Y, S>::run() noexcept {
-  try {
-    call_body();
-  } catch (const killed& k) {
-    if (!k.is_for(this)) error = std::current_exception();
-  } catch (...) {
-    error = what_ended("generator");
-  }
+  run_body(*this, error, [this] { call_body(); });
   cleaning = true;
   drop_body();
-  if (yielded_late && error == nullptr) {
-    try {
-      throw close_ignored(
-          "yield: called in a destructor while the generator was unwound");
-    } catch (...) {
-      error = std::current_exception();
-    }
-  }
+  if (yielded_late && error == nullptr)
+    error = std::make_exception_ptr(close_ignored(
+        "yield: called in a destructor while the generator was unwound"));
   life = flow_state::finished;
   return link;
 }
@@ -423,7 +394,11 @@ class generator {
  public:
   // What next() and send() return: a std::optional<Yield>, which is empty at
   // the end; a pointer for a generator<T&>, a bool for a generator<void>.
-  using step = typename step_of<Yield>::type;
+  using step =
+      std::conditional_t<std::is_void_v<Yield>, bool,
+                         std::conditional_t<std::is_reference_v<Yield>, slot*,
+                                            std::optional<Yield>>>;
+  using yield_type = Yield;
 
   // An empty one has ended.
   generator() = default;

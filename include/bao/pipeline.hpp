@@ -45,16 +45,9 @@ auto operator|(Source&& source, pipeline_stage<Connect> s) {
   return s.connect(std::forward<Source>(source));
 }
 
-template <class Generator>
-struct yield_of;
-template <class Y, class S, class R>
-struct yield_of<generator<Y, S, R>> {
-  using type = Y;
-};
-
 // What a generator yields: T, or T& when it only lends.
 template <class Generator>
-using yielded = typename yield_of<std::decay_t<Generator>>::type;
+using yielded = typename std::decay_t<Generator>::yield_type;
 
 // The loop that you write: run(in, yield), which reads `in`, a generator, and
 // yields values of type Out.
@@ -84,49 +77,48 @@ auto map(F f) {
   }};
 }
 
+// A stage() whose values have the type of those that it reads: run(in, hand_on)
+// calls hand_on(x) to yield one.
+template <class F>
+auto passing(F run) {
+  return pipeline_stage{[run = std::move(run)](auto&& source) mutable {
+    using in = yielded<decltype(source)>;
+    return std::forward<decltype(source)>(source) |
+           stage<in>([run = std::move(run)](auto& values, auto& yield) mutable {
+             run(values, [&](auto& x) { yield(static_cast<in&&>(x)); });
+           });
+  }};
+}
+
 // Those for which p(x) holds.
 template <class P>
 auto filter(P p) {
-  return pipeline_stage{[p = std::move(p)](auto&& source) mutable {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([p = std::move(p)](auto& values, auto& yield) mutable {
-             for (auto& x : values)
-               if (p(x)) yield(static_cast<in&&>(x));
-           });
-  }};
+  return passing([p = std::move(p)](auto& values, auto hand_on) mutable {
+    for (auto& x : values)
+      if (p(x)) hand_on(x);
+  });
 }
 
 // The first n; does not ask for one more.
 inline auto take(std::size_t n) {
-  return pipeline_stage{[n](auto&& source) {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([n](auto& values, auto& yield) {
-             if (n == 0) return;
-             std::size_t left = n;
-             for (auto& x : values) {
-               yield(static_cast<in&&>(x));
-               if (--left == 0) return;
-             }
-           });
-  }};
+  return passing([n](auto& values, auto hand_on) mutable {
+    if (n == 0) return;
+    for (auto& x : values) {
+      hand_on(x);
+      if (--n == 0) return;
+    }
+  });
 }
 
 // All but the first n.
 inline auto drop(std::size_t n) {
-  return pipeline_stage{[n](auto&& source) {
-    using in = yielded<decltype(source)>;
-    return std::forward<decltype(source)>(source) |
-           stage<in>([n](auto& values, auto& yield) {
-             std::size_t left = n;
-             for (auto& x : values)
-               if (left == 0)
-                 yield(static_cast<in&&>(x));
-               else
-                 --left;
-           });
-  }};
+  return passing([n](auto& values, auto hand_on) mutable {
+    for (auto& x : values)
+      if (n > 0)
+        --n;
+      else
+        hand_on(x);
+  });
 }
 
 // Vectors of n, the last one shorter where they do not come out even. Throws
@@ -184,18 +176,12 @@ auto zip(Generator&& other) {
 // All of the left side, then all of `other`.
 template <class Generator>
 auto chain(Generator&& other) {
-  return pipeline_stage{
-      [right = std::tuple<handed_on<Generator&&>>(
-           std::forward<Generator>(other))](auto&& source) mutable {
-        using out = yielded<decltype(source)>;
-        return std::forward<decltype(source)>(source) |
-               stage<out>([right = std::move(right)](auto& values,
-                                                     auto& yield) mutable {
-                 for (auto& x : values) yield(static_cast<out&&>(x));
-                 for (auto& x : std::get<0>(right))
-                   yield(static_cast<out&&>(x));
-               });
-      }};
+  return passing([right = std::tuple<handed_on<Generator&&>>(
+                      std::forward<Generator>(other))](auto& values,
+                                                       auto hand_on) mutable {
+    for (auto& x : values) hand_on(x);
+    for (auto& x : std::get<0>(right)) hand_on(x);
+  });
 }
 
 // The right end: everything in a container, as to<std::vector>() or as

@@ -16,23 +16,18 @@
 
 #if defined(BAO_USE_SELECT)
 #include "bao/poller/select.hpp"
-namespace bao {
-inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = select_poller;
-}
-}  // namespace bao
+#define BAO_POLLER select_poller
 #elif defined(BAO_USE_POLL) || !defined(__linux__)
 #include "bao/poller/poll.hpp"
-namespace bao {
-inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = poll_poller;
-}
-}  // namespace bao
+#define BAO_POLLER poll_poller
 #else
 #include "bao/poller/epoll.hpp"
+#define BAO_POLLER epoll_poller
+#endif
+
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
-using poller = epoll_poller;
+using poller = BAO_POLLER;
 }
 }  // namespace bao
-#endif
+#undef BAO_POLLER

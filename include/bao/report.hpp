@@ -1,6 +1,6 @@
 // bao/report.hpp - who is stuck, and on what
 //
-// The commonest question about a program that waits is why it does. Every park
+// When a program hangs, the question is who waits, and for what. Every park
 // says what for, so the answer is one line a task:
 //
 //     task 3 "reader" (server.cpp:4) is parked: reading descriptor 7, for 1.2 s
@@ -18,7 +18,6 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -76,10 +75,12 @@ struct trace : visitor {
     try {
       told = use;
 #if defined(__GLIBC__)
-      const std::unique_ptr<char*, void (*)(void*)> names(
-          ::backtrace_symbols(places, depth), std::free);
-      for (int i = 0; names && i < depth; ++i) {
-        std::string line = names.get()[i];  // file(symbol+offset) [address]
+      const struct freed {
+        char** lines;
+        ~freed() { std::free(lines); }
+      } names{::backtrace_symbols(places, depth)};
+      for (int i = 0; names.lines != nullptr && i < depth; ++i) {
+        std::string line = names.lines[i];  // file(symbol+offset) [address]
         const std::size_t begin = line.find('(') + 1;
         const std::size_t to = line.find('+', begin);
         if (begin != 0 && to != std::string::npos && to != begin)
@@ -130,71 +131,54 @@ inline std::string describe(const task_block& t, nanoseconds now) {
   return text + since;
 }
 
-// For each of these, which are in the order of their numbers, the place of the
-// one that has what it waits for; the number of all where there is none.
-inline std::vector<std::size_t> waited_for(
-    const std::vector<task_block*>& all) {
-  std::vector<std::size_t> places;
-  for (const task_block* t : all) {
-    places.push_back(all.size());
-    const holding* const held = t->waits_for.held;
-    if (t->stage != task_state::parked || held == nullptr || held->task == -1)
-      continue;
-    const auto wanted = static_cast<unsigned long>(held->task);
-    const auto at =
-        std::lower_bound(all.begin(), all.end(), wanted,
-                         [](const task_block* other, unsigned long id) {
-                           return other->id < id;
-                         });
-    if (at != all.end() && (*at)->id == wanted)
-      places.back() = static_cast<std::size_t>(at - all.begin());
-  }
-  return places;
-}
-
-// One of them, told from the task at `first` on.
-inline std::string describe_circle(const std::vector<task_block*>& all,
-                                   const std::vector<std::size_t>& next,
-                                   std::size_t first) {
-  std::size_t last = first;
-  while (next[last] != first) last = next[last];
-  std::string text = " ";
-  const char* has = all[last]->waits_for.held->what;
-  std::size_t i = first;
-  do {
-    const char* const wants = all[i]->waits_for.held->what;
-    text += ' ' + title(*all[i]);
-    if (has != nullptr) text += " holds " + std::string(has) + ',';
-    text += " waits for ";
-    text += wants != nullptr ? wants : title(*all[next[i]]);
-    text += i == last ? '\n' : ';';
-    has = wants;
-    i = next[i];
-  } while (i != first);
-  return text;
-}
-
 // Every circle of tasks that wait for each other, a line for each: "task 1
 // holds m1, waits for m2; task 2 holds m2, waits for m1".
 inline std::string describe_circles(task_block& main_task,
                                     list<task_block>& tasks) {
-  std::vector<task_block*> all{&main_task};  // by number, as the list is
+  struct stop {
+    const task_block* task;
+    stop* next;  // who has what it waits for, if that can be told
+    std::size_t walk;
+  };
+  std::vector<stop> all;  // by number, as the list is
+  all.push_back({&main_task, nullptr, 0});
   for (task_block* t = tasks.first(); t != nullptr; t = tasks.after(*t))
-    all.push_back(t);
-  const std::vector<std::size_t> next = waited_for(all);
+    all.push_back({t, nullptr, 0});
+  for (stop& s : all) {
+    const holding* const held = s.task->waits_for.held;
+    if (s.task->stage != task_state::parked || held == nullptr) continue;
+    const auto at = std::lower_bound(
+        all.begin(), all.end(), held->task, [](const stop& other, long id) {
+          return static_cast<long>(other.task->id) < id;
+        });
+    if (at != all.end() && static_cast<long>(at->task->id) == held->task)
+      s.next = &*at;
+  }
   std::string text;
-  std::vector<std::size_t> walked(all.size());  // on which walk; 0: not yet
-  for (std::size_t walk = 1; walk <= all.size(); ++walk) {
-    std::size_t first = walk - 1;
-    for (; first != all.size() && walked[first] == 0; first = next[first])
-      walked[first] = walk;
-    if (first == all.size() || walked[first] != walk) continue;
-    // In a circle now, of which the lowest number comes first.
-    for (std::size_t i = next[first]; walked[i] == walk; i = next[i]) {
-      walked[i] = all.size() + 1;
-      first = std::min(first, i);
-    }
-    text += describe_circle(all, next, first);
+  std::size_t walk = 0;
+  for (stop& begin : all) {
+    ++walk;  // from task to task, until there is no next or we have been there
+    stop* here = &begin;
+    for (; here != nullptr && here->walk == 0; here = here->next)
+      here->walk = walk;
+    if (here == nullptr || here->walk != walk) continue;
+    // On this very walk: a circle. The lowest number comes first.
+    const stop* last = here;
+    for (const stop* s = here->next; s != here; s = s->next)
+      if (s->next < last->next) last = s;
+    const char* has = last->task->waits_for.held->what;
+    const stop* s = last;
+    do {
+      text += s == last ? "  " : "; ";
+      s = s->next;
+      text += title(*s->task);
+      if (has != nullptr) text += " holds " + std::string(has) + ',';
+      const char* const wants = s->task->waits_for.held->what;
+      text += " waits for ";
+      text += wants != nullptr ? wants : title(*s->next->task);
+      has = wants;
+    } while (s != last);
+    text += '\n';
   }
   return text;
 }

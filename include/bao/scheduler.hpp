@@ -47,15 +47,15 @@ struct descriptor_waiter : list_node<descriptor_waiter> {
   readiness want;
 };
 
-// What is known of one (io.hpp). It stays while anybody refers to it.
+// What is known of a descriptor (io.hpp). It stays while anybody refers to it.
 struct descriptor_watch {
   list<descriptor_waiter> waiters;
   readiness ready = readable | writable;  // as far as we know: try
   bool owned = false;
   bool closed = false;
   unsigned references = 0;
-  // Its descriptor has gone on another thread, or its thread has ended: of
-  // those two, the second deletes it.
+  // Set when its descriptor goes on another thread, and when its own thread
+  // ends: whoever finds it set deletes the watch.
   std::atomic<bool> parted{false};
 };
 
@@ -84,7 +84,8 @@ class scheduler {
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it has). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
-  // What was withdrawn in the meantime wakes it for nothing: so park in a loop.
+  // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
+  // park in a loop.
   bool park(deadline until, wait_reason why);
 
   // The same for a caller in C, through whom nothing may be thrown. Returns 0
@@ -120,7 +121,7 @@ class scheduler {
   void yield_in_c() {
     if (is_in_its_process()) let_others_run();
   }
-  // Not so in a child by vfork(), which is a guest in our memory: nobody else
+  // False in a child by vfork(), which is a guest in our memory: nobody else
   // must run there.
   bool is_in_its_process() const { return process_ == ::getpid(); }
 
@@ -148,14 +149,14 @@ class scheduler {
   task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // but for that one
   nanoseconds turn_began() const { return now_; }
-  // Any number, for whom it shall not matter which: xorshift (Marsaglia, 2003).
+  // A random number, quick and not very good: xorshift (Marsaglia, 2003).
   std::uint32_t draw_lot() {
     lots_ ^= lots_ << 13;
     lots_ ^= lots_ >> 17;
     return lots_ ^= lots_ << 5;
   }
-  // There is another clock. From now on all that is left to chance depends on
-  // this number; 0: as usual.
+  // For virtual_time: there is another clock, and from now on all that is left
+  // to chance follows from this number; 0: as usual.
   void shuffle(std::uint64_t how) {
     now_ = sys->now();
     timers_.restart(now_, how);
@@ -201,7 +202,7 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
-  // Of the first, those of tasks that wake nobody.
+  // Of descriptor_waits, those of tasks that wake nobody.
   int idle_waits = 0;
   onlooker* seen_by = nullptr;
   // Takes in what other threads have left; `last` when we end.
@@ -284,10 +285,10 @@ class scheduler {
   bool deadlocked_ = false;
   bool ending_ = false;
 
-  // Unwinds what was let go of where that could not be done: on other threads,
-  // or without a stack. That may have to wait, so it takes a task; and as there
-  // must be one when there is no memory left, it is made in advance, at the
-  // price of a page of memory.
+  // Unwinds what could not be unwound where it was let go of: on another
+  // thread, or for want of a stack. That may have to wait, so it takes a task;
+  // and as there must be one when there is no memory left, it is made in
+  // advance, at the price of a page of memory.
   struct releasing_task final : task_block {
     bool busy = false;
 
@@ -354,7 +355,7 @@ inline scheduler::scheduler(thread_state& t)
 [[gnu::always_inline]] inline void scheduler::switch_to(task_block& next) {
   running_->parked_in = current_flow;
   void* message = switch_fiber(*current_flow, *enter(next)).message;
-  // Whoever makes us run sends nothing along: it is a visitor.
+  // Whoever makes us run sends nothing along: what is sent is a visitor.
   while (__builtin_expect(message != nullptr, 0)) message = receive(message);
 }
 
@@ -423,13 +424,7 @@ inline int scheduler::park_in_c(deadline until, wait_reason why) {
   }
   if (until.passed()) return ETIME;
   stand_still(until, why);
-  if (deadlocked_ && &me == &main_) {
-    try {
-      declare_deadlock();
-    } catch (const deadlock&) {
-      me.thrown_in = std::current_exception();
-    }
-  }
+  if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
   if (me.why_woken == task_block::cause::late) return ETIME;
   if (me.why_woken == task_block::cause::interrupted) return interrupted_in_c();
@@ -520,11 +515,9 @@ inline void scheduler::look_around(bool may_sleep) {
     releaser_.busy = true;
     may_sleep = false;
   }
-  const bool outside = descriptor_waits != 0 || remotes != 0 || jobs != 0;
+  const bool others = remotes != 0 || jobs != 0;
   const bool timed = may_sleep && !timers_.empty();
-  const bool in_vain =
-      descriptor_waits == idle_waits && remotes == 0 && jobs == 0;
-  if (may_sleep && !timed && in_vain) {
+  if (may_sleep && !timed && !others && descriptor_waits == idle_waits) {
     deadlocked_ = true;
     if (main_.stage == task_state::done) leave_child();
     if (main_.stage != task_state::parked) die("nobody is left to run");
@@ -539,7 +532,7 @@ inline void scheduler::look_around(bool may_sleep) {
   }
   if (sleep != 0 && seen_by != nullptr) seen_by->sleeps();
   bool anything = false;
-  if (may_sleep || outside) {
+  if (may_sleep || others || descriptor_waits != 0) {
     try {
       poller_.wait(sleep, [&](int fd, readiness ready) {
         anything = true;
@@ -586,8 +579,7 @@ inline void scheduler::look_around(bool may_sleep) {
 inline deadline scheduler::prepare(std::vector<pollfd>& fds) {
   poller_.prepare(fds);
   if (seen_by != nullptr) seen_by->sleeps();
-  if (ready_ != nullptr || thread_.released.load() != nullptr)
-    return clock::duration{0};
+  if (ready_ != nullptr || thread_.released.load() != nullptr) return at_once;
   if (timers_.empty()) return never;
   return clock::time_point(clock::duration(timers_.next()));
 }
@@ -598,9 +590,7 @@ inline void scheduler::run_ready() {
 }
 
 inline descriptor_watch*& scheduler::watch_of(int fd) {
-  const auto i = static_cast<std::size_t>(fd);
-  if (i >= watches_.size()) watches_.resize(i + i / 2 + 16);
-  return watches_[i];
+  return entry_of(watches_, fd);
 }
 
 inline void scheduler::wake_first(descriptor_watch& w, readiness directions) {
@@ -656,9 +646,10 @@ inline scheduler::interruption scheduler::due(task_block& t) {
   return found;
 }
 
-// Whether the task is in the handler that has caught its kill. What a flow that
-// does not run is handling is seen by putting it in our place for a moment. A
-// handler within that handler hides it: there, the kill is met again.
+// Whether the task is in the handler that has caught its kill. The C++ runtime
+// tells this of the running flow only: so what another one is handling is put
+// in the place of ours for a moment. A handler within that handler hides it:
+// there, the kill is met again.
 inline bool scheduler::handles_kill(task_block& t, fiber* leaf) {
   if (t.kill_thrown == nullptr) return false;
   const exceptions_in_flight ours = *current_exceptions;
@@ -747,10 +738,10 @@ inline void scheduler::limit_passed(scope& limit) {
   std::rethrow_exception(t.kill_thrown);
 }
 
-// Nothing that could wake anybody is left. The main task is told, as the one
-// that the rest of the program hears of; where it cannot throw (in a shield, in
-// a destructor that runs because of an exception, after main()) the program
-// ends with the same text.
+// Nothing that could wake anybody is left. The error is thrown in the main
+// task, as an error there is the program's own. Where it cannot be (in a
+// shield, in a destructor that runs because of an exception, after main()) the
+// program ends with the same text.
 inline void scheduler::declare_deadlock() {
   deadlocked_ = false;
   main_.stage = task_state::parked;  // as it was
@@ -759,15 +750,8 @@ inline void scheduler::declare_deadlock() {
     text += ": nothing can wake any of these tasks\n" + report();
   } catch (const std::bad_alloc&) {
   }
-  main_.stage = task_state::running;
-  for (fiber* f = current_flow; f != nullptr; f = up(f)) {
-    const auto& own = f == current_flow ? *current_exceptions : f->handling;
-    bool shielded = f->cleaning || own.uncaught != 0;
-    for (scope* s = f->scopes; s != nullptr; s = s->outer_)
-      shielded = shielded || s->shields_;
-    if (shielded || ending_) die(text.c_str());
-  }
-  throw deadlock(text);
+  main_.thrown_in = std::make_exception_ptr(deadlock(text));
+  if (ending_ || due(main_).what == interruption::none) die(text.c_str());
 }
 
 // --- beginning and ending ----------------------------------------------------

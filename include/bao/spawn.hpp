@@ -49,14 +49,7 @@ class spawned_task : public task_block {
   fiber* run() noexcept override {
     scheduler& s = *home->tasks;
     stage = task_state::running;
-    try {
-      call_body();
-    } catch (const killed& k) {
-      ended_by_kill = k.is_for(flow);
-      if (!ended_by_kill) error = std::current_exception();
-    } catch (...) {
-      error = what_ended("task");
-    }
+    ended_by_kill = run_body(*this, error, [this] { call_body(); });
     cleaning = true;
     drop_body();
     drop_locals();
@@ -170,7 +163,7 @@ struct joiner : completion {
 // A handle of a task that returns R. A task<R> converts to a task<>. Of its
 // members only join(), get() and kill() suspend. All throw wrong_thread on
 // another thread than the task's own; only to destroy a handle is safe
-// anywhere. An empty handle is nobody's: std::logic_error.
+// anywhere. Those of an empty handle throw std::logic_error.
 template <class R = void>
 class task {
  public:
@@ -361,7 +354,7 @@ spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
 spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
-  return spawn_at(std::move(options), clock::duration{0}, std::forward<F>(f),
+  return spawn_at(std::move(options), at_once, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
 template <class F,
@@ -493,8 +486,9 @@ auto as_completed(const Range& tasks) {
 template <class Range>
 std::optional<std::size_t> join_any(const Range& tasks,
                                     deadline until = never) {
+  using handle = std::decay_t<decltype(*std::begin(tasks))>;
   scheduler& s = this_scheduler();
-  std::vector<task<>> all(std::begin(tasks), std::end(tasks));
+  std::vector<handle> all(std::begin(tasks), std::end(tasks));
   std::vector<joiner> watchers(all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
     watchers[i].waits = &s.running();

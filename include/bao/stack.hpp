@@ -11,11 +11,11 @@
 // are one page of memory for a flow that does little. Stacks are cut from large
 // slabs and used again, last in first out, while they are still in the cache.
 //
-// What ends is never torn down: a flow that has finished leaves its stack with
-// a small loop parked on it that waits for the next flow to run (fiber.hpp).
-// What a stack has touched stays in memory, for the flow that goes as deep next
-// time. When the thread has nothing to do, it gives back what lies below the
-// place where a flow stands, some stacks at a time.
+// A stack is set up once: between two flows a small loop stays parked on it,
+// which waits for the next one to run (fiber.hpp). What a flow has touched
+// stays in memory, for one that goes as deep next time. When the thread has
+// nothing to do, it gives back what lies below the place where a flow stands,
+// some stacks at a time.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -140,7 +140,7 @@ class stack_pool {
   // Gives the slabs that no flow uses back to the system.
   void release() noexcept;
 
-  // Which stacks serve a size: 16 KiB, 32 KiB ... A signal handler must fit.
+  // Which stacks serve a size: 16 KiB, where a signal handler fits, 32 KiB ...
   static std::size_t size_class(std::size_t size) {
     if (size <= smallest) return 0;
     const unsigned long long more = (size - 1) / smallest;
@@ -155,9 +155,8 @@ class stack_pool {
   void add_slab(std::size_t n);
 
   stack* idle_[classes] = {};
-  char* fresh_[classes] = {};  // what is left of the newest slab
-  char* fresh_end_[classes] = {};
-  slab* fresh_slab_[classes] = {};
+  slab* newest_[classes] = {};
+  char* uncut_[classes] = {};  // what is left of that
   slab* slabs_ = nullptr;
   stack* all_ = nullptr;
   stack* to_sweep_ = nullptr;  // from here on
@@ -185,16 +184,18 @@ inline void stack_pool::give(stack* s) noexcept {
 }
 
 inline stack* stack_pool::carve(std::size_t n) {
-  if (fresh_[n] == fresh_end_[n]) add_slab(n);
+  if (newest_[n] == nullptr ||
+      uncut_[n] == newest_[n]->memory + newest_[n]->bytes)
+    add_slab(n);
   const std::size_t size = smallest << n;
-  char* const low = fresh_[n] + guard_size;
-  if (!install_guard(fresh_[n])) {
+  char* const low = uncut_[n] + guard_size;
+  if (!install_guard(uncut_[n])) {
     std::string why = std::strerror(errno);
     throw stack_exhausted("no guard for another stack of " +
                           std::to_string(size) + " bytes: " + why +
                           " (each takes two of vm.max_map_count mappings)");
   }
-  fresh_[n] += size + guard_size;
+  uncut_[n] += size + guard_size;
   // Were all records at the same distance from a page, a thousand stacks would
   // fight for the same few cache lines: so they are spread over 16 places.
   char* at = low + size - sizeof(stack) - (carved_++ % 16) * 64;
@@ -202,7 +203,7 @@ inline stack* stack_pool::carve(std::size_t n) {
   auto s = new (at) stack{};
   s->low = low;
   s->size = size;
-  s->from = fresh_slab_[n];
+  s->from = newest_[n];
   s->stands = &s->idle;
   s->older = std::exchange(all_, s);
   s->valgrind_id = valgrind_request(0x1501, low, at);
@@ -240,9 +241,8 @@ inline void stack_pool::add_slab(std::size_t n) {
   ::madvise(p, made->bytes, MADV_NOHUGEPAGE);  // 2 MiB for every small flow
 #endif
   made->memory = static_cast<char*>(p);
-  slabs_ = fresh_slab_[n] = made;
-  fresh_[n] = made->memory;
-  fresh_end_[n] = made->memory + made->bytes;
+  slabs_ = newest_[n] = made;
+  uncut_[n] = made->memory;
 }
 
 inline void stack_pool::sweep() noexcept {
@@ -270,18 +270,17 @@ inline void stack_pool::release() noexcept {
       stack* s = *link;
       if (s->from->in_use != 0) {
         link = &s->next;
-      } else {
-        *link = s->next;
-        if (s->valgrind_id != 0)
-          valgrind_request(0x1502, reinterpret_cast<void*>(s->valgrind_id),
-                           nullptr);
-#if defined(BAO_ASAN)
-        __lsan_unregister_root_region(s->low, s->size);
-#endif
+        continue;
       }
+      *link = s->next;
+      if (s->valgrind_id != 0)
+        valgrind_request(0x1502, reinterpret_cast<void*>(s->valgrind_id),
+                         nullptr);
+#if defined(BAO_ASAN)
+      __lsan_unregister_root_region(s->low, s->size);
+#endif
     }
-    if (fresh_slab_[n] != nullptr && fresh_slab_[n]->in_use == 0)
-      fresh_[n] = fresh_end_[n] = nullptr, fresh_slab_[n] = nullptr;
+    if (newest_[n] != nullptr && newest_[n]->in_use == 0) newest_[n] = nullptr;
   }
   for (slab** link = &slabs_; *link != nullptr;) {
     slab* s = *link;

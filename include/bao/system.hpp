@@ -34,21 +34,17 @@ class system_calls {
   // How long a thread that has nothing to do may sleep, none of its timers
   // being due before `until`; negative: until something happens. `jobs` tells
   // that other threads have work of ours in hand.
-  virtual nanoseconds may_sleep(nanoseconds until, bool jobs) {
-    static_cast<void>(jobs);
+  virtual nanoseconds may_sleep(nanoseconds until, bool /*jobs*/) {
     const nanoseconds left = until - now();
     return left > 0 ? left : 0;
   }
   // It has slept as long as it might, and nothing has happened.
-  virtual void slept_until(nanoseconds until) { static_cast<void>(until); }
+  virtual void slept_until(nanoseconds /*until*/) {}
 
-  // Whether it is asked at each turn which of `n` ready tasks is next, or they
-  // run in the order in which they became ready.
+  // Whether it is asked at each turn which of n ready tasks is next. If not,
+  // they run in the order in which they became ready.
   virtual bool chooses() { return false; }
-  virtual std::size_t choose(std::size_t n) {
-    static_cast<void>(n);
-    return 0;
-  }
+  virtual std::size_t choose(std::size_t /*n*/) { return 0; }
 
   virtual ssize_t read(int fd, void* p, std::size_t n) {
     return hook::original::read(fd, p, n);

@@ -35,7 +35,7 @@ enum class task_state { created, ready, parked, running, done };
 
 class task_block;
 
-// Told that a task has ended. Lies with whoever wants to know.
+// Called when a task has ended. Lies with whoever wants to know.
 struct completion : list_node<completion> {
   void (*ended)(completion&, task_block&) = nullptr;
 };
@@ -77,6 +77,8 @@ class scope {
  protected:
   ~scope();
 
+  bool passed_ = false;  // a limit, and nobody was told yet
+
  private:
   friend class scheduler;
 
@@ -84,10 +86,6 @@ class scope {
   scope* outer_;
   unsigned unwinding_;  // exceptions in flight in the flow when it was opened
   bool shields_;
-
- protected:
-  // A limit that has passed, and of which nobody was told yet.
-  bool passed_ = false;
 };
 
 // A task stands in the list of all tasks, and it is the alarm that ends its
@@ -112,9 +110,9 @@ class task_block : public fiber, public list_node<task_block>, public alarm {
   const char* title() const noexcept override { return name.c_str(); }
   unsigned long number() const noexcept override { return id; }
 
-  // What it takes to park, to be woken and to run again comes first, as there
-  // may be thousands that no cache holds: so two lines of it have to be fetched
-  // beside the context, and not five.
+  // First what it takes to park, to be woken and to run again. Of thousands of
+  // tasks no cache holds the blocks, and so two lines of memory have to be
+  // fetched for a turn beside that of the context, and not five.
   fiber* const flow;  // its first: this, but for the thread's main task
   fiber* parked_in = nullptr;  // the flow in it that waits, once it has begun
   task_block* next_ready = nullptr;

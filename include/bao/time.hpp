@@ -76,6 +76,7 @@ class deadline {
 };
 
 inline constexpr deadline never{clock::time_point::max()};
+inline constexpr deadline at_once{clock::time_point::min()};  // has passed
 
 }  // namespace BAO_ABI
 }  // namespace bao

@@ -70,9 +70,7 @@ class timeout : public scope, private alarm {
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::decay_t<std::invoke_result_t<F&>>;
-  using outcome = std::conditional_t<
-      std::is_void_v<R>, bool,
-      std::optional<std::conditional_t<std::is_void_v<R>, bool, R>>>;
+  using outcome = std::conditional_t<std::is_void_v<R>, bool, std::optional<R>>;
   timeout t(limit);
   try {
     if constexpr (std::is_void_v<R>) {

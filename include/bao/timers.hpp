@@ -25,7 +25,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <memory>
 
 #include "bao/list.hpp"
 #include "bao/time.hpp"
@@ -48,6 +47,10 @@ class timer : private list_node<timer> {
 
 class timer_wheels {
  public:
+  timer_wheels() = default;
+  timer_wheels(const timer_wheels&) = delete;
+  ~timer_wheels() { delete[] slots_; }
+
   void arm(timer& t, nanoseconds due) {
     t.due_ = due;
     put(t, chance_ != 0 && toss());
@@ -55,8 +58,8 @@ class timer_wheels {
 
   bool empty() { return first_slot().timers == nullptr; }
 
-  // When to take the first: when it is due, or earlier where that takes long to
-  // tell. There must be one.
+  // When to call take() next: when the first is due, or earlier if it would
+  // take long to find that out. There must be one.
   nanoseconds next() {
     const slot first = first_slot();
     nanoseconds soonest = std::numeric_limits<nanoseconds>::max();
@@ -85,9 +88,9 @@ class timer_wheels {
     return nullptr;
   }
 
-  // There is another clock, which may show an earlier time. Of two that are due
-  // at once, `chance` decides from now on which comes out first, always in the
-  // same way; 0: the one that was armed first.
+  // For another clock, which may show an earlier time. From now on `chance`,
+  // the seed of a generator, decides which of two that are due at once comes
+  // out first; 0: the one that was armed first.
   void restart(nanoseconds now, std::uint64_t chance) {
     chance_ = chance;
     if (now >= present_) return;
@@ -144,10 +147,9 @@ class timer_wheels {
   nanoseconds present_ = 0;  // what was due before it has been taken
   std::uint64_t chance_ = 0;
   std::uint64_t used_[wheels] = {};  // a bit for each slot that may hold some
-  // Not in the thread's own memory, of which even those pay that have no tasks.
-  const std::unique_ptr<list<timer>[][64]> slots_ {
-    new list<timer>[ wheels ][64]
-  };
+  // On the heap: of thread_local memory, 11 KiB would go to each thread of the
+  // program, even one without tasks.
+  list<timer> (*const slots_)[64] = new list<timer>[wheels][64];
 };
 
 }  // namespace BAO_ABI

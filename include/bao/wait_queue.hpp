@@ -96,8 +96,8 @@ class wait_queue {
     if (w != nullptr) wake(*w);
     return w != nullptr;
   }
-  // All: those too who are late or interrupted, as what all get is not lost on
-  // them; but not one whom another line has woken.
+  // All: also those that are late or interrupted, since nothing is lost when
+  // everybody gets it; but not one that another line has woken.
   void wake_all() {
     for (waiter* w = line_.first(); w != nullptr;) {
       waiter& one = *w;
@@ -108,12 +108,11 @@ class wait_queue {
 
  private:
   [[gnu::cold, gnu::noinline]] void settle(const char* call) {
-    if (home_ == 0)
-      home_ = current_thread->number;
-    else
+    if (home_ != 0)
       throw wrong_thread(std::string(call) + ": this is thread " +
                          std::to_string(current_thread->number) +
                          ", and it belongs to thread " + std::to_string(home_));
+    home_ = current_thread->number;
   }
 
   list<waiter> line_;

@@ -47,12 +47,12 @@ class epoll_poller {
   ~epoll_poller() { ::close(epoll_); }
 
   bool watch(int fd, readiness want) {
-    entry_of(fd).lasting = 0;
+    entry_of(entries_, fd).lasting = 0;
     return register_foreign(fd, events_of(want) | EPOLLONESHOT);
   }
 
   bool watch_again(int fd, readiness want, bool anew) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     const unsigned events = e.lasting | events_of(want) | EPOLLET;
     if (events == e.lasting && !anew) return true;
     e.lasting = 0;
@@ -70,7 +70,7 @@ class epoll_poller {
   }
 
   bool watch_owned(int fd, readiness) {
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     // A foreign one of this number has not been asked for urgent data.
     constexpr unsigned events =
         EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
@@ -85,7 +85,7 @@ class epoll_poller {
 
   void forget(int fd) noexcept {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
-    entry& e = entry_of(fd);
+    entry& e = entry_of(entries_, fd);
     ++e.generation;
     if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
@@ -100,7 +100,7 @@ class epoll_poller {
       const auto generation = static_cast<unsigned>(events[i].data.u64 >> 32);
       if (fd == bell_.fd()) {
         bell_.answer();
-      } else if (entry_of(fd).generation == generation) {
+      } else if (entry_of(entries_, fd).generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
         if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -125,14 +125,6 @@ class epoll_poller {
     unsigned lasting = 0;  // the events for which it stays registered
   };
 
-  entry& entry_of(int fd) {
-    const auto i = static_cast<std::size_t>(fd);
-    if (fd < 0)
-      throw std::system_error(EBADF, std::generic_category(), "epoll");
-    if (i >= entries_.size()) entries_.resize(i + i / 2 + 16);
-    return entries_[i];
-  }
-
   static unsigned events_of(readiness want) {
     unsigned events = 0;
     if (want & readable) events |= EPOLLIN | EPOLLRDHUP;
@@ -142,7 +134,7 @@ class epoll_poller {
 
   // Nearly always it is known already, by its number.
   bool register_foreign(int fd, unsigned events) {
-    const unsigned generation = ++entry_of(fd).generation;
+    const unsigned generation = ++entry_of(entries_, fd).generation;
     return control(EPOLL_CTL_MOD, fd, events, generation) ||
            (errno == ENOENT &&
             control(EPOLL_CTL_ADD, fd, events, generation)) ||

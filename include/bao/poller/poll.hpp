@@ -11,7 +11,6 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <system_error>
 #include <vector>
 
 #include "bao/poller/readiness.hpp"
@@ -25,14 +24,12 @@ class poll_poller {
   poll_poller(const poll_poller&) = delete;
 
   bool watch(int fd, readiness want) {
-    if (fd < 0) throw std::system_error(EBADF, std::generic_category(), "poll");
-    const auto i = static_cast<std::size_t>(fd);
-    if (i >= place_.size()) place_.resize(i + i / 2 + 16);
-    if (place_[i] == 0) {
+    std::size_t& place = entry_of(place_, fd);
+    if (place == 0) {
       entries_.push_back({fd, 0, 0});
-      place_[i] = entries_.size() - 1;
+      place = entries_.size() - 1;
     }
-    short& events = entries_[place_[i]].events;
+    short& events = entries_[place].events;
     if (want & readable) events = static_cast<short>(events | POLLIN);
     if (want & writable) events = static_cast<short>(events | POLLOUT);
     return true;

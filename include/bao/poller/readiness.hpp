@@ -45,7 +45,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <system_error>
+#include <vector>
 
 #include "bao/error.hpp"
 #include "bao/system.hpp"
@@ -84,6 +87,16 @@ inline constexpr readiness writable{2};
 // A short read does not mean that there is no more: the other end has hung up,
 // of which there is news only once, or has sent urgent data, where reads stop.
 inline constexpr readiness uncertain{4};
+
+// What is kept of a descriptor in a table, which grows with their numbers.
+template <class T>
+T& entry_of(std::vector<T>& table, int fd) {
+  if (fd < 0)
+    throw std::system_error(EBADF, std::generic_category(), "descriptor < 0");
+  const auto i = static_cast<std::size_t>(fd);
+  if (i >= table.size()) table.resize(i + i / 2 + 16);
+  return table[i];
+}
 
 // A descriptor that becomes readable when somebody calls ring().
 class doorbell {
