@@ -91,36 +91,31 @@ class task_set {
   // that calls this.
   bool kill(deadline until = never) {
     for (;;) {
-      forget_the_ended();
-      if (members_.empty()) return true;
-      if (!kill_all(std::vector<task<>>(members_), until)) return false;
+      std::vector<task<>> left;
+      for (member* m = members_.first(); m != nullptr; m = members_.after(*m))
+        if (m->who.stage != task_state::done) left.emplace_back(&m->who);
+      if (left.empty()) return true;
+      if (!kill_all(left, until)) return false;
     }
   }
-  bool empty() const { return size() == 0; }
+  bool empty() const { return members_.empty(); }
   // How many have not ended.
-  std::size_t size() const { return running_; }
-  bool contains(const task<>& t) const {
-    return !t.done() &&
-           std::find(members_.begin(), members_.end(), t) != members_.end();
+  std::size_t size() const { return size_; }
+  bool contains(const task<>& t) {
+    const bool ended = t.done();
+    for (member* m = members_.first(); m != nullptr; m = members_.after(*m))
+      if (&m->who == &t.checked("contains")) return !ended;
+    return false;
   }
 
  protected:
   virtual ~task_set() = default;
 
   void enter(task_block& t) try {
-    // Now and then, so that on average this takes constant time.
-    if (members_.size() >= 2 * (running_ + 8)) forget_the_ended();
-    members_.emplace_back(&t);
-    auto* const note = new member(*this);
-    note->ended = [](completion& c, task_block& ended) {
-      const std::unique_ptr<member> mine(static_cast<member*>(&c));
-      --mine->of.running_;
-      mine->of.give_slot_back();
-      mine->of.has_ended(ended);
-      if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
-    };
-    ++running_;
-    t.watchers.push_back(*note);
+    auto* const m = new member(*this, t);
+    members_.push_back(*m);
+    t.watchers.push_back(*m);
+    ++size_;
   } catch (...) {
     this_scheduler().kill(t);  // it has not begun, and never will
     throw;
@@ -148,19 +143,27 @@ class task_set {
   }
 
  private:
-  struct member final : completion {
-    explicit member(task_set& set) : of(set) {}
+  // Stands in our list, and among those that the task tells of its end.
+  struct member final : completion, list_node<member> {
+    using list_node<member>::leave;
     task_set& of;
+    task_block& who;
+
+    member(task_set& set, task_block& t) : of(set), who(t) {
+      ended = [](completion& c, task_block& one) {
+        auto* const m = static_cast<member*>(&c);
+        task_set& left = m->of;
+        delete m;
+        --left.size_;
+        left.give_slot_back();
+        left.has_ended(one);
+        if (left.empty()) left.all_ended_.wake_all();
+      };
+    }
   };
 
-  void forget_the_ended() {
-    members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                  [](const task<>& t) { return t.done(); }),
-                   members_.end());
-  }
-
-  std::vector<task<>> members_;  // and some that have ended
-  std::size_t running_ = 0;      // who have not told us that they ended
+  list<member> members_;  // that have not ended
+  std::size_t size_ = 0;
 };
 
 // Only join(), kill() and the destructor suspend.
@@ -233,7 +236,7 @@ class pool : public task_set {
  public:
   // Throws std::invalid_argument for a size of 0, or a negative one.
   explicit pool(std::size_t size)
-      : size_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
+      : most_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
     if (size == 0) throw std::invalid_argument("pool: of nobody");
   }
   // Kills those that are left, and waits until they have ended.
@@ -349,7 +352,7 @@ class pool : public task_set {
     }
   };
 
-  std::size_t size_;
+  std::size_t most_;
   semaphore slots_;
 };
 
@@ -371,7 +374,7 @@ auto pool::mapping(Range&& range, F f) {
             tasks.lent.emplace(*this);
           };
           for (auto& x : std::get<0>(source)) {
-            while (tasks.all.size() >= size_) hand_on();
+            while (tasks.all.size() >= most_) hand_on();
             tasks.add(spawn(task_options(place::nowhere()), std::ref(g),
                             static_cast<in&&>(x)),
                       InOrder);
