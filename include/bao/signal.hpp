@@ -109,8 +109,11 @@ class signal_seat {
       throw;
     }
   }
-  signal_seat(const signal_seat&) = delete;
-  ~signal_seat() { seat_->taken = false; }
+  signal_seat(signal_seat&& other) noexcept
+      : seat_(std::exchange(other.seat_, nullptr)) {}
+  ~signal_seat() {
+    if (seat_ != nullptr) seat_->taken = false;
+  }
 
   // Suspends until there may be news (true) or `until` passes (false).
   bool wait(deadline until) const {
