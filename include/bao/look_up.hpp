@@ -19,7 +19,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <new>
 #include <string>
@@ -32,35 +31,26 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Belongs to all who ask it, and to the helper while one is at it.
-class question final : public offloaded {
+class question : public offloaded {
  public:
-  // Only those who ask know its type.
-  using answer = std::shared_ptr<const void>;
-
-  question(std::string key, std::function<answer()> find)
-      : key_(std::move(key)), find_(std::move(find)) {}
-
   // Never suspends. Has a helper thread call find(), which must own all it
-  // needs, and may throw nothing but std::bad_alloc; or joins those who wait
-  // for the same already. The key says what is asked, and so of what type the
-  // answer is. Throws std::system_error when there is no helper.
-  static std::shared_ptr<question> ask(std::string key,
-                                       std::function<answer()> find) {
-    auto& asked = this_scheduler().questions;
-    asked.erase(std::remove_if(asked.begin(), asked.end(),
-                               [](auto& q) { return q.expired(); }),
-                asked.end());
-    for (auto& one : asked) {
-      auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
-    }
-    auto q = std::make_shared<question>(std::move(key), std::move(find));
-    asked.push_back(q);
-    q->submit();
-    if (!q->done) q->self_ = q;
-    q->waits = nullptr;  // no single task
-    return q;
+  // needs, returns a std::shared_ptr to the answer, and may throw nothing but
+  // std::bad_alloc; or joins those who wait for the same already. The key says
+  // what is asked, and so of what type the answer is. Throws std::system_error
+  // when there is no helper.
+  template <class Find>
+  static std::shared_ptr<question> ask(std::string key, Find find) {
+    if (auto same = asked_already(key)) return same;
+    struct asked final : question {
+      Find find;
+      asked(std::string what, Find f)
+          : question(std::move(what)), find(std::move(f)) {}
+      answer look_up() override { return find(); }
+    };
+    question* const made = new asked(std::move(key), std::move(find));
+    return begin(std::shared_ptr<question>(made));
   }
+  virtual ~question() = default;
 
   // Whoever has asked waits once, and then leaves.
 
@@ -89,7 +79,30 @@ class question final : public offloaded {
   }
 
  private:
+  using answer = std::shared_ptr<const void>;
   static constexpr wait_reason asking{"asking the resolver"};
+
+  explicit question(std::string key) : key_(std::move(key)) {}
+  virtual answer look_up() = 0;
+
+  static std::shared_ptr<question> asked_already(const std::string& key) {
+    auto& asked = this_scheduler().questions;
+    asked.erase(std::remove_if(asked.begin(), asked.end(),
+                               [](auto& q) { return q.expired(); }),
+                asked.end());
+    for (auto& one : asked) {
+      auto q = one.lock();
+      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
+    }
+    return nullptr;
+  }
+  static std::shared_ptr<question> begin(std::shared_ptr<question> q) {
+    this_scheduler().questions.push_back(q);
+    q->submit();
+    if (!q->done) q->self_ = q;
+    q->waits = nullptr;  // no single task
+    return q;
+  }
 
   // One more asks; not where the helper has found that nobody does.
   bool join() {
@@ -107,7 +120,7 @@ class question final : public offloaded {
     int nobody = 0;
     if (askers_.compare_exchange_strong(nobody, -1)) return;
     try {
-      answer_ = find_();
+      answer_ = look_up();
     } catch (const std::bad_alloc&) {  // get() tells
     }
   }
@@ -118,7 +131,6 @@ class question final : public offloaded {
   }
 
   std::string key_;
-  std::function<answer()> find_;
   answer answer_;
   wait_queue waiters_;
   std::atomic<int> askers_{1};

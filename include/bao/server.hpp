@@ -26,6 +26,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -33,7 +35,6 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "bao/group.hpp"
 #include "bao/socket.hpp"
@@ -96,7 +97,13 @@ class server {
   template <class Handler>
   server(const address& at, Handler handler, server_options options = {})
       : options_(checked(options, at)),
-        handler_(std::make_unique<handler_of<Handler>>(std::move(handler))),
+        handler_([own = std::make_shared<Handler>(std::move(handler))](
+                     Stream& peer) {
+          if constexpr (std::is_invocable_v<Handler&, Stream>)
+            (*own)(std::move(peer));
+          else
+            (*own)(peer);
+        }),
         here_(*this, at, 0) {}
   server(const server&) = delete;
   // Stops without grace.
@@ -128,8 +135,8 @@ class server {
       stop(clock::duration{0});
       throw;
     }
-    for (auto& t : threads_)
-      if (t->error != nullptr) std::rethrow_exception(t->error);
+    for (other_thread& t : threads_)
+      if (t.error != nullptr) std::rethrow_exception(t.error);
   }
 
   // Takes no more connections but those that have been made, and waits until
@@ -144,16 +151,16 @@ class server {
           "stop: a handler would wait for itself: spawn a task that stops");
     stopped_ = true;
     starting_.wait();
-    for (auto& t : threads_)
-      if (t->way)
-        t->way->post([p = t.get(), grace] {
-          if (p->mine != nullptr) p->all_served = p->mine->stop(grace);
+    for (other_thread& t : threads_)
+      if (t.way)
+        t.way->post([&t, grace] {
+          if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
         });
     bool all = here_.stop(grace);
     threads_left_.wait();
-    for (auto& t : threads_) {
-      all = all && t->all_served;
-      if (std::exchange(t->runs, false)) ::pthread_join(t->id, nullptr);
+    for (other_thread& t : threads_) {
+      all = all && t.all_served;
+      if (std::exchange(t.runs, false)) ::pthread_join(t.id, nullptr);
     }
     return all;
   }
@@ -167,22 +174,6 @@ class server {
           std::to_string(o.most_) + " clients of " + at.to_string());
     return o;
   }
-
-  struct any_handler {
-    virtual ~any_handler() = default;
-    virtual void serve(Stream& peer) = 0;
-  };
-  template <class Handler>
-  struct handler_of final : any_handler {
-    explicit handler_of(Handler&& h) : handler(std::move(h)) {}
-    void serve(Stream& peer) override {
-      if constexpr (std::is_invocable_v<Handler&, Stream>)
-        handler(std::move(peer));
-      else
-        handler(peer);
-    }
-    Handler handler;
-  };
 
   // What it has on one thread.
   class part final : public task_set {
@@ -260,7 +251,7 @@ class server {
       }
       const auto t = bao::spawn(
           task_options(place::nowhere()).name("client"),
-          [this](Stream s) { server_.handler_->serve(s); }, std::move(*peer));
+          [this](Stream s) { server_.handler_(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
       ours.of = nullptr;  // has_ended() gives it back
       return true;
@@ -316,9 +307,8 @@ class server {
     home_.emplace(this_scheduler());
     const address at = local_address();
     for (int i = 1; i < options_.threads_; ++i) {
-      threads_.push_back(std::make_unique<other_thread>(
-          *this, at, static_cast<std::size_t>(i)));
-      other_thread& t = *threads_.back();
+      other_thread& t =
+          threads_.emplace_back(*this, at, static_cast<std::size_t>(i));
       threads_left_.add();
       starting_.add();
       const int failed = ::pthread_create(&t.id, nullptr, run_thread, &t);
@@ -326,12 +316,11 @@ class server {
       if (failed == 0) continue;
       threads_left_.done();
       starting_.done();
-      throw std::system_error(failed, std::generic_category(),
-                              "pthread_create");
+      errno = failed, throw_errno("pthread_create");
     }
     starting_.wait();
-    for (auto& t : threads_)
-      if (t->error != nullptr) std::rethrow_exception(t->error);
+    for (other_thread& t : threads_)
+      if (t.error != nullptr) std::rethrow_exception(t.error);
   }
 
   static void* run_thread(void* one) {
@@ -360,12 +349,12 @@ class server {
   }
 
   server_options options_;
-  std::unique_ptr<any_handler> handler_;
+  const std::function<void(Stream&)> handler_;
   part here_;
   bool serves_ = false;
   bool stopped_ = false;
   std::optional<remote> home_;
-  std::vector<std::unique_ptr<other_thread>> threads_;
+  std::deque<other_thread> threads_;
   wait_group starting_;
   wait_group threads_left_;
 };
