@@ -291,36 +291,40 @@ class pool : public task_set {
   // of those would stand still.
   class lent_slot {
    public:
-    explicit lent_slot(pool& p) : pool_(p), ours_(p.contains(self())) {
-      if (ours_) pool_.slots_.release();
-    }
+    explicit lent_slot(pool& p) : pool_(p) { lend(); }
     lent_slot(const lent_slot&) = delete;
-    ~lent_slot() {
-      if (!ours_) return;
+    ~lent_slot() { take_back(); }
+
+    void lend() {
+      if (lent_ || !pool_.contains(self())) return;
+      pool_.slots_.release();
+      lent_ = true;
+    }
+    void take_back() {
+      if (!std::exchange(lent_, false)) return;
       shield in_peace;
       pool_.slots_.acquire();
     }
 
    private:
     pool& pool_;
-    bool ours_;
+    bool lent_ = false;
   };
 
   // The tasks of a mapping that were spawned and not yet handed on.
   template <class R>
   struct ahead {
-    explicit ahead(pool& p) : of(p) { lent.emplace(of); }
-    pool& of;
-    std::optional<lent_slot> lent;  // while we wait for them
-    std::deque<task<R>> all;        // in order
-    std::vector<task<R>> ended;     // as they did, where that counts
+    explicit ahead(pool& p) : slot(p) {}
+    lent_slot slot;              // while we wait for them
+    std::deque<task<R>> all;     // in order
+    std::vector<task<R>> ended;  // as they did, where that counts
     wait_queue news;
 
     ~ahead() {
       shield in_peace;
-      const bool busy = std::any_of(all.begin(), all.end(),
-                                    [](auto& t) { return !t.done(); });
-      if (busy && !lent) lent.emplace(of);
+      if (std::any_of(all.begin(), all.end(),
+                      [](auto& t) { return !t.done(); }))
+        slot.lend();
       kill_all(all);
     }
     void add(task<R> t, bool in_order) try {
@@ -369,9 +373,9 @@ auto pool::mapping(Range&& range, F f) {
           ahead<R> tasks(*this);
           const auto hand_on = [&] {
             task<R> t = tasks.next(InOrder);
-            tasks.lent.reset();
+            tasks.slot.take_back();
             yield(std::move(t));
-            tasks.lent.emplace(*this);
+            tasks.slot.lend();
           };
           for (auto& x : std::get<0>(source)) {
             while (tasks.all.size() >= most_) hand_on();

@@ -35,7 +35,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -436,8 +435,8 @@ inline process_result process::communicate(std::string_view input,
   const bool in_time = with_timeout(until, [&] {
     group helpers;
     const auto help = [&](void (*f)(process&)) {
-      helpers.spawn(task_options(place::nowhere()).name(text("communicate")), f,
-                    std::ref(*this));
+      helpers.spawn(task_options(place::nowhere()).name(text("communicate")),
+                    [this, f] { f(*this); });
     };
     help([](process& p) { p.feed(); });
     help([](process& p) {

@@ -222,7 +222,7 @@ inline std::vector<address> resolve(const std::string& host,
   };
   const auto asked =
       question::ask("resolve " + host + '\0' + service, [host, service] {
-        auto found = std::make_shared<answer>();
+        const std::shared_ptr<answer> found(new answer);
         addrinfo hints{};
         hints.ai_socktype = SOCK_STREAM;
         struct addresses {
