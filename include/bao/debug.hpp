@@ -54,14 +54,11 @@ inline task<> report_on(int signal, place at = place::here()) {
   const std::atomic<unsigned>& arrived = signals.arrived[signal];
   auto serve = [seat = signal_seat("report_on"), &arrived,
                 seen = arrived.load()]() mutable {
-    struct idly {
-      int& waits;
-      explicit idly(int& n) : waits(n) { ++waits; }
-      ~idly() { --waits; }
-    };
+    int& idle_waits = this_scheduler().idle_waits;
     for (;; report()) {
       while (arrived == seen) {
-        const idly one(this_scheduler().idle_waits);
+        ++idle_waits;
+        const at_end waited([&] { --idle_waits; });
         seat.wait(never);
       }
       seen = arrived;

@@ -57,12 +57,12 @@ class question : public offloaded {
   // Suspends until the answer is there (true), or `until` passes (false).
   // Throws what interrupts us.
   bool wait(deadline until) {
-    const leaving at_end{*this};
+    const at_end leave([this] { --askers_; });
     return waiters_.wait(until, asking, [&] { return done; });
   }
   // The same for a caller in C: returns what park_in_c() does.
   int wait_in_c(deadline until) {
-    const leaving at_end{*this};
+    const at_end leave([this] { --askers_; });
     scheduler& s = waiters_.enter(asking.what);
     waiter me(s.running());
     waiters_.push_back(me);
@@ -111,10 +111,6 @@ class question : public offloaded {
     }
     return n >= 0;
   }
-  struct leaving {
-    question& asked;
-    ~leaving() { --asked.askers_; }
-  };
 
   void work() noexcept override {
     int nobody = 0;

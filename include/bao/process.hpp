@@ -427,11 +427,8 @@ inline process_result process::communicate(std::string_view input,
     throw std::logic_error(text("communicate") +
                            ": its input is no pipe of ours, or is closed");
   my_.input += input;
-  struct only_us {
-    bool& communicates;
-    explicit only_us(bool& c) : communicates(c) { communicates = true; }
-    ~only_us() { communicates = false; }
-  } us(my_.communicates);
+  my_.communicates = true;
+  const at_end others_may([this] { my_.communicates = false; });
   const bool in_time = with_timeout(until, [&] {
     group helpers;
     const auto help = [&](void (*f)(process&)) {

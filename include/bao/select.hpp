@@ -37,15 +37,16 @@ class select_case {
   select_case(const select_case&) = delete;
 
   // Takes it, if it is ready.
-  virtual bool take() = 0;
+  virtual bool take() { return false; }
   // Has the task woken when it may be. Called before each wait.
-  virtual void stand_in_line(scheduler& s) = 0;
+  virtual void stand_in_line(scheduler&) {}
   // Whoever woke us has given it to us.
   virtual bool given() const { return false; }
-  virtual void leave() = 0;
+  virtual void leave() {}
   virtual void act() = 0;
+
   // When it is taken because nothing else is.
-  virtual deadline last_resort() const { return never; }
+  deadline last_resort = never;
 
  protected:
   ~select_case() = default;
@@ -210,16 +211,12 @@ class descriptor_case final : public select_case {
 template <class F>
 class time_case final : public select_case {
  public:
-  time_case(deadline until, F f) : until_(until), function_(std::move(f)) {}
-
-  bool take() override { return false; }
-  void stand_in_line(scheduler&) override {}
-  void leave() override {}
+  time_case(deadline until, F f) : function_(std::move(f)) {
+    last_resort = until;
+  }
   void act() override { function_(); }
-  deadline last_resort() const override { return until_; }
 
  private:
-  deadline until_;
   F function_;
 };
 
@@ -279,13 +276,9 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
       if (cases[(lot + i) % n]->take()) return cases[(lot + i) % n];
     return nullptr;
   };
-  struct leaving {
-    select_case** cases;
-    std::size_t n;
-    ~leaving() {
-      for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
-    }
-  } at_end{cases, n};
+  const at_end leave([&] {
+    for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
+  });
   if (s.time_to_yield()) {
     // In line, so that none is touched that goes meanwhile.
     for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
@@ -295,8 +288,8 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
 
   select_case* last = cases[0];
   for (std::size_t i = 1; i < n; ++i)
-    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
-  const deadline until = last->last_resort();
+    if (cases[i]->last_resort < last->last_resort) last = cases[i];
+  const deadline until = last->last_resort;
   if (until.passed()) return *last;
 
   for (;;) {

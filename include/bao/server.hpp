@@ -206,11 +206,8 @@ class server {
     }
 
     bool stop(deadline grace) {
-      struct one_more {
-        wait_group& stops;
-        explicit one_more(wait_group& s) : stops(s) { stops.add(); }
-        ~one_more() { stops.done(); }
-      } us(stops_);
+      stops_.add();
+      const at_end stopped([this] { stops_.done(); });
       if (acceptor_) acceptor_.kill();
       try {
         // No more than can have come before: others keep coming.
@@ -233,14 +230,11 @@ class server {
    private:
     // False when late: for a slot, or for a connection.
     bool accept_one(deadline slot_until, deadline until) {
-      struct slot {
-        semaphore* of;
-        ~slot() {
-          if (of != nullptr) of->release();
-        }
-      } ours{nullptr};
       if (!slots_.acquire(slot_until)) return false;
-      ours.of = &slots_;
+      bool ours = true;  // the slot
+      const at_end give_back([&] {
+        if (ours) slots_.release();
+      });
       if (door.fd() == -1) return false;
       std::optional<Stream> peer;
       try {
@@ -253,7 +247,7 @@ class server {
           task_options(place::nowhere()).name("client"),
           [this](Stream s) { server_.handler_(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
-      ours.of = nullptr;  // has_ended() gives it back
+      ours = false;  // has_ended() gives it back
       return true;
     }
     void has_ended(task_block& t) override {
@@ -333,10 +327,8 @@ class server {
     };
     try {
       part mine(t.of, t.at, t.index);
-      struct known_as {  // to what is posted here
-        part*& name;
-        ~known_as() { name = nullptr; }
-      } known{t.mine = &mine};
+      t.mine = &mine;  // for what is posted here
+      const at_end gone([&] { t.mine = nullptr; });
       t.way.emplace(this_scheduler());
       has_started();
       mine.serve();

@@ -225,15 +225,13 @@ inline std::vector<address> resolve(const std::string& host,
         const std::shared_ptr<answer> found(new answer);
         addrinfo hints{};
         hints.ai_socktype = SOCK_STREAM;
-        struct addresses {
-          addrinfo* first = nullptr;
-          ~addresses() {
-            if (first != nullptr) ::freeaddrinfo(first);
-          }
-        } list;
+        addrinfo* list = nullptr;
+        const at_end free([&] {
+          if (list != nullptr) ::freeaddrinfo(list);
+        });
         found->failed = hook::original::getaddrinfo(
-            host.c_str(), service.c_str(), &hints, &list.first);
-        for (addrinfo* a = list.first; a != nullptr; a = a->ai_next)
+            host.c_str(), service.c_str(), &hints, &list);
+        for (addrinfo* a = list; a != nullptr; a = a->ai_next)
           found->all.emplace_back(a->ai_addr, a->ai_addrlen);
         return found;
       });

@@ -22,6 +22,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <exception>
 #include <limits>
@@ -385,8 +386,7 @@ class async_result {
   // std::system_error with timed_out when late.
   std::add_lvalue_reference_t<T> get(deadline until = never) {
     if (!there_.wait(until))
-      throw std::system_error(std::make_error_code(std::errc::timed_out),
-                              "async_result: get");
+      errno = ETIMEDOUT, throw_errno("async_result: get");
     if (error_ != nullptr) std::rethrow_exception(error_);
     if constexpr (!std::is_void_v<T>) return *value_;
   }
