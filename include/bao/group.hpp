@@ -14,11 +14,12 @@
 // it: when it goes, those that are left are killed and waited for. So declare
 // it after all variables that its members use: it goes before they do. A pool
 // is a group of limited size, and its map functions call a function for each
-// element of a range, in tasks: the elements are asked for as there is room, so
-// that the range may be endless, and be slow itself.
+// element of a range, in tasks. It asks for the next element when a slot is
+// free, so the range may be endless, and may wait itself.
 //
-// One that has members when the process forks is of no use in the child, but to
-// be destroyed.
+// A member costs a small note on the heap beside its task. A group that has
+// members when the process forks is of no use in the child, but can be
+// destroyed there.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -50,9 +51,9 @@ class task_set {
   task_set() = default;
   task_set(const task_set&) = delete;
 
-  // A member that runs f(args...), as bao::spawn() does; with more arguments
-  // than one, reports do not tell the place. Where it is a pool, suspends until
-  // a slot is free.
+  // Spawns f(args...) as a member, as bao::spawn() does; with more than one
+  // argument, reports do not tell the place. A pool's suspends until a slot is
+  // free, a group's never.
   template <class... Args>
   auto spawn(task_options options, Args&&... args) {
     take_slot();
@@ -201,10 +202,10 @@ class group : public task_set {
   std::exception_ptr error_;  // the first, until it is thrown
 };
 
-// The results of a pool's imap functions, one after the other. An error of one
-// element is thrown in its place, and the next call goes on behind it. To drop
-// them kills the tasks that have not ended, and waits for that: next(), a loop
-// and the destructor suspend. The pool must outlive them.
+// The results of a pool's imap functions, one after the other: next(), a loop
+// and the destructor suspend. An error of one element is thrown in its place,
+// and the next call goes on behind it. To drop what is left kills its tasks,
+// and waits until they have ended. The pool must outlive it.
 template <class R>
 class mapped {
  public:

@@ -1,10 +1,10 @@
 // bao/look_up.hpp - questions to the system's resolver
 //
-// libc looks up names by blocking, sometimes for seconds, and there is no other
-// way to its answers: the files and services that an administrator has set up.
-// So a helper thread asks (offload.hpp), with one difference. A job of
-// offload() may refer to its waiter's variables, who must therefore stay until
-// it is done. A question owns all it works on, and its waiters may leave:
+// libc blocks when it looks up a name, sometimes for seconds, and only libc
+// knows the files and services that an administrator has set up. So a helper
+// thread asks it. offload() would do, but its job may refer to variables of the
+// task that waits, which must therefore stay until the job is done, even when
+// it is killed. A question owns all it works on, so those who wait may leave:
 //
 //     task 1 --.
 //     task 2 ---+--> "example.org:80" ... helper ... answer --> tasks 1 and 3

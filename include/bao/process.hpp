@@ -8,9 +8,10 @@
 //     in()  -->  0  the child  1  -->  out()
 //                              2  -->  err()
 //
-// A pipe holds 64 KiB, and then whoever writes has to wait. So one who writes
-// all of a child's input before reading any of its output waits for ever, if
-// the child does likewise: communicate() has a task for each pipe.
+// A pipe holds 64 KiB; then whoever writes has to wait. So if we write all of a
+// child's input before we read any of its output, and the child does not read
+// on while nobody takes its output, both wait for ever. communicate() has a
+// task for each pipe, and so does not.
 //
 // The child begins with what it was given and no other descriptor of bao's,
 // with no signal blocked, and with the usual end by SIGPIPE. It is started by
@@ -112,8 +113,8 @@ struct process_result {
   int status = 0;  // as wait() tells it
 };
 
-// A child. Move-only; an empty one is nobody's: std::logic_error. It must
-// neither move nor go under those who use it.
+// A child. Move-only; the calls of an empty one throw std::logic_error. It must
+// neither be moved nor destroyed while a task uses it.
 //
 // Only communicate() and wait() suspend, until `until` at the latest; they
 // throw what interrupts us, and the child runs on. All throw std::system_error
@@ -147,11 +148,11 @@ class process {
   stream& out() { return expect_one("out"), my_.out; }
   stream& err() { return expect_one("err"), my_.err; }
 
-  // Writes `input`, closes in(), reads both outputs up to their ends and waits
-  // for the child's. It need not read its input. When this is late, it throws
-  // std::errc::timed_out; then, or when we are interrupted, it may be called
-  // once more: it goes on where it was, with what is left of the input first.
-  // Only one task at a time may: std::logic_error.
+  // Writes `input`, closes in(), reads both outputs up to their ends, and waits
+  // for the end of the child, which need not read its input. Throws
+  // std::errc::timed_out when late. After that, or an interruption, it may be
+  // called again: it goes on where it was, with what is left of the input
+  // first. Throws std::logic_error while another task is at it.
   //
   // The outputs end when nobody can write to them any more, neither the child
   // nor those whom it has started.

@@ -6,16 +6,19 @@
 //     auto end = bao::on_signal(SIGTERM, [&] { server.stop(5s); });
 //     server.serve();
 //
-// To accept and spawn takes two lines and needs no class. What this one adds is
-// what those lines lack in service: a limit to how many are served at a time,
-// where the others wait in the system's queue; an end that lets the clients
-// finish; and more than one thread, each with a scheduler and a listener of its
-// own, among which the system divides the connections:
+// To accept and spawn takes two lines and needs no class. This one adds what a
+// program in service needs. It limits how many clients are served at a time:
+// the others wait in the system's queue. It ends gracefully: the clients that
+// are there may finish. And it runs on more than one thread, each with a
+// scheduler and a listener of its own, among which the system divides the
+// connections:
 //
 //              port 8080
 //     thread 1   thread 2   thread 3        no task ever leaves its thread,
 //     |     |    |     |    |     |         nothing is shared but the handler
 //    task  task task  task task  task
+//
+// Beside accept and spawn, a connection costs a note on the heap.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -139,11 +142,11 @@ class server {
       if (t.error != nullptr) std::rethrow_exception(t.error);
   }
 
-  // Takes no more connections but those that have been made, and waits until
-  // all clients have been served, or until `grace`, when it kills the rest.
-  // True if there was none. The address can be used again then. Throws what
-  // interrupts us: then another stop() has to end it; and deadlock when it is a
-  // client's task that calls.
+  // Suspends until all clients have been served, those included who have
+  // connected and wait to be accepted. At `grace` it kills those that are left;
+  // true if there were none. Then the address can be used again. Throws
+  // deadlock when a client's task calls, and what interrupts us: then another
+  // stop() has to end it.
   bool stop(deadline grace = std::chrono::seconds(1)) {
     here_.expect_here("stop");
     if (here_.contains(self()))

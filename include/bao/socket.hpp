@@ -6,9 +6,11 @@
 //
 //     bao::tcp_stream peer = bao::connect("example.org:80", 5s);
 //
-// Sockets are born non-blocking and close-on-exec, TCP ones without Nagle's
-// delay; listeners may reuse an address whose connections linger. The addresses
-// of a name are tried in turn: one that does not answer uses up the deadline.
+// Sockets are non-blocking and close-on-exec from the start, TCP ones without
+// Nagle's delay; listeners may reuse an address whose old connections linger.
+// The addresses of a name are tried in turn: one that does not answer uses up
+// the deadline. Beside the system calls this costs next to nothing, but to look
+// up a name takes a helper thread.
 //
 // SPDX-License-Identifier: MIT
 #pragma once

@@ -15,10 +15,11 @@
 //     SIGURG: which turn is this?  ...  SIGURG: is it still the same one?
 //
 // Turns are numbered, so a task that gives way is never taken for one that does
-// not. Only the thread itself may read the number, and knows where it stands:
-// hence the signal, which programs hardly use and ignore by default. One that
-// never keeps the thread for a quarter of the limit is never sent any. To a
-// task that does, poll() and nanosleep() may return early, with EINTR.
+// not. Only the thread itself may read the number, and only it knows where it
+// stands: so it is asked by a signal. SIGURG is one that programs hardly use
+// and that is ignored by default. A thread whose turns are shorter than a
+// quarter of the limit is never sent one. In a task that keeps its thread for
+// longer, poll() and nanosleep() may return early, with EINTR.
 //
 // The price is some ns each time the thread looks around; a turn costs nothing.
 // While the thread sleeps, so does the one that looks on.
