@@ -17,8 +17,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <memory>
 #include <new>
 #include <string>
@@ -86,18 +86,18 @@ class question : public offloaded {
   virtual answer look_up() = 0;
 
   static std::shared_ptr<question> asked_already(const std::string& key) {
-    auto& asked = this_scheduler().questions;
-    asked.erase(std::remove_if(asked.begin(), asked.end(),
-                               [](auto& q) { return q.expired(); }),
-                asked.end());
-    for (auto& one : asked) {
+    for (auto& one : this_scheduler().questions) {
       auto q = one.lock();
       if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
     }
     return nullptr;
   }
   static std::shared_ptr<question> begin(std::shared_ptr<question> q) {
-    this_scheduler().questions.push_back(q);
+    auto& asked = this_scheduler().questions;
+    std::size_t i = 0;  // a place that is free
+    while (i < asked.size() && !asked[i].expired()) ++i;
+    if (i == asked.size()) asked.emplace_back();
+    asked[i] = q;
     q->submit();
     if (!q->done) q->self_ = q;
     q->waits = nullptr;  // no single task

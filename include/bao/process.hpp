@@ -217,12 +217,10 @@ inline process_options& process_options::env(const std::string& name,
   if (name.empty() || name.find('=') != std::string::npos)
     throw std::invalid_argument("env: \"" + name + "\" is no name");
   const std::string begin = name + '=';
-  auto& all = environment_;
-  const auto same = [&](const std::string& variable) {
-    return variable.compare(0, begin.size(), begin) == 0;
-  };
-  all.erase(std::remove_if(all.begin(), all.end(), same), all.end());
-  all.push_back(begin + value);
+  for (std::string& variable : environment_)
+    if (variable.compare(0, begin.size(), begin) == 0)
+      return variable = begin + value, *this;
+  environment_.push_back(begin + value);
   return *this;
 }
 
@@ -250,8 +248,8 @@ inline descriptor duplicate_above_2(int fd) {
   return descriptor(made);
 }
 
-// The ends of a new pipe: to read, and to write.
-inline std::pair<descriptor, descriptor> make_pipe() {
+// A new pipe: read from its first end what is written to the other.
+inline void make_pipe(descriptor (&its)[2]) {
   int ends[2];
 #if defined(__APPLE__)
   check(::pipe(ends), "pipe");
@@ -259,7 +257,7 @@ inline std::pair<descriptor, descriptor> make_pipe() {
 #else
   check(::pipe2(ends, O_CLOEXEC), "pipe2");
 #endif
-  return {descriptor(ends[0]), descriptor(ends[1])};
+  for (int i = 0; i < 2; ++i) its[i] = descriptor(ends[i]);
 }
 
 // What posix_spawn() is told.
@@ -339,10 +337,10 @@ inline process::process(std::vector<std::string> command,
     // its output ourselves, we would never read an end of it.
     descriptor given;
     if (fd == options.a_pipe) {
-      auto [from, to] = make_pipe();
-      if (i != 0) std::swap(from, to);
-      *ours[i] = stream(duplicate_above_2(to.fd()).release());
-      given = std::move(from);
+      descriptor ends[2];
+      make_pipe(ends);
+      *ours[i] = stream(duplicate_above_2(ends[i == 0].fd()).release());
+      given = std::move(ends[i != 0]);
     } else if (fd == options.a_file) {
       const int how = i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
       given = descriptor(::open(c_string(file), how | O_CLOEXEC, 0666));

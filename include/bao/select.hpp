@@ -69,16 +69,18 @@ class select_case {
 class case_in_line : public select_case {
  public:
   bool take() final {
-    const bool line_is_gone = place_ && !place_->woken && !place_->in_list();
+    const bool line_is_gone = stood_ && !place_.woken && !place_.in_list();
     if (line_is_gone) return false;
     line_.enter("select");
     return take_from_line();
   }
-  void stand_in_line(scheduler& s) final {
-    if (!place_) line_.push_back(place_.emplace(s.running(), offer()));
+  void stand_in_line(scheduler&) final {
+    if (std::exchange(stood_, true)) return;
+    place_.offer = offer();
+    line_.push_back(place_);
   }
-  bool given() const final { return place_ && place_->woken; }
-  void leave() override { place_.reset(); }
+  bool given() const final { return place_.woken; }
+  void leave() final { place_.leave(); }
 
  protected:
   explicit case_in_line(wait_queue& line) : line_(line) {}
@@ -88,7 +90,8 @@ class case_in_line : public select_case {
   virtual void* offer() { return nullptr; }
 
   wait_queue& line_;
-  std::optional<waiter> place_;
+  waiter place_{this_scheduler().running()};
+  bool stood_ = false;
 };
 
 // --- the cases ---------------------------------------------------------------
@@ -125,12 +128,8 @@ class send_case final : public case_in_line {
         value_(*copy_),
         function_(std::move(f)) {}
 
-  void leave() override {
-    closed_ = given() && place_->offer == nullptr;
-    case_in_line::leave();
-  }
   void act() override {
-    if (closed_) to_.throw_closed();
+    if (given() && place_.offer == nullptr) to_.throw_closed();
     function_();
   }
 
@@ -141,7 +140,6 @@ class send_case final : public case_in_line {
   channel<T, Order>& to_;
   std::optional<T> copy_;
   T& value_;
-  bool closed_ = false;
   F function_;
 };
 
@@ -167,17 +165,17 @@ class task_case final : public select_case {
 
   bool take() override { return task_.done(); }
   void stand_in_line(scheduler& s) override {
-    if (place_) return;
-    place_.emplace().waits = &s.running();
-    task_.checked("select").watchers.push_back(*place_);
+    if (place_.in_list()) return;
+    place_.waits = &s.running();
+    task_.checked("select").watchers.push_back(place_);
   }
-  void leave() override { place_.reset(); }
+  void leave() override { place_.leave(); }
   void act() override { tell(function_, task_); }
 
  private:
   task<R> task_;
   F function_;
-  std::optional<joiner> place_;
+  joiner place_;
 };
 
 template <class F>
