@@ -21,7 +21,6 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -50,10 +49,10 @@ struct received_signals {
 
   // Puts that handler in place of what the signal did before.
   void begin_to_handle(int signal, const char* call) {
-    if (signal <= 0 || signal >= numbers)
-      throw std::system_error(
-          EINVAL, std::generic_category(),
-          std::string(call) + ": " + std::to_string(signal));
+    if (signal <= 0 || signal >= numbers) {
+      errno = EINVAL;
+      throw_errno(std::string(call) + ": " + std::to_string(signal));
+    }
     if (handled[signal].exchange(true)) return;
     struct sigaction ours {};
     ours.sa_handler = handle;

@@ -348,8 +348,6 @@ class wait_group {
     waiters_.enter("wait_group");
     if (more < -count_)
       throw std::logic_error("wait_group: more is done than was added");
-    if (more > std::numeric_limits<std::ptrdiff_t>::max() - count_)
-      throw std::logic_error("wait_group: that is too much");
     count_ += more;
     if (count_ == 0) waiters_.wake_all();
   }
