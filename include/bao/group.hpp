@@ -85,9 +85,9 @@ class task_set {
                  std::forward<More>(more)...);
   }
 
-  // Suspends until all members have ended, those included that they spawn; or
-  // until `until` (false). Throws what interrupts us: bao::killed in a member
-  // that calls this.
+  // Kills all members, and suspends until they have ended, those included that
+  // they spawn meanwhile (true), or until `until` (false). Throws what
+  // interrupts us: bao::killed in a member that calls this.
   bool kill(deadline until = never) {
     for (;;) {
       std::vector<task<>> left;
@@ -101,15 +101,16 @@ class task_set {
   // How many have not ended.
   std::size_t size() const { return size_; }
   bool contains(const task<>& t) {
-    const bool ended = t.done();
+    task_block& one = t.checked("contains");
     for (member* m = members_.first(); m != nullptr; m = members_.after(*m))
-      if (&m->who == &t.checked("contains")) return !ended;
+      if (&m->who == &one) return one.stage != task_state::done;
     return false;
   }
 
  protected:
   virtual ~task_set() = default;
 
+  // A task that has just been spawned is a member from now on.
   void enter(task_block& t) try {
     auto* const m = new member(*this, t);
     members_.push_back(*m);
@@ -123,7 +124,8 @@ class task_set {
   virtual void give_slot_back() noexcept {}
   virtual void has_ended(task_block&) {}
 
-  // For those who wait until all have ended, or for less.
+  // Suspends until all have ended, or enough() holds, which is asked at each
+  // wake-up (true), or until `until` (false).
   template <class Enough>
   bool wait(deadline until, Enough enough) {
     if (contains(self()))
@@ -133,7 +135,7 @@ class task_set {
   }
   wait_queue all_ended_;
 
-  // Kills those that are left, in peace: for destructors.
+  // For destructors: kills those that are left, and nothing interrupts that.
   void end() noexcept {
     if (empty()) return;
     if (contains(self())) die("a group goes while a member of it runs");

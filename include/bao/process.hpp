@@ -60,6 +60,7 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // "/dev/null" is one. None of its members suspends.
 class process_options {
  public:
+  // With a copy of our environment, as it is now.
   process_options() {
     for (char** ours = environ; ours != nullptr && *ours != nullptr; ++ours)
       environment_.push_back(*ours);
@@ -69,8 +70,8 @@ class process_options {
   process_options& directory(std::string path) {
     return directory_ = std::move(path), *this;
   }
-  // One variable more than we have now, or another value. Throws
-  // std::invalid_argument for a name that cannot be one.
+  // One variable more, or another value. Throws std::invalid_argument for a
+  // name that cannot be one.
   process_options& env(const std::string& name, const std::string& value);
   // None but those that are set from here on.
   process_options& clear_env() { return environment_.clear(), *this; }
@@ -325,6 +326,8 @@ inline process::process(std::vector<std::string> command,
     setup.change_directory(c_string(options.directory_));
     what += " in " + options.directory_;
   }
+  // The child's ends are closed here when it has them: while we could write to
+  // its output ourselves, we would never read an end of it.
   descriptor its[3];
   stream* const ours[] = {&my_.in, &my_.out, &my_.err};
   for (int i = 0; i < 3; ++i) {
@@ -333,8 +336,6 @@ inline process::process(std::vector<std::string> command,
       setup.connect(1, i);
       continue;
     }
-    // Closed here as soon as the child has a duplicate: while we could write to
-    // its output ourselves, we would never read an end of it.
     descriptor given;
     if (fd == options.a_pipe) {
       descriptor ends[2];
