@@ -5920,14 +5920,16 @@ class shield : public scope {
 //
 // All are fair: whoever releases hands over to the first in line, and has to
 // queue to take again. Whoever is late or killed takes nothing along. A lock
-// knows who has it: to lock what one holds, or to unlock what another one does,
-// is an error, and reports name the holder.
+// knows who has it: it is an error to lock what one holds already, or to unlock
+// what somebody else holds, and reports name the holder.
 //
-// Each belongs to the thread that used it first; others get wrong_thread. All
-// but get() and those named wait..., lock..., acquire, ..._for and ..._until
-// never suspend; these do while they have to wait, `until` at the latest, and
-// then return false, where get() throws. They throw what interrupts us. To take
-// and release what is free is some ns.
+// Calls named wait, lock, acquire and get, and those that end in _for or
+// _until, suspend while they have to wait, `until` at the latest. When they are
+// late they return false, but get() throws. All throw what interrupts us. The
+// other calls never suspend. To take and release what is free costs some ns.
+//
+// Each object belongs to the thread that used it first; others get
+// wrong_thread.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -5958,7 +5960,7 @@ class event {
   wait_queue waiters_;
 };
 
-// Units that are taken one by one, and given back.
+// A number of units, which are taken one by one, and given back.
 class semaphore {
  public:
   // Throws std::invalid_argument unless 0 <= units <= most.
@@ -6095,8 +6097,9 @@ class shared_mutex : private lock_holder {
   explicit shared_mutex(const char* name = "shared_mutex")
       : lock_holder(name) {}
 
-  // Throws deadlock when we have it alone already. Who shares it and wants it
-  // alone waits for itself, which shows when nobody else can run.
+  // Throws deadlock when we have it alone already. A task that shares it and
+  // then wants it alone waits for itself: that is noticed, and called a
+  // deadlock, only when no other task can run.
   bool lock(deadline until = never) { return get("lock", until, false); }
   bool try_lock() {
     waiters_.enter("try_lock");
@@ -6189,9 +6192,9 @@ class condition_variable {
     waiters_.wake_all();
   }
 
-  // Until notified, or rarely for nothing (true); false when late. Has the lock
-  // again when it returns or throws: for that it waits beyond `until`, and in
-  // peace.
+  // Until notified (true) or late (false); rarely returns true for no reason,
+  // as the standard's does. We hold the lock again when it returns or throws:
+  // to get it we wait even beyond `until`, and cannot be interrupted.
   template <class Lock>
   bool wait(Lock& lock, deadline until = never) {
     struct let_go {
@@ -6238,8 +6241,6 @@ class wait_group {
     waiters_.enter("wait_group");
     if (more < -count_)
       throw std::logic_error("wait_group: more is done than was added");
-    if (more > std::numeric_limits<std::ptrdiff_t>::max() - count_)
-      throw std::logic_error("wait_group: that is too much");
     count_ += more;
     if (count_ == 0) waiters_.wake_all();
   }
@@ -6279,8 +6280,7 @@ class async_result {
   // std::system_error with timed_out when late.
   std::add_lvalue_reference_t<T> get(deadline until = never) {
     if (!there_.wait(until))
-      throw std::system_error(std::make_error_code(std::errc::timed_out),
-                              "async_result: get");
+      errno = ETIMEDOUT, throw_errno("async_result: get");
     if (error_ != nullptr) std::rethrow_exception(error_);
     if constexpr (!std::is_void_v<T>) return *value_;
   }
@@ -6361,30 +6361,25 @@ struct lifo {
       return value;
     }
 
-   private:
+   protected:
     std::vector<T> items_;
   };
 };
 
+// The greatest comes to the end, where lifo takes it.
 template <class Less>
 struct priority {
   template <class T>
-  class buffer {
+  class buffer : public lifo::buffer<T> {
    public:
-    std::size_t size() const { return items_.size(); }
     void push(T&& value) {
-      items_.push_back(std::move(value));
-      std::push_heap(items_.begin(), items_.end(), Less());
+      lifo::buffer<T>::push(std::move(value));
+      std::push_heap(this->items_.begin(), this->items_.end(), Less());
     }
     T pop() {
-      std::pop_heap(items_.begin(), items_.end(), Less());
-      T value = std::move(items_.back());
-      items_.pop_back();
-      return value;
+      std::pop_heap(this->items_.begin(), this->items_.end(), Less());
+      return lifo::buffer<T>::pop();
     }
-
-   private:
-    std::vector<T> items_;
   };
 };
 
@@ -6575,11 +6570,12 @@ class channel {
 // it: when it goes, those that are left are killed and waited for. So declare
 // it after all variables that its members use: it goes before they do. A pool
 // is a group of limited size, and its map functions call a function for each
-// element of a range, in tasks: the elements are asked for as there is room, so
-// that the range may be endless, and be slow itself.
+// element of a range, in tasks. It asks for the next element when a slot is
+// free, so the range may be endless, and may wait itself.
 //
-// One that has members when the process forks is of no use in the child, but to
-// be destroyed.
+// A member costs a small note on the heap beside its task. A group that has
+// members when the process forks is of no use in the child, but can be
+// destroyed there.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -6590,9 +6586,9 @@ class task_set {
   task_set() = default;
   task_set(const task_set&) = delete;
 
-  // A member that runs f(args...), as bao::spawn() does; with more arguments
-  // than one, reports do not tell the place. Where it is a pool, suspends until
-  // a slot is free.
+  // Spawns f(args...) as a member, as bao::spawn() does; with more than one
+  // argument, reports do not tell the place. A pool's suspends until a slot is
+  // free, a group's never.
   template <class... Args>
   auto spawn(task_options options, Args&&... args) {
     take_slot();
@@ -6626,41 +6622,37 @@ class task_set {
                  std::forward<More>(more)...);
   }
 
-  // Suspends until all members have ended, those included that they spawn; or
-  // until `until` (false). Throws what interrupts us: bao::killed in a member
-  // that calls this.
+  // Kills all members, and suspends until they have ended, those included that
+  // they spawn meanwhile (true), or until `until` (false). Throws what
+  // interrupts us: bao::killed in a member that calls this.
   bool kill(deadline until = never) {
     for (;;) {
-      forget_the_ended();
-      if (members_.empty()) return true;
-      if (!kill_all(std::vector<task<>>(members_), until)) return false;
+      std::vector<task<>> left;
+      for (member* m = members_.first(); m != nullptr; m = members_.after(*m))
+        if (m->who.stage != task_state::done) left.emplace_back(&m->who);
+      if (left.empty()) return true;
+      if (!kill_all(left, until)) return false;
     }
   }
-  bool empty() const { return size() == 0; }
+  bool empty() const { return members_.empty(); }
   // How many have not ended.
-  std::size_t size() const { return running_; }
-  bool contains(const task<>& t) const {
-    return !t.done() &&
-           std::find(members_.begin(), members_.end(), t) != members_.end();
+  std::size_t size() const { return size_; }
+  bool contains(const task<>& t) {
+    task_block& one = t.checked("contains");
+    for (member* m = members_.first(); m != nullptr; m = members_.after(*m))
+      if (&m->who == &one) return one.stage != task_state::done;
+    return false;
   }
 
  protected:
   virtual ~task_set() = default;
 
+  // A task that has just been spawned is a member from now on.
   void enter(task_block& t) try {
-    // Now and then, so that on average this takes constant time.
-    if (members_.size() >= 2 * (running_ + 8)) forget_the_ended();
-    members_.emplace_back(&t);
-    auto* const note = new member(*this);
-    note->ended = [](completion& c, task_block& ended) {
-      const std::unique_ptr<member> mine(static_cast<member*>(&c));
-      --mine->of.running_;
-      mine->of.give_slot_back();
-      mine->of.has_ended(ended);
-      if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
-    };
-    ++running_;
-    t.watchers.push_back(*note);
+    auto* const m = new member(*this, t);
+    members_.push_back(*m);
+    t.watchers.push_back(*m);
+    ++size_;
   } catch (...) {
     this_scheduler().kill(t);  // it has not begun, and never will
     throw;
@@ -6669,7 +6661,8 @@ class task_set {
   virtual void give_slot_back() noexcept {}
   virtual void has_ended(task_block&) {}
 
-  // For those who wait until all have ended, or for less.
+  // Suspends until all have ended, or enough() holds, which is asked at each
+  // wake-up (true), or until `until` (false).
   template <class Enough>
   bool wait(deadline until, Enough enough) {
     if (contains(self()))
@@ -6679,7 +6672,7 @@ class task_set {
   }
   wait_queue all_ended_;
 
-  // Kills those that are left, in peace: for destructors.
+  // For destructors: kills those that are left, and nothing interrupts that.
   void end() noexcept {
     if (empty()) return;
     if (contains(self())) die("a group goes while a member of it runs");
@@ -6688,19 +6681,27 @@ class task_set {
   }
 
  private:
-  struct member final : completion {
-    explicit member(task_set& set) : of(set) {}
+  // Stands in our list, and among those that the task tells of its end.
+  struct member final : completion, list_node<member> {
+    using list_node<member>::leave;
     task_set& of;
+    task_block& who;
+
+    member(task_set& set, task_block& t) : of(set), who(t) {
+      ended = [](completion& c, task_block& one) {
+        auto* const m = static_cast<member*>(&c);
+        task_set& left = m->of;
+        delete m;
+        --left.size_;
+        left.give_slot_back();
+        left.has_ended(one);
+        if (left.empty()) left.all_ended_.wake_all();
+      };
+    }
   };
 
-  void forget_the_ended() {
-    members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                  [](const task<>& t) { return t.done(); }),
-                   members_.end());
-  }
-
-  std::vector<task<>> members_;  // and some that have ended
-  std::size_t running_ = 0;      // who have not told us that they ended
+  list<member> members_;  // that have not ended
+  std::size_t size_ = 0;
 };
 
 // Only join(), kill() and the destructor suspend.
@@ -6738,10 +6739,10 @@ class group : public task_set {
   std::exception_ptr error_;  // the first, until it is thrown
 };
 
-// The results of a pool's imap functions, one after the other. An error of one
-// element is thrown in its place, and the next call goes on behind it. To drop
-// them kills the tasks that have not ended, and waits for that: next(), a loop
-// and the destructor suspend. The pool must outlive them.
+// The results of a pool's imap functions, one after the other: next(), a loop
+// and the destructor suspend. An error of one element is thrown in its place,
+// and the next call goes on behind it. To drop what is left kills its tasks,
+// and waits until they have ended. The pool must outlive it.
 template <class R>
 class mapped {
  public:
@@ -6773,7 +6774,7 @@ class pool : public task_set {
  public:
   // Throws std::invalid_argument for a size of 0, or a negative one.
   explicit pool(std::size_t size)
-      : size_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
+      : most_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
     if (size == 0) throw std::invalid_argument("pool: of nobody");
   }
   // Kills those that are left, and waits until they have ended.
@@ -6828,36 +6829,40 @@ class pool : public task_set {
   // of those would stand still.
   class lent_slot {
    public:
-    explicit lent_slot(pool& p) : pool_(p), ours_(p.contains(self())) {
-      if (ours_) pool_.slots_.release();
-    }
+    explicit lent_slot(pool& p) : pool_(p) { lend(); }
     lent_slot(const lent_slot&) = delete;
-    ~lent_slot() {
-      if (!ours_) return;
+    ~lent_slot() { take_back(); }
+
+    void lend() {
+      if (lent_ || !pool_.contains(self())) return;
+      pool_.slots_.release();
+      lent_ = true;
+    }
+    void take_back() {
+      if (!std::exchange(lent_, false)) return;
       shield in_peace;
       pool_.slots_.acquire();
     }
 
    private:
     pool& pool_;
-    bool ours_;
+    bool lent_ = false;
   };
 
   // The tasks of a mapping that were spawned and not yet handed on.
   template <class R>
   struct ahead {
-    explicit ahead(pool& p) : of(p) { lent.emplace(of); }
-    pool& of;
-    std::optional<lent_slot> lent;  // while we wait for them
-    std::deque<task<R>> all;        // in order
-    std::vector<task<R>> ended;     // as they did, where that counts
+    explicit ahead(pool& p) : slot(p) {}
+    lent_slot slot;              // while we wait for them
+    std::deque<task<R>> all;     // in order
+    std::vector<task<R>> ended;  // as they did, where that counts
     wait_queue news;
 
     ~ahead() {
       shield in_peace;
-      const bool busy = std::any_of(all.begin(), all.end(),
-                                    [](auto& t) { return !t.done(); });
-      if (busy && !lent) lent.emplace(of);
+      if (std::any_of(all.begin(), all.end(),
+                      [](auto& t) { return !t.done(); }))
+        slot.lend();
       kill_all(all);
     }
     void add(task<R> t, bool in_order) try {
@@ -6889,7 +6894,7 @@ class pool : public task_set {
     }
   };
 
-  std::size_t size_;
+  std::size_t most_;
   semaphore slots_;
 };
 
@@ -6906,12 +6911,12 @@ auto pool::mapping(Range&& range, F f) {
           ahead<R> tasks(*this);
           const auto hand_on = [&] {
             task<R> t = tasks.next(InOrder);
-            tasks.lent.reset();
+            tasks.slot.take_back();
             yield(std::move(t));
-            tasks.lent.emplace(*this);
+            tasks.slot.lend();
           };
           for (auto& x : std::get<0>(source)) {
-            while (tasks.all.size() >= size_) hand_on();
+            while (tasks.all.size() >= most_) hand_on();
             tasks.add(spawn(task_options(place::nowhere()), std::ref(g),
                             static_cast<in&&>(x)),
                       InOrder);
@@ -7093,6 +7098,18 @@ class thread_lock {
 
  private:
   thread_mutex& mutex_;
+};
+
+// Calls f() at the end of a block, however that is left. It must not throw.
+template <class F>
+class at_end {
+ public:
+  [[nodiscard]] explicit at_end(F f) : call_(std::move(f)) {}
+  at_end(const at_end&) = delete;
+  ~at_end() { call_(); }
+
+ private:
+  F call_;
 };
 
 // Something to be done on another thread.
@@ -7459,11 +7476,11 @@ auto offload(F f, Args... args) {
 // =============================================================================
 // bao/look_up.hpp - questions to the system's resolver
 //
-// libc looks up names by blocking, sometimes for seconds, and there is no other
-// way to its answers: the files and services that an administrator has set up.
-// So a helper thread asks (offload.hpp), with one difference. A job of
-// offload() may refer to its waiter's variables, who must therefore stay until
-// it is done. A question owns all it works on, and its waiters may leave:
+// libc blocks when it looks up a name, sometimes for seconds, and only libc
+// knows the files and services that an administrator has set up. So a helper
+// thread asks it. offload() would do, but its job may refer to variables of the
+// task that waits, which must therefore stay until the job is done, even when
+// it is killed. A question owns all it works on, so those who wait may leave:
 //
 //     task 1 --.
 //     task 2 ---+--> "example.org:80" ... helper ... answer --> tasks 1 and 3
@@ -7477,47 +7494,38 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Belongs to all who ask it, and to the helper while one is at it.
-class question final : public offloaded {
+class question : public offloaded {
  public:
-  // Only those who ask know its type.
-  using answer = std::shared_ptr<const void>;
-
-  question(std::string key, std::function<answer()> find)
-      : key_(std::move(key)), find_(std::move(find)) {}
-
   // Never suspends. Has a helper thread call find(), which must own all it
-  // needs, and may throw nothing but std::bad_alloc; or joins those who wait
-  // for the same already. The key says what is asked, and so of what type the
-  // answer is. Throws std::system_error when there is no helper.
-  static std::shared_ptr<question> ask(std::string key,
-                                       std::function<answer()> find) {
-    auto& asked = this_scheduler().questions;
-    asked.erase(std::remove_if(asked.begin(), asked.end(),
-                               [](auto& q) { return q.expired(); }),
-                asked.end());
-    for (auto& one : asked) {
-      auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
-    }
-    auto q = std::make_shared<question>(std::move(key), std::move(find));
-    asked.push_back(q);
-    q->submit();
-    if (!q->done) q->self_ = q;
-    q->waits = nullptr;  // no single task
-    return q;
+  // needs, returns a std::shared_ptr to the answer, and may throw nothing but
+  // std::bad_alloc; or joins those who wait for the same already. The key says
+  // what is asked, and so of what type the answer is. Throws std::system_error
+  // when there is no helper.
+  template <class Find>
+  static std::shared_ptr<question> ask(std::string key, Find find) {
+    if (auto same = asked_already(key)) return same;
+    struct asked final : question {
+      Find find;
+      asked(std::string what, Find f)
+          : question(std::move(what)), find(std::move(f)) {}
+      answer look_up() override { return find(); }
+    };
+    question* const made = new asked(std::move(key), std::move(find));
+    return begin(std::shared_ptr<question>(made));
   }
+  virtual ~question() = default;
 
   // Whoever has asked waits once, and then leaves.
 
   // Suspends until the answer is there (true), or `until` passes (false).
   // Throws what interrupts us.
   bool wait(deadline until) {
-    const leaving at_end{*this};
+    const at_end leave([this] { --askers_; });
     return waiters_.wait(until, asking, [&] { return done; });
   }
   // The same for a caller in C: returns what park_in_c() does.
   int wait_in_c(deadline until) {
-    const leaving at_end{*this};
+    const at_end leave([this] { --askers_; });
     scheduler& s = waiters_.enter(asking.what);
     waiter me(s.running());
     waiters_.push_back(me);
@@ -7534,7 +7542,30 @@ class question final : public offloaded {
   }
 
  private:
+  using answer = std::shared_ptr<const void>;
   static constexpr wait_reason asking{"asking the resolver"};
+
+  explicit question(std::string key) : key_(std::move(key)) {}
+  virtual answer look_up() = 0;
+
+  static std::shared_ptr<question> asked_already(const std::string& key) {
+    for (auto& one : this_scheduler().questions) {
+      auto q = one.lock();
+      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
+    }
+    return nullptr;
+  }
+  static std::shared_ptr<question> begin(std::shared_ptr<question> q) {
+    auto& asked = this_scheduler().questions;
+    std::size_t i = 0;  // a place that is free
+    while (i < asked.size() && !asked[i].expired()) ++i;
+    if (i == asked.size()) asked.emplace_back();
+    asked[i] = q;
+    q->submit();
+    if (!q->done) q->self_ = q;
+    q->waits = nullptr;  // no single task
+    return q;
+  }
 
   // One more asks; not where the helper has found that nobody does.
   bool join() {
@@ -7543,16 +7574,12 @@ class question final : public offloaded {
     }
     return n >= 0;
   }
-  struct leaving {
-    question& asked;
-    ~leaving() { --asked.askers_; }
-  };
 
   void work() noexcept override {
     int nobody = 0;
     if (askers_.compare_exchange_strong(nobody, -1)) return;
     try {
-      answer_ = find_();
+      answer_ = look_up();
     } catch (const std::bad_alloc&) {  // get() tells
     }
   }
@@ -7563,7 +7590,6 @@ class question final : public offloaded {
   }
 
   std::string key_;
-  std::function<answer()> find_;
   answer answer_;
   wait_queue waiters_;
   std::atomic<int> askers_{1};
@@ -7598,17 +7624,13 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // Never suspends. Readiness right now, by asking the kernel. Throws
 // std::system_error for a descriptor that is not open.
 inline readiness poll_now(int fd, readiness want) {
-  if (fd < 0)
-    throw std::system_error(EBADF, std::generic_category(),
-                            "descriptor " + std::to_string(fd));
   pollfd p{fd, 0, 0};
   if (want & readable) p.events = static_cast<short>(p.events | POLLIN);
   if (want & writable) p.events = static_cast<short>(p.events | POLLOUT);
   while (hook::original::poll(&p, 1, 0) == -1)
     if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
-  if (p.revents & POLLNVAL)
-    throw std::system_error(EBADF, std::generic_category(),
-                            "poll: descriptor " + std::to_string(fd));
+  if (fd < 0 || (p.revents & POLLNVAL))
+    errno = EBADF, throw_errno("poll: descriptor " + std::to_string(fd));
   readiness got;
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
@@ -7913,18 +7935,20 @@ class io_call {
     }
   }
 
-  // Suspends until a helper thread has made the call, however late. It gets a
-  // duplicate of the descriptor: the number may be closed, and be given to
-  // another file, before its turn comes.
-  template <class Call>
-  auto elsewhere(Call call) {
+  // Suspends until a helper thread has read or written a file, however late. It
+  // gets a duplicate of the descriptor: the number may be closed, and be given
+  // to another file, before its turn comes.
+  ssize_t elsewhere(void* p, std::size_t n) {
     if (!place_) get_in_line();
     const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
                                 "duplicate descriptor"));
     const std::string what =
         std::string(name_) + ' ' + std::to_string(descriptor_.fd_);
-    const auto result =
-        offload([&] { return check(call(same.fd()), what.c_str()); });
+    const ssize_t result = offload([&] {
+      return check(direction_ & readable ? ::read(same.fd(), p, n)
+                                         : ::write(same.fd(), p, n),
+                   what.c_str());
+    });
     place_->expect_open(name_);
     return result;
   }
@@ -8127,8 +8151,7 @@ inline stream::kind stream::kind_of(int fd) {
 // Reads from the kernel.
 inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   if (kind_ == kind::file)
-    return static_cast<std::size_t>(
-        reading.elsewhere([=](int file) { return ::read(file, p, n); }));
+    return static_cast<std::size_t>(reading.elsewhere(p, n));
   return static_cast<std::size_t>(reading.retry([&] {
     if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
       if (kind_ == kind::non_blocking || poll_now(fd(), readable))
@@ -8294,8 +8317,7 @@ inline std::size_t taken_by_terminal(const void* p, std::size_t n) {
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
-    return static_cast<std::size_t>(
-        writing.elsewhere([=](int file) { return ::write(file, p, n); }));
+    return static_cast<std::size_t>(writing.elsewhere(const_cast<void*>(p), n));
   return static_cast<std::size_t>(writing.retry([&] {
     if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -8365,15 +8387,16 @@ class select_case {
   select_case(const select_case&) = delete;
 
   // Takes it, if it is ready.
-  virtual bool take() = 0;
+  virtual bool take() { return false; }
   // Has the task woken when it may be. Called before each wait.
-  virtual void stand_in_line(scheduler& s) = 0;
+  virtual void stand_in_line(scheduler&) {}
   // Whoever woke us has given it to us.
   virtual bool given() const { return false; }
-  virtual void leave() = 0;
+  virtual void leave() {}
   virtual void act() = 0;
+
   // When it is taken because nothing else is.
-  virtual deadline last_resort() const { return never; }
+  deadline last_resort = never;
 
  protected:
   ~select_case() = default;
@@ -8396,16 +8419,18 @@ class select_case {
 class case_in_line : public select_case {
  public:
   bool take() final {
-    const bool line_is_gone = place_ && !place_->woken && !place_->in_list();
+    const bool line_is_gone = stood_ && !place_.woken && !place_.in_list();
     if (line_is_gone) return false;
     line_.enter("select");
     return take_from_line();
   }
-  void stand_in_line(scheduler& s) final {
-    if (!place_) line_.push_back(place_.emplace(s.running(), offer()));
+  void stand_in_line(scheduler&) final {
+    if (std::exchange(stood_, true)) return;
+    place_.offer = offer();
+    line_.push_back(place_);
   }
-  bool given() const final { return place_ && place_->woken; }
-  void leave() override { place_.reset(); }
+  bool given() const final { return place_.woken; }
+  void leave() final { place_.leave(); }
 
  protected:
   explicit case_in_line(wait_queue& line) : line_(line) {}
@@ -8415,7 +8440,8 @@ class case_in_line : public select_case {
   virtual void* offer() { return nullptr; }
 
   wait_queue& line_;
-  std::optional<waiter> place_;
+  waiter place_{this_scheduler().running()};
+  bool stood_ = false;
 };
 
 // --- the cases ---------------------------------------------------------------
@@ -8452,12 +8478,8 @@ class send_case final : public case_in_line {
         value_(*copy_),
         function_(std::move(f)) {}
 
-  void leave() override {
-    closed_ = given() && place_->offer == nullptr;
-    case_in_line::leave();
-  }
   void act() override {
-    if (closed_) to_.throw_closed();
+    if (given() && place_.offer == nullptr) to_.throw_closed();
     function_();
   }
 
@@ -8468,7 +8490,6 @@ class send_case final : public case_in_line {
   channel<T, Order>& to_;
   std::optional<T> copy_;
   T& value_;
-  bool closed_ = false;
   F function_;
 };
 
@@ -8494,17 +8515,17 @@ class task_case final : public select_case {
 
   bool take() override { return task_.done(); }
   void stand_in_line(scheduler& s) override {
-    if (place_) return;
-    place_.emplace().waits = &s.running();
-    task_.checked("select").watchers.push_back(*place_);
+    if (place_.in_list()) return;
+    place_.waits = &s.running();
+    task_.checked("select").watchers.push_back(place_);
   }
-  void leave() override { place_.reset(); }
+  void leave() override { place_.leave(); }
   void act() override { tell(function_, task_); }
 
  private:
   task<R> task_;
   F function_;
-  std::optional<joiner> place_;
+  joiner place_;
 };
 
 template <class F>
@@ -8538,16 +8559,12 @@ class descriptor_case final : public select_case {
 template <class F>
 class time_case final : public select_case {
  public:
-  time_case(deadline until, F f) : until_(until), function_(std::move(f)) {}
-
-  bool take() override { return false; }
-  void stand_in_line(scheduler&) override {}
-  void leave() override {}
+  time_case(deadline until, F f) : function_(std::move(f)) {
+    last_resort = until;
+  }
   void act() override { function_(); }
-  deadline last_resort() const override { return until_; }
 
  private:
-  deadline until_;
   F function_;
 };
 
@@ -8607,13 +8624,9 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
       if (cases[(lot + i) % n]->take()) return cases[(lot + i) % n];
     return nullptr;
   };
-  struct leaving {
-    select_case** cases;
-    std::size_t n;
-    ~leaving() {
-      for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
-    }
-  } at_end{cases, n};
+  const at_end leave([&] {
+    for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
+  });
   if (s.time_to_yield()) {
     // In line, so that none is touched that goes meanwhile.
     for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
@@ -8623,8 +8636,8 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
 
   select_case* last = cases[0];
   for (std::size_t i = 1; i < n; ++i)
-    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
-  const deadline until = last->last_resort();
+    if (cases[i]->last_resort < last->last_resort) last = cases[i];
+  const deadline until = last->last_resort;
   if (until.passed()) return *last;
 
   for (;;) {
@@ -8665,9 +8678,11 @@ std::size_t select(Cases&&... cases) {
 //
 //     bao::tcp_stream peer = bao::connect("example.org:80", 5s);
 //
-// Sockets are born non-blocking and close-on-exec, TCP ones without Nagle's
-// delay; listeners may reuse an address whose connections linger. The addresses
-// of a name are tried in turn: one that does not answer uses up the deadline.
+// Sockets are non-blocking and close-on-exec from the start, TCP ones without
+// Nagle's delay; listeners may reuse an address whose old connections linger.
+// The addresses of a name are tried in turn: one that does not answer uses up
+// the deadline. Beside the system calls this costs next to nothing, but to look
+// up a name takes a helper thread.
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -8709,7 +8724,8 @@ class address {
   }
 
  private:
-  static std::optional<address> numeric(const std::string& host, int port);
+  // Empty unless the host is one in numbers, and there is a port.
+  static address numeric(const std::string& host, int port);
   friend std::vector<address> resolve(const std::string&, const std::string&,
                                       deadline);
 
@@ -8718,12 +8734,15 @@ class address {
 };
 
 // Asks by getsockname() or getpeername().
-template <class Call>
-address ask_address(int fd, Call call, const char* name) {
+inline address ask_address(int fd, int (*call)(int, sockaddr*, socklen_t*),
+                           const char* name) {
   address a;
   if (call(fd, a.data(), a.size_to_fill()) == -1)
     throw_errno(std::string(name) + ": descriptor " + std::to_string(fd));
   return a;
+}
+inline address local_address_of(int fd) {
+  return ask_address(fd, ::getsockname, "getsockname");
 }
 
 // "host:port" in two; the host without brackets.
@@ -8744,21 +8763,22 @@ inline std::pair<std::string, std::string> split_host_port(
   return {std::string(host), std::string(text.substr(colon + 1))};
 }
 
-inline std::optional<int> parse_port(const std::string& text) {
-  if (text.empty() || text.size() > 5) return std::nullopt;
+// -1 if it is none.
+inline int parse_port(const std::string& text) {
+  if (text.empty() || text.size() > 5) return -1;
   int port = 0;
   for (char c : text) {
-    if (c < '0' || c > '9') return std::nullopt;
+    if (c < '0' || c > '9') return -1;
     port = port * 10 + (c - '0');
   }
-  return port <= 65535 ? std::optional<int>(port) : std::nullopt;
+  return port <= 65535 ? port : -1;
 }
 
-inline std::optional<address> address::numeric(const std::string& host,
-                                               int port) {
+inline address address::numeric(const std::string& host, int port) {
   address a;
   auto* v4 = reinterpret_cast<sockaddr_in*>(&a.storage_);
   auto* v6 = reinterpret_cast<sockaddr_in6*>(&a.storage_);
+  if (port == -1) return a;
   if (::inet_pton(AF_INET, host.empty() ? "0.0.0.0" : host.c_str(),
                   &v4->sin_addr) == 1) {
     v4->sin_family = AF_INET;
@@ -8768,8 +8788,6 @@ inline std::optional<address> address::numeric(const std::string& host,
     v6->sin6_family = AF_INET6;
     v6->sin6_port = htons(static_cast<std::uint16_t>(port));
     a.size_ = sizeof *v6;
-  } else {
-    return std::nullopt;
   }
   return a;
 }
@@ -8777,12 +8795,11 @@ inline std::optional<address> address::numeric(const std::string& host,
 inline address address::parse(std::string_view text) {
   if (text.substr(0, 5) != "unix:") {
     const auto [host, service] = split_host_port(text);
-    const auto port = parse_port(service);
-    const auto found = port ? numeric(host, *port) : std::nullopt;
-    if (!found)
+    const address found = numeric(host, parse_port(service));
+    if (found.size() == 0)
       throw std::invalid_argument("address: \"" + std::string(text) +
                                   "\" is not a numeric address and port");
-    return *found;
+    return found;
   }
   const std::string_view path = text.substr(5);
   address a;
@@ -8839,33 +8856,33 @@ inline int address::port() const {
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
-  if (const auto port = parse_port(service)) {
-    if (const auto known = address::numeric(host, *port)) return {*known};
-  } else if (service.find_first_not_of("0123456789-+ ") == std::string::npos) {
+  const int port = parse_port(service);
+  if (port == -1 &&
+      service.find_first_not_of("0123456789-+ ") == std::string::npos)
     throw std::invalid_argument("resolve: \"" + service + "\" is no port");
-  }
+  const address known = address::numeric(host, port);
+  if (known.size() != 0) return {known};
   struct answer {
     int failed = 0;
     std::vector<address> all;
   };
   const auto asked =
       question::ask("resolve " + host + '\0' + service, [host, service] {
-        auto found = std::make_shared<answer>();
+        const std::shared_ptr<answer> found(new answer);
         addrinfo hints{};
         hints.ai_socktype = SOCK_STREAM;
         addrinfo* list = nullptr;
+        const at_end free([&] {
+          if (list != nullptr) ::freeaddrinfo(list);
+        });
         found->failed = hook::original::getaddrinfo(
             host.c_str(), service.c_str(), &hints, &list);
-        if (found->failed != 0) return found;
-        const std::unique_ptr<addrinfo, void (*)(addrinfo*)> ours(
-            list, ::freeaddrinfo);
         for (addrinfo* a = list; a != nullptr; a = a->ai_next)
           found->all.emplace_back(a->ai_addr, a->ai_addrlen);
         return found;
       });
   const std::string what = "resolve: " + host + ':' + service;
-  if (!asked->wait(until))
-    throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  if (!asked->wait(until)) errno = ETIMEDOUT, throw_errno(what);
   const auto& found = asked->get<answer>();
   if (found.failed != 0)
     throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
@@ -8900,13 +8917,7 @@ class socket_stream : public stream {
   address peer_address() const {
     return ask_address(fd(), ::getpeername, "getpeername");
   }
-  address local_address() const {
-    return ask_address(fd(), ::getsockname, "getsockname");
-  }
-
-  // A new descriptor, connected to `to`. Suspends until then, `until` at the
-  // latest; throws std::system_error.
-  static int connected(const address& to, deadline until);
+  address local_address() const { return local_address_of(fd()); }
 };
 
 // Each owns the connected socket that it is made from.
@@ -8921,27 +8932,30 @@ class unix_stream final : public socket_stream {
   explicit unix_stream(int fd) : socket_stream(fd, kind::other_socket) {}
 };
 
-inline int socket_stream::connected(const address& to, deadline until) {
+// A new socket, connected to `to`. Suspends until then, `until` at the latest;
+// throws std::system_error.
+inline int connect_socket(const address& to, deadline until) {
+  const bool local = to.family() == AF_UNIX;
   descriptor d(make_socket(to.family(), SOCK_STREAM));
   const std::string what = "connect: " + to.to_string();
-  if (to.family() != AF_UNIX) send_at_once(d.fd());
+  if (!local) send_at_once(d.fd());
+  int error = 0;
   growing_pause pause;
-  int result;
-  while ((result = sys->connect(d.fd(), to.data(), to.size())) == -1 &&
-         errno == EAGAIN && to.family() == AF_UNIX) {
-    if (until.passed())
-      throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  for (;;) {
+    if (sys->connect(d.fd(), to.data(), to.size()) == 0) return d.release();
+    error = errno;
+    // The queue of a unix listener is full, and nobody tells when it is not.
+    if (!local || error != EAGAIN) break;
+    if (until.passed()) errno = ETIMEDOUT, throw_errno(what);
     sleep(std::min(until, deadline(pause.next())));
   }
-  if (result == 0) return d.release();
-  if (errno != EINPROGRESS && errno != EINTR) throw_errno(what);
-  // Under way: the socket becomes writable when it has been decided.
-  if (!wait_fd(d.fd(), writable, until))
-    throw std::system_error(std::make_error_code(std::errc::timed_out), what);
-  int error = 0;
-  socklen_t n = sizeof error;
-  check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
-  if (error != 0) throw std::system_error(error, std::generic_category(), what);
+  if (error == EINPROGRESS || error == EINTR) {
+    // Under way: the socket becomes writable when it has been decided.
+    if (!wait_fd(d.fd(), writable, until)) errno = ETIMEDOUT, throw_errno(what);
+    socklen_t n = sizeof error;
+    check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
+  }
+  if (error != 0) errno = error, throw_errno(what);
   return d.release();
 }
 
@@ -8951,7 +8965,7 @@ inline tcp_stream connect(const address& to, deadline until = never) {
   if (to.family() == AF_UNIX)
     throw std::invalid_argument("connect: " + to.to_string() +
                                 " is not for TCP: use connect_unix()");
-  return tcp_stream(socket_stream::connected(to, until));
+  return tcp_stream(connect_socket(to, until));
 }
 // The same to "host:port", where each address of a name is tried in turn.
 // Throws what the last one said, what resolve() throws, std::invalid_argument.
@@ -8975,7 +8989,7 @@ inline unix_stream connect_unix(const address& to, deadline until = never) {
   if (to.family() != AF_UNIX)
     throw std::invalid_argument("connect_unix: " + to.to_string() +
                                 " is no unix path");
-  return unix_stream(socket_stream::connected(to, until));
+  return unix_stream(connect_socket(to, until));
 }
 
 // Never suspends. Two ends of a connection within the process. Throws
@@ -8987,28 +9001,41 @@ inline std::pair<unix_stream, unix_stream> socket_pair() {
   return {unix_stream(ends[0]), unix_stream(ends[1])};
 }
 
+// A socket at an address. None of its members suspends.
+class bound_socket {
+ public:
+  int port() const { return local_address().port(); }
+  address local_address() const { return local_address_of(fd()); }
+  int fd() const { return descriptor_.fd(); }
+  // Whoever waits for it gets EBADF. Connections not yet accepted are reset.
+  void close() noexcept { descriptor_.close(); }
+
+ protected:
+  bound_socket(const address& at, int type, bool shared = false)
+      : descriptor_(make_socket(at.family(), type)) {
+    const bool tcp = type == SOCK_STREAM && at.family() != AF_UNIX;
+    const int on = 1;
+    if (tcp) ::setsockopt(fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (tcp && shared)
+      ::setsockopt(fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    if (::bind(fd(), at.data(), at.size()) == -1)
+      throw_errno("bind: " + at.to_string());
+  }
+
+  descriptor descriptor_;
+};
+
 // Takes connections at an address. Only accept() and a loop over it suspend.
 template <class Stream>
-class listener {
+class listener : public bound_socket {
  public:
   // At "host:port" in numbers, port 0 for any that is free; at "unix:/path".
   // Throws std::system_error, and std::invalid_argument for another kind of
   // address. The system queues up to `backlog` connections; it divides them
   // among all listeners at an address that share it.
   explicit listener(const address& at, int backlog = 1024, bool shared = false)
-      : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
-    const int on = 1;
-    if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
-      throw std::invalid_argument("listener: " + at.to_string() +
-                                  " is an address of another kind");
-    if (at.family() != AF_UNIX)
-      ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (shared && at.family() != AF_UNIX)
-      ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
-      throw_errno("bind: " + at.to_string());
-    if (::listen(descriptor_.fd(), backlog) == -1)
-      throw_errno("listen: " + at.to_string());
+      : bound_socket(expected(at), SOCK_STREAM, shared) {
+    if (::listen(fd(), backlog) == -1) throw_errno("listen: " + at.to_string());
   }
   explicit listener(std::string_view at, int backlog = 1024)
       : listener(address::parse(at), backlog) {}
@@ -9038,14 +9065,6 @@ class listener {
     }
   }
 
-  int port() const { return local_address().port(); }
-  address local_address() const {
-    return ask_address(fd(), ::getsockname, "getsockname");
-  }
-  int fd() const { return descriptor_.fd(); }
-  // Wakes whoever waits in accept(). Connections not yet accepted are reset.
-  void close() noexcept { descriptor_.close(); }
-
   // For range-for: until it is closed; ++ suspends as accept() does. The
   // listener must outlive the loop.
   using iterator = input_iterator<listener, Stream>;
@@ -9069,6 +9088,12 @@ class listener {
 #endif
   static constexpr int none_left = -2;
 
+  static const address& expected(const address& at) {
+    if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
+      throw std::invalid_argument("listener: " + at.to_string() +
+                                  " is an address of another kind");
+    return at;
+  }
   // Who was about to connect has gone again: no fault of ours.
   static bool given_up() {
     return errno == ECONNABORTED || errno == EPROTO || errno == EPERM ||
@@ -9080,7 +9105,6 @@ class listener {
            errno == ENOMEM;
   }
 
-  descriptor descriptor_;
   bool complained_ = false;
 };
 
@@ -9090,15 +9114,11 @@ using unix_listener = listener<unix_stream>;
 // Datagrams. Only send_to() and receive_from() suspend: while they have to
 // wait, `until` at the latest. They throw std::system_error, timed_out when
 // late.
-class udp_socket {
+class udp_socket : public bound_socket {
  public:
-  // Bound to "host:port" in numbers, port 0 for any that is free, or to
-  // "unix:/path". Throws std::system_error, std::invalid_argument.
-  explicit udp_socket(const address& at)
-      : descriptor_(make_socket(at.family(), SOCK_DGRAM)) {
-    if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
-      throw_errno("bind: " + at.to_string());
-  }
+  // At "host:port" in numbers, port 0 for any that is free, or at "unix:/path".
+  // Throws std::system_error, std::invalid_argument.
+  explicit udp_socket(const address& at) : bound_socket(at, SOCK_DGRAM) {}
   explicit udp_socket(std::string_view at) : udp_socket(address::parse(at)) {}
 
   // Suspends until there is room, and sends one datagram.
@@ -9146,16 +9166,6 @@ class udp_socket {
     d.data.resize(static_cast<std::size_t>(n));
     return d;
   }
-
-  int port() const { return local_address().port(); }
-  address local_address() const {
-    return ask_address(fd(), ::getsockname, "getsockname");
-  }
-  int fd() const { return descriptor_.fd(); }
-  void close() noexcept { descriptor_.close(); }
-
- private:
-  descriptor descriptor_;
 };
 
 }  // namespace BAO_ABI
@@ -9170,16 +9180,19 @@ class udp_socket {
 //     auto end = bao::on_signal(SIGTERM, [&] { server.stop(5s); });
 //     server.serve();
 //
-// To accept and spawn takes two lines and needs no class. What this one adds is
-// what those lines lack in service: a limit to how many are served at a time,
-// where the others wait in the system's queue; an end that lets the clients
-// finish; and more than one thread, each with a scheduler and a listener of its
-// own, among which the system divides the connections:
+// To accept and spawn takes two lines and needs no class. This one adds what a
+// program in service needs. It limits how many clients are served at a time:
+// the others wait in the system's queue. It ends gracefully: the clients that
+// are there may finish. And it runs on more than one thread, each with a
+// scheduler and a listener of its own, among which the system divides the
+// connections:
 //
 //              port 8080
 //     thread 1   thread 2   thread 3        no task ever leaves its thread,
 //     |     |    |     |    |     |         nothing is shared but the handler
 //    task  task task  task task  task
+//
+// Beside accept and spawn, a connection costs a note on the heap.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -9239,7 +9252,13 @@ class server {
   template <class Handler>
   server(const address& at, Handler handler, server_options options = {})
       : options_(checked(options, at)),
-        handler_(std::make_unique<handler_of<Handler>>(std::move(handler))),
+        handler_([own = std::make_shared<Handler>(std::move(handler))](
+                     Stream& peer) {
+          if constexpr (std::is_invocable_v<Handler&, Stream>)
+            (*own)(std::move(peer));
+          else
+            (*own)(peer);
+        }),
         here_(*this, at, 0) {}
   server(const server&) = delete;
   // Stops without grace.
@@ -9271,15 +9290,15 @@ class server {
       stop(clock::duration{0});
       throw;
     }
-    for (auto& t : threads_)
-      if (t->error != nullptr) std::rethrow_exception(t->error);
+    for (other_thread& t : threads_)
+      if (t.error != nullptr) std::rethrow_exception(t.error);
   }
 
-  // Takes no more connections but those that have been made, and waits until
-  // all clients have been served, or until `grace`, when it kills the rest.
-  // True if there was none. The address can be used again then. Throws what
-  // interrupts us: then another stop() has to end it; and deadlock when it is a
-  // client's task that calls.
+  // Suspends until all clients have been served, those included who have
+  // connected and wait to be accepted. At `grace` it kills those that are left;
+  // true if there were none. Then the address can be used again. Throws
+  // deadlock when a client's task calls, and what interrupts us: then another
+  // stop() has to end it.
   bool stop(deadline grace = std::chrono::seconds(1)) {
     here_.expect_here("stop");
     if (here_.contains(self()))
@@ -9287,16 +9306,16 @@ class server {
           "stop: a handler would wait for itself: spawn a task that stops");
     stopped_ = true;
     starting_.wait();
-    for (auto& t : threads_)
-      if (t->way)
-        t->way->post([p = t.get(), grace] {
-          if (p->mine != nullptr) p->all_served = p->mine->stop(grace);
+    for (other_thread& t : threads_)
+      if (t.way)
+        t.way->post([&t, grace] {
+          if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
         });
     bool all = here_.stop(grace);
     threads_left_.wait();
-    for (auto& t : threads_) {
-      all = all && t->all_served;
-      if (std::exchange(t->runs, false)) ::pthread_join(t->id, nullptr);
+    for (other_thread& t : threads_) {
+      all = all && t.all_served;
+      if (std::exchange(t.runs, false)) ::pthread_join(t.id, nullptr);
     }
     return all;
   }
@@ -9310,22 +9329,6 @@ class server {
           std::to_string(o.most_) + " clients of " + at.to_string());
     return o;
   }
-
-  struct any_handler {
-    virtual ~any_handler() = default;
-    virtual void serve(Stream& peer) = 0;
-  };
-  template <class Handler>
-  struct handler_of final : any_handler {
-    explicit handler_of(Handler&& h) : handler(std::move(h)) {}
-    void serve(Stream& peer) override {
-      if constexpr (std::is_invocable_v<Handler&, Stream>)
-        handler(std::move(peer));
-      else
-        handler(peer);
-    }
-    Handler handler;
-  };
 
   // What it has on one thread.
   class part final : public task_set {
@@ -9358,11 +9361,8 @@ class server {
     }
 
     bool stop(deadline grace) {
-      struct one_more {
-        wait_group& stops;
-        explicit one_more(wait_group& s) : stops(s) { stops.add(); }
-        ~one_more() { stops.done(); }
-      } us(stops_);
+      stops_.add();
+      const at_end stopped([this] { stops_.done(); });
       if (acceptor_) acceptor_.kill();
       try {
         // No more than can have come before: others keep coming.
@@ -9385,14 +9385,11 @@ class server {
    private:
     // False when late: for a slot, or for a connection.
     bool accept_one(deadline slot_until, deadline until) {
-      struct slot {
-        semaphore* of;
-        ~slot() {
-          if (of != nullptr) of->release();
-        }
-      } ours{nullptr};
       if (!slots_.acquire(slot_until)) return false;
-      ours.of = &slots_;
+      bool ours = true;  // the slot
+      const at_end give_back([&] {
+        if (ours) slots_.release();
+      });
       if (door.fd() == -1) return false;
       std::optional<Stream> peer;
       try {
@@ -9403,9 +9400,9 @@ class server {
       }
       const auto t = bao::spawn(
           task_options(place::nowhere()).name("client"),
-          [this](Stream s) { server_.handler_->serve(s); }, std::move(*peer));
+          [this](Stream s) { server_.handler_(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
-      ours.of = nullptr;  // has_ended() gives it back
+      ours = false;  // has_ended() gives it back
       return true;
     }
     void has_ended(task_block& t) override {
@@ -9459,9 +9456,8 @@ class server {
     home_.emplace(this_scheduler());
     const address at = local_address();
     for (int i = 1; i < options_.threads_; ++i) {
-      threads_.push_back(std::make_unique<other_thread>(
-          *this, at, static_cast<std::size_t>(i)));
-      other_thread& t = *threads_.back();
+      other_thread& t =
+          threads_.emplace_back(*this, at, static_cast<std::size_t>(i));
       threads_left_.add();
       starting_.add();
       const int failed = ::pthread_create(&t.id, nullptr, run_thread, &t);
@@ -9469,12 +9465,11 @@ class server {
       if (failed == 0) continue;
       threads_left_.done();
       starting_.done();
-      throw std::system_error(failed, std::generic_category(),
-                              "pthread_create");
+      errno = failed, throw_errno("pthread_create");
     }
     starting_.wait();
-    for (auto& t : threads_)
-      if (t->error != nullptr) std::rethrow_exception(t->error);
+    for (other_thread& t : threads_)
+      if (t.error != nullptr) std::rethrow_exception(t.error);
   }
 
   static void* run_thread(void* one) {
@@ -9487,10 +9482,8 @@ class server {
     };
     try {
       part mine(t.of, t.at, t.index);
-      struct known_as {  // to what is posted here
-        part*& name;
-        ~known_as() { name = nullptr; }
-      } known{t.mine = &mine};
+      t.mine = &mine;  // for what is posted here
+      const at_end gone([&] { t.mine = nullptr; });
       t.way.emplace(this_scheduler());
       has_started();
       mine.serve();
@@ -9503,12 +9496,12 @@ class server {
   }
 
   server_options options_;
-  std::unique_ptr<any_handler> handler_;
+  const std::function<void(Stream&)> handler_;
   part here_;
   bool serves_ = false;
   bool stopped_ = false;
   std::optional<remote> home_;
-  std::vector<std::unique_ptr<other_thread>> threads_;
+  std::deque<other_thread> threads_;
   wait_group starting_;
   wait_group threads_left_;
 };
@@ -9528,8 +9521,8 @@ using unix_server = server<unix_stream>;
 //     int which = bao::wait_signal({SIGINT, SIGTERM});
 //     auto reload = bao::on_signal(SIGHUP, [] { read_settings(); });
 //
-// At most 16 tasks may wait at a time, one for each handler among them; each
-// bell is a descriptor, and stays open.
+// At most 16 tasks may wait at a time; each on_signal() has one. A doorbell
+// costs a descriptor, and is kept for the next who waits.
 
 #include <initializer_list>
 
@@ -9556,10 +9549,10 @@ struct received_signals {
 
   // Puts that handler in place of what the signal did before.
   void begin_to_handle(int signal, const char* call) {
-    if (signal <= 0 || signal >= numbers)
-      throw std::system_error(
-          EINVAL, std::generic_category(),
-          std::string(call) + ": " + std::to_string(signal));
+    if (signal <= 0 || signal >= numbers) {
+      errno = EINVAL;
+      throw_errno(std::string(call) + ": " + std::to_string(signal));
+    }
     if (handled[signal].exchange(true)) return;
     struct sigaction ours {};
     ours.sa_handler = handle;
@@ -9615,8 +9608,11 @@ class signal_seat {
       throw;
     }
   }
-  signal_seat(const signal_seat&) = delete;
-  ~signal_seat() { seat_->taken = false; }
+  signal_seat(signal_seat&& other) noexcept
+      : seat_(std::exchange(other.seat_, nullptr)) {}
+  ~signal_seat() {
+    if (seat_ != nullptr) seat_->taken = false;
+  }
 
   // Suspends until there may be news (true) or `until` passes (false).
   bool wait(deadline until) const {
@@ -9694,9 +9690,9 @@ class signal_handler {
 // caught from now on, and for good, as by wait_signal(); several who look after
 // the same one share what arrives.
 //
-// join_all() does not wait for a handler. But as one might end any other wait,
-// none is a deadlock while it lives. Throws as wait_signal() does; its seat is
-// free again when the others have had a turn.
+// join_all() does not wait for a handler. But while one lives no wait is a
+// deadlock, as its signal might end it. Throws as wait_signal() does. When the
+// handler goes, its place among the 16 is free after the next turn.
 template <class F>
 [[nodiscard]] signal_handler on_signal(int signal, F f,
                                        place at = place::here()) {
@@ -9785,9 +9781,10 @@ inline const bool ready_to_fork = [] {
 //     in()  -->  0  the child  1  -->  out()
 //                              2  -->  err()
 //
-// A pipe holds 64 KiB, and then whoever writes has to wait. So one who writes
-// all of a child's input before reading any of its output waits for ever, if
-// the child does likewise: communicate() has a task for each pipe.
+// A pipe holds 64 KiB; then whoever writes has to wait. So if we write all of a
+// child's input before we read any of its output, and the child does not read
+// on while nobody takes its output, both wait for ever. communicate() has a
+// task for each pipe, and so does not.
 //
 // The child begins with what it was given and no other descriptor of bao's,
 // with no signal blocked, and with the usual end by SIGPIPE. It is started by
@@ -9814,15 +9811,21 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // "/dev/null" is one. None of its members suspends.
 class process_options {
  public:
+  // With a copy of our environment, as it is now.
+  process_options() {
+    for (char** ours = environ; ours != nullptr && *ours != nullptr; ++ours)
+      environment_.push_back(*ours);
+  }
+
   // Where it starts, and from where a program named "./so" is looked for.
   process_options& directory(std::string path) {
     return directory_ = std::move(path), *this;
   }
-  // One variable more than we have now, or another value. Throws
-  // std::invalid_argument for a name that cannot be one.
+  // One variable more, or another value. Throws std::invalid_argument for a
+  // name that cannot be one.
   process_options& env(const std::string& name, const std::string& value);
   // None but those that are set from here on.
-  process_options& clear_env() { return environment_.emplace(), *this; }
+  process_options& clear_env() { return environment_.clear(), *this; }
 
   process_options& stdin_from(int fd) { return connect(0, fd); }
   process_options& stdin_from(std::string file) {
@@ -9853,7 +9856,7 @@ class process_options {
   }
 
   std::string directory_;
-  std::optional<std::vector<std::string>> environment_;  // as ours if it is not
+  std::vector<std::string> environment_;
   end ends_[3];
 };
 
@@ -9862,8 +9865,8 @@ struct process_result {
   int status = 0;  // as wait() tells it
 };
 
-// A child. Move-only; an empty one is nobody's: std::logic_error. It must
-// neither move nor go under those who use it.
+// A child. Move-only; the calls of an empty one throw std::logic_error. It must
+// neither be moved nor destroyed while a task uses it.
 //
 // Only communicate() and wait() suspend, until `until` at the latest; they
 // throw what interrupts us, and the child runs on. All throw std::system_error
@@ -9881,27 +9884,27 @@ class process {
   // std::invalid_argument when nothing is named, or a text has a NUL byte.
   explicit process(std::vector<std::string> command,
                    process_options options = {});
-  process(process&& other) noexcept { swap(other); }
+  process(process&& other) noexcept : my_(std::exchange(other.my_, {})) {}
   process& operator=(process&& other) noexcept {
     process taken(std::move(other));
-    swap(taken);
+    std::swap(my_, taken.my_);
     return *this;
   }
   ~process();
 
-  explicit operator bool() const { return pid_ != 0; }
-  pid_t pid() const { return expect_one("pid"), pid_; }
+  explicit operator bool() const { return my_.pid != 0; }
+  pid_t pid() const { return expect_one("pid"), my_.pid; }
 
   // What it reads and writes. Where that is not a pipe, they are empty.
-  stream& in() { return expect_one("in"), in_; }
-  stream& out() { return expect_one("out"), out_; }
-  stream& err() { return expect_one("err"), err_; }
+  stream& in() { return expect_one("in"), my_.in; }
+  stream& out() { return expect_one("out"), my_.out; }
+  stream& err() { return expect_one("err"), my_.err; }
 
-  // Writes `input`, closes in(), reads both outputs up to their ends and waits
-  // for the child's. It need not read its input. When this is late, it throws
-  // std::errc::timed_out; then, or when we are interrupted, it may be called
-  // once more: it goes on where it was, with what is left of the input first.
-  // Only one task at a time may: std::logic_error.
+  // Writes `input`, closes in(), reads both outputs up to their ends, and waits
+  // for the end of the child, which need not read its input. Throws
+  // std::errc::timed_out when late. After that, or an interruption, it may be
+  // called again: it goes on where it was, with what is left of the input
+  // first. Throws std::logic_error while another task is at it.
   //
   // The outputs end when nobody can write to them any more, neither the child
   // nor those whom it has started.
@@ -9918,23 +9921,24 @@ class process {
   void kill(int signal = SIGKILL);
 
  private:
-  void swap(process& other) noexcept;
   void expect_one(const char* call) const {
-    if (pid_ == 0)
+    if (my_.pid == 0)
       throw std::logic_error(std::string(call) + ": there is no process here");
   }
   std::string text(const char* call) const {
-    return std::string(call) + ": process " + std::to_string(pid_);
+    return std::string(call) + ": process " + std::to_string(my_.pid);
   }
   void feed();
 
-  pid_t pid_ = 0;
-  std::optional<int> status_;  // once it is reaped
-  stream in_, out_, err_;
-  bool communicates_ = false;
-  std::string input_;            // what communicate() has still to write
-  std::size_t fed_ = 0;          // but for so much of it
-  std::string output_, errors_;  // what it has read to the end
+  struct state {
+    pid_t pid = 0;
+    std::optional<int> status;  // once it is reaped
+    stream in, out, err;
+    bool communicates = false;
+    std::string input;           // what communicate() has still to write
+    std::size_t fed = 0;         // but for so much of it
+    std::string output, errors;  // what it has read to the end
+  } my_;
 };
 
 // Suspends as communicate() does. Runs a program to its end; when this is late
@@ -9964,18 +9968,11 @@ inline process_options& process_options::env(const std::string& name,
                                              const std::string& value) {
   if (name.empty() || name.find('=') != std::string::npos)
     throw std::invalid_argument("env: \"" + name + "\" is no name");
-  if (!environment_) {
-    environment_.emplace();
-    for (char** ours = environ; ours != nullptr && *ours != nullptr; ++ours)
-      environment_->push_back(*ours);
-  }
-  auto& all = *environment_;
   const std::string begin = name + '=';
-  const auto same = [&](const std::string& variable) {
-    return variable.compare(0, begin.size(), begin) == 0;
-  };
-  all.erase(std::remove_if(all.begin(), all.end(), same), all.end());
-  all.push_back(begin + value);
+  for (std::string& variable : environment_)
+    if (variable.compare(0, begin.size(), begin) == 0)
+      return variable = begin + value, *this;
+  environment_.push_back(begin + value);
   return *this;
 }
 
@@ -9994,35 +9991,33 @@ inline std::vector<char*> c_strings(std::vector<std::string>& texts) {
   return all;
 }
 
-// A duplicate that is none of 0, 1 and 2: what is to become one of those in the
-// child must not be overwritten by another that does so first.
+// A duplicate that is none of 0, 1 and 2, where one of ours is closed: what is
+// to become one of those in the child must not be overwritten by another that
+// does so first, and nobody shall print into a pipe of ours.
 inline descriptor duplicate_above_2(int fd) {
   const int made = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
   if (made == -1) throw_errno("process: descriptor " + std::to_string(fd));
   return descriptor(made);
 }
 
-// The ends of a new pipe: to read, and to write.
-inline std::pair<descriptor, descriptor> make_child_pipe() {
+// A new pipe: read from its first end what is written to the other.
+inline void make_pipe(descriptor (&its)[2]) {
   int ends[2];
 #if defined(__APPLE__)
   check(::pipe(ends), "pipe");
+  for (int fd : ends) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
 #else
   check(::pipe2(ends, O_CLOEXEC), "pipe2");
 #endif
-  const descriptor from(ends[0]), to(ends[1]);
-  return {duplicate_above_2(from.fd()), duplicate_above_2(to.fd())};
+  for (int i = 0; i < 2; ++i) its[i] = descriptor(ends[i]);
 }
 
 // What posix_spawn() is told.
 class child_setup {
  public:
   child_setup() {
+    expect(::posix_spawnattr_init(&attributes_), "posix_spawn");
     expect(::posix_spawn_file_actions_init(&actions_), "posix_spawn");
-    if (const int error = ::posix_spawnattr_init(&attributes_)) {
-      ::posix_spawn_file_actions_destroy(&actions_);
-      expect(error, "posix_spawn");
-    }
     sigset_t blocked, usual;
     sigemptyset(&blocked);
     sigemptyset(&usual);
@@ -10074,8 +10069,7 @@ inline process::process(std::vector<std::string> command,
   if (command.empty())
     throw std::invalid_argument("process: no program is named");
   const std::vector<char*> words = c_strings(command);
-  std::vector<char*> variables;
-  if (options.environment_) variables = c_strings(*options.environment_);
+  const std::vector<char*> variables = c_strings(options.environment_);
 
   child_setup setup;
   std::string what = "posix_spawn: \"" + command[0] + '"';
@@ -10083,33 +10077,31 @@ inline process::process(std::vector<std::string> command,
     setup.change_directory(c_string(options.directory_));
     what += " in " + options.directory_;
   }
-  // Closed here when the child has them: while we could write to its output
-  // ourselves, we would never read an end of it.
+  // The child's ends are closed here when it has them: while we could write to
+  // its output ourselves, we would never read an end of it.
   descriptor its[3];
-  stream* const ours[] = {&in_, &out_, &err_};
+  stream* const ours[] = {&my_.in, &my_.out, &my_.err};
   for (int i = 0; i < 3; ++i) {
     const auto& [fd, file] = options.ends_[i];
     if (fd == options.its_output) {
       setup.connect(1, i);
       continue;
     }
+    descriptor given;
     if (fd == options.a_pipe) {
-      auto [from, to] = make_child_pipe();
-      if (i != 0) std::swap(from, to);
-      *ours[i] = stream(to.release());
-      its[i] = std::move(from);
+      descriptor ends[2];
+      make_pipe(ends);
+      *ours[i] = stream(duplicate_above_2(ends[i == 0].fd()).release());
+      given = std::move(ends[i != 0]);
     } else if (fd == options.a_file) {
       const int how = i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
-      const descriptor opened(::open(c_string(file), how | O_CLOEXEC, 0666));
-      if (!opened) throw_errno("open: " + file);
-      its[i] = duplicate_above_2(opened.fd());
-    } else {
-      its[i] = duplicate_above_2(fd);
+      given = descriptor(::open(c_string(file), how | O_CLOEXEC, 0666));
+      if (!given) throw_errno("open: " + file);
     }
+    its[i] = duplicate_above_2(given ? given.fd() : fd);
     setup.connect(its[i].fd(), i);
   }
-  pid_ = setup.spawn(words.data(),
-                     variables.empty() ? environ : variables.data(), what);
+  my_.pid = setup.spawn(words.data(), variables.data(), what);
 }
 
 // --- while it runs -----------------------------------------------------------
@@ -10118,39 +10110,27 @@ inline process::process(std::vector<std::string> command,
 // our child, or what is left of it. One that we may not kill, having changed
 // its user, is left alone; and in a child of ours by fork(), a sibling is.
 inline process::~process() {
-  if (pid_ == 0 || status_) return;
-  if (hook::original::waitpid(pid_, nullptr, WNOHANG) != 0) return;
-  if (::kill(pid_, SIGKILL) == -1) return;
-  while (hook::original::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
+  if (my_.pid == 0 || my_.status) return;
+  if (hook::original::waitpid(my_.pid, nullptr, WNOHANG) != 0) return;
+  if (::kill(my_.pid, SIGKILL) == -1) return;
+  while (hook::original::waitpid(my_.pid, nullptr, 0) == -1 && errno == EINTR) {
   }
-}
-
-inline void process::swap(process& other) noexcept {
-  std::swap(pid_, other.pid_);
-  std::swap(status_, other.status_);
-  std::swap(in_, other.in_);
-  std::swap(out_, other.out_);
-  std::swap(err_, other.err_);
-  std::swap(input_, other.input_);
-  std::swap(fed_, other.fed_);
-  std::swap(output_, other.output_);
-  std::swap(errors_, other.errors_);
 }
 
 inline bool process::running() {
   expect_one("running");
-  if (status_) return false;
+  if (my_.status) return false;
   int how = 0;
-  const pid_t ended = hook::original::waitpid(pid_, &how, WNOHANG);
+  const pid_t ended = hook::original::waitpid(my_.pid, &how, WNOHANG);
   if (ended == -1) throw_errno(text("waitpid"));
   if (ended == 0) return true;
-  status_ = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);
+  my_.status = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);
   return false;
 }
 
 inline void process::kill(int signal) {
   expect_one("kill");
-  if (running() && ::kill(pid_, signal) == -1) throw_errno(text("kill"));
+  if (running() && ::kill(my_.pid, signal) == -1) throw_errno(text("kill"));
 }
 
 // Becomes readable when the child has ended. Empty where there is no such thing
@@ -10167,61 +10147,56 @@ inline descriptor watch_process(pid_t pid) {
 inline std::optional<int> process::wait(deadline until) {
   expect_one("wait");
   if (running() && !until.passed()) {
-    if (const descriptor end = watch_process(pid_))
+    if (const descriptor end = watch_process(my_.pid))
       wait_fd(end.fd(), readable, until);
     growing_pause pause;
     while (running() && !until.passed())
       sleep(std::min(until, deadline(pause.next())));
   }
-  return status_;
+  return my_.status;
 }
 
 inline void process::feed() {
   try {
-    while (fed_ < input_.size())
-      fed_ += in_.write_some(input_.data() + fed_, input_.size() - fed_);
+    while (my_.fed < my_.input.size())
+      my_.fed += my_.in.write_some(my_.input.data() + my_.fed,
+                                   my_.input.size() - my_.fed);
   } catch (const std::system_error& e) {
     if (e.code() != std::errc::broken_pipe) throw;
   }
-  input_.clear();
-  fed_ = 0;
-  in_.close();
+  my_.input.clear();
+  my_.fed = 0;
+  my_.in.close();
 }
 
 inline process_result process::communicate(std::string_view input,
                                            deadline until) {
   expect_one("communicate");
-  if (communicates_)
+  if (my_.communicates)
     throw std::logic_error(text("communicate") + ": another task does");
-  if (!input.empty() && !in_)
+  if (!input.empty() && !my_.in)
     throw std::logic_error(text("communicate") +
                            ": its input is no pipe of ours, or is closed");
-  input_ += input;
-  struct only_us {
-    bool& communicates;
-    explicit only_us(bool& c) : communicates(c) { communicates = true; }
-    ~only_us() { communicates = false; }
-  } us(communicates_);
-  auto result = with_timeout(until, [&] {
+  my_.input += input;
+  my_.communicates = true;
+  const at_end others_may([this] { my_.communicates = false; });
+  const bool in_time = with_timeout(until, [&] {
     group helpers;
-    const auto help = [&](auto f) {
+    const auto help = [&](void (*f)(process&)) {
       helpers.spawn(task_options(place::nowhere()).name(text("communicate")),
-                    f);
+                    [this, f] { f(*this); });
     };
-    help([this] { feed(); });
-    help([this] {
-      if (err_) errors_ += err_.read_all();
+    help([](process& p) { p.feed(); });
+    help([](process& p) {
+      if (p.my_.err) p.my_.errors += p.my_.err.read_all();
     });
-    if (out_) output_ += out_.read_all();
+    if (my_.out) my_.output += my_.out.read_all();
     helpers.join();
-    const int status = *wait();
-    return process_result{std::exchange(output_, {}),
-                          std::exchange(errors_, {}), status};
+    wait();
   });
-  if (!result)
-    throw std::system_error(ETIMEDOUT, std::generic_category(),
-                            text("communicate"));
-  return std::move(*result);
+  if (!in_time) errno = ETIMEDOUT, throw_errno(text("communicate"));
+  return {std::exchange(my_.output, {}), std::exchange(my_.errors, {}),
+          *my_.status};
 }
 
 }  // namespace BAO_ABI
@@ -12121,23 +12096,20 @@ inline void report(std::FILE* to = stderr) {
 // Throws as wait_signal() does, which may have the signal as well.
 inline task<> report_on(int signal, place at = place::here()) {
   signals.begin_to_handle(signal, "report_on");
-  const auto seat = std::make_shared<signal_seat>("report_on");
   const std::atomic<unsigned>& arrived = signals.arrived[signal];
-  const auto serve = [seat, &arrived, seen = arrived.load()]() mutable {
-    struct idly {
-      int& waits;
-      explicit idly(int& n) : waits(n) { ++waits; }
-      ~idly() { --waits; }
-    };
+  auto serve = [seat = signal_seat("report_on"), &arrived,
+                seen = arrived.load()]() mutable {
+    int& idle_waits = this_scheduler().idle_waits;
     for (;; report()) {
       while (arrived == seen) {
-        const idly one(this_scheduler().idle_waits);
-        seat->wait(never);
+        ++idle_waits;
+        const at_end waited([&] { --idle_waits; });
+        seat.wait(never);
       }
       seen = arrived;
     }
   };
-  auto made = spawn(task_options(at).name("report"), serve);
+  auto made = spawn(task_options(at).name("report"), std::move(serve));
   made.checked("report_on").background = true;
   return made;
 }
@@ -12326,10 +12298,11 @@ BAO_GDB_SCRIPT(
 //     SIGURG: which turn is this?  ...  SIGURG: is it still the same one?
 //
 // Turns are numbered, so a task that gives way is never taken for one that does
-// not. Only the thread itself may read the number, and knows where it stands:
-// hence the signal, which programs hardly use and ignore by default. One that
-// never keeps the thread for a quarter of the limit is never sent any. To a
-// task that does, poll() and nanosleep() may return early, with EINTR.
+// not. Only the thread itself may read the number, and only it knows where it
+// stands: so it is asked by a signal. SIGURG is one that programs hardly use
+// and that is ignored by default. A thread whose turns are shorter than a
+// quarter of the limit is never sent one. In a task that keeps its thread for
+// longer, poll() and nanosleep() may return early, with EINTR.
 //
 // The price is some ns each time the thread looks around; a turn costs nothing.
 // While the thread sleeps, so does the one that looks on.
@@ -12353,20 +12326,15 @@ struct stall {
 // a child process has none. It measures real time, whatever virtual_time says.
 class watchdog final : private onlooker {
  public:
-  // From now on a task that keeps this thread for longer than `limit` is named
-  // on stderr before it has done so for twice that time, and again when it has
-  // for 2, 4, 8 ... times as long. Throws std::logic_error when the thread has
-  // one, std::invalid_argument for a limit that is not positive, and
-  // std::system_error when there can be no thread.
-  [[nodiscard]] explicit watchdog(std::chrono::nanoseconds limit)
-      : watchdog(limit, print) {}
-  // The same, but f(stall) is called: on another thread, of which the watchdog
-  // waits for the end. It must not throw.
-  template <class F>
-  [[nodiscard]] watchdog(std::chrono::nanoseconds limit, F f)
-      : tell_(new teller_by<F>(std::move(f))), limit_(limit.count()) {
-    begin();
-  }
+  // From now on a task that keeps this thread for longer than `limit` is told
+  // of before it has done so for twice that time, and again when it has for 2,
+  // 4, 8 ... times as long: to stderr, or by tell(stall), which is called on
+  // another thread, must not throw, and is waited for. Throws std::logic_error
+  // when the thread has a watchdog, std::invalid_argument for a limit that is
+  // not positive, and std::system_error when there can be no thread.
+  [[nodiscard]] explicit watchdog(
+      std::chrono::nanoseconds limit,
+      std::function<void(const stall&)> tell = print);
   watchdog(const watchdog&) = delete;
   ~watchdog() {
     if (home_ == nullptr) return;
@@ -12376,23 +12344,11 @@ class watchdog final : private onlooker {
   }
 
  private:
-  struct teller {
-    virtual ~teller() = default;
-    virtual void tell(const stall& s) = 0;
-  };
-  template <class F>
-  struct teller_by final : teller {
-    explicit teller_by(F f) : call(std::move(f)) {}
-    void tell(const stall& s) override { call(s); }
-    F call;
-  };
   static void print(const stall& s) {
     std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far%s",
                  s.task, std::chrono::duration<double>(s.kept).count(),
                  s.where.text().c_str());
   }
-
-  void begin();
 
   // Told by the scheduler. Who wakes says so after the new turn has begun.
   void sleeps() noexcept override { asleep_ = true; }
@@ -12419,7 +12375,7 @@ class watchdog final : private onlooker {
 
   inline static struct sigaction before_ {};
 
-  std::unique_ptr<teller> tell_;
+  const std::function<void(const stall&)> tell_;
   nanoseconds limit_;
   scheduler* home_ = nullptr;
   pthread_t watched_, watching_;
@@ -12439,7 +12395,9 @@ class watchdog final : private onlooker {
   trace trace_;
 };
 
-inline void watchdog::begin() {
+inline watchdog::watchdog(std::chrono::nanoseconds limit,
+                          std::function<void(const stall&)> tell)
+    : tell_(std::move(tell)), limit_(limit.count()) {
   if (limit_ <= 0) throw std::invalid_argument("watchdog: no time is no limit");
   scheduler& s = this_scheduler();
   if (s.seen_by != nullptr)
@@ -12465,7 +12423,7 @@ inline void watchdog::begin() {
   s.seen_by = this;
   if (const int failed = make_thread(watching_, body, this)) {
     s.seen_by = nullptr;
-    throw std::system_error(failed, std::generic_category(), "pthread_create");
+    errno = failed, throw_errno("pthread_create");
   }
 }
 
@@ -12489,7 +12447,7 @@ inline void watchdog::look_on() {
     if (ending_) return;
     const nanoseconds now = the_system.now();
     if (!told_) {
-      tell_->tell({task_, std::chrono::nanoseconds(kept_), trace_});
+      tell_({task_, std::chrono::nanoseconds(kept_), trace_});
       ask_at = now + kept_;
       told_ = true;
     }

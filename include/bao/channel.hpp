@@ -71,30 +71,25 @@ struct lifo {
       return value;
     }
 
-   private:
+   protected:
     std::vector<T> items_;
   };
 };
 
+// The greatest comes to the end, where lifo takes it.
 template <class Less>
 struct priority {
   template <class T>
-  class buffer {
+  class buffer : public lifo::buffer<T> {
    public:
-    std::size_t size() const { return items_.size(); }
     void push(T&& value) {
-      items_.push_back(std::move(value));
-      std::push_heap(items_.begin(), items_.end(), Less());
+      lifo::buffer<T>::push(std::move(value));
+      std::push_heap(this->items_.begin(), this->items_.end(), Less());
     }
     T pop() {
-      std::pop_heap(items_.begin(), items_.end(), Less());
-      T value = std::move(items_.back());
-      items_.pop_back();
-      return value;
+      std::pop_heap(this->items_.begin(), this->items_.end(), Less());
+      return lifo::buffer<T>::pop();
     }
-
-   private:
-    std::vector<T> items_;
   };
 };
 

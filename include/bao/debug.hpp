@@ -29,7 +29,7 @@
 
 #include <atomic>
 #include <cstdio>
-#include <memory>
+#include <utility>
 
 #include "bao/signal.hpp"
 
@@ -51,23 +51,20 @@ inline void report(std::FILE* to = stderr) {
 // Throws as wait_signal() does, which may have the signal as well.
 inline task<> report_on(int signal, place at = place::here()) {
   signals.begin_to_handle(signal, "report_on");
-  const auto seat = std::make_shared<signal_seat>("report_on");
   const std::atomic<unsigned>& arrived = signals.arrived[signal];
-  const auto serve = [seat, &arrived, seen = arrived.load()]() mutable {
-    struct idly {
-      int& waits;
-      explicit idly(int& n) : waits(n) { ++waits; }
-      ~idly() { --waits; }
-    };
+  auto serve = [seat = signal_seat("report_on"), &arrived,
+                seen = arrived.load()]() mutable {
+    int& idle_waits = this_scheduler().idle_waits;
     for (;; report()) {
       while (arrived == seen) {
-        const idly one(this_scheduler().idle_waits);
-        seat->wait(never);
+        ++idle_waits;
+        const at_end waited([&] { --idle_waits; });
+        seat.wait(never);
       }
       seen = arrived;
     }
   };
-  auto made = spawn(task_options(at).name("report"), serve);
+  auto made = spawn(task_options(at).name("report"), std::move(serve));
   made.checked("report_on").background = true;
   return made;
 }

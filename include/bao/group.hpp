@@ -14,11 +14,12 @@
 // it: when it goes, those that are left are killed and waited for. So declare
 // it after all variables that its members use: it goes before they do. A pool
 // is a group of limited size, and its map functions call a function for each
-// element of a range, in tasks: the elements are asked for as there is room, so
-// that the range may be endless, and be slow itself.
+// element of a range, in tasks. It asks for the next element when a slot is
+// free, so the range may be endless, and may wait itself.
 //
-// One that has members when the process forks is of no use in the child, but to
-// be destroyed.
+// A member costs a small note on the heap beside its task. A group that has
+// members when the process forks is of no use in the child, but can be
+// destroyed there.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -28,10 +29,8 @@
 #include <deque>
 #include <exception>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <stdexcept>
-#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -50,9 +49,9 @@ class task_set {
   task_set() = default;
   task_set(const task_set&) = delete;
 
-  // A member that runs f(args...), as bao::spawn() does; with more arguments
-  // than one, reports do not tell the place. Where it is a pool, suspends until
-  // a slot is free.
+  // Spawns f(args...) as a member, as bao::spawn() does; with more than one
+  // argument, reports do not tell the place. A pool's suspends until a slot is
+  // free, a group's never.
   template <class... Args>
   auto spawn(task_options options, Args&&... args) {
     take_slot();
@@ -86,41 +85,37 @@ class task_set {
                  std::forward<More>(more)...);
   }
 
-  // Suspends until all members have ended, those included that they spawn; or
-  // until `until` (false). Throws what interrupts us: bao::killed in a member
-  // that calls this.
+  // Kills all members, and suspends until they have ended, those included that
+  // they spawn meanwhile (true), or until `until` (false). Throws what
+  // interrupts us: bao::killed in a member that calls this.
   bool kill(deadline until = never) {
     for (;;) {
-      forget_the_ended();
-      if (members_.empty()) return true;
-      if (!kill_all(std::vector<task<>>(members_), until)) return false;
+      std::vector<task<>> left;
+      for (member* m = members_.first(); m != nullptr; m = members_.after(*m))
+        if (m->who.stage != task_state::done) left.emplace_back(&m->who);
+      if (left.empty()) return true;
+      if (!kill_all(left, until)) return false;
     }
   }
-  bool empty() const { return size() == 0; }
+  bool empty() const { return members_.empty(); }
   // How many have not ended.
-  std::size_t size() const { return running_; }
-  bool contains(const task<>& t) const {
-    return !t.done() &&
-           std::find(members_.begin(), members_.end(), t) != members_.end();
+  std::size_t size() const { return size_; }
+  bool contains(const task<>& t) {
+    task_block& one = t.checked("contains");
+    for (member* m = members_.first(); m != nullptr; m = members_.after(*m))
+      if (&m->who == &one) return one.stage != task_state::done;
+    return false;
   }
 
  protected:
   virtual ~task_set() = default;
 
+  // A task that has just been spawned is a member from now on.
   void enter(task_block& t) try {
-    // Now and then, so that on average this takes constant time.
-    if (members_.size() >= 2 * (running_ + 8)) forget_the_ended();
-    members_.emplace_back(&t);
-    auto* const note = new member(*this);
-    note->ended = [](completion& c, task_block& ended) {
-      const std::unique_ptr<member> mine(static_cast<member*>(&c));
-      --mine->of.running_;
-      mine->of.give_slot_back();
-      mine->of.has_ended(ended);
-      if (mine->of.running_ == 0) mine->of.all_ended_.wake_all();
-    };
-    ++running_;
-    t.watchers.push_back(*note);
+    auto* const m = new member(*this, t);
+    members_.push_back(*m);
+    t.watchers.push_back(*m);
+    ++size_;
   } catch (...) {
     this_scheduler().kill(t);  // it has not begun, and never will
     throw;
@@ -129,7 +124,8 @@ class task_set {
   virtual void give_slot_back() noexcept {}
   virtual void has_ended(task_block&) {}
 
-  // For those who wait until all have ended, or for less.
+  // Suspends until all have ended, or enough() holds, which is asked at each
+  // wake-up (true), or until `until` (false).
   template <class Enough>
   bool wait(deadline until, Enough enough) {
     if (contains(self()))
@@ -139,7 +135,7 @@ class task_set {
   }
   wait_queue all_ended_;
 
-  // Kills those that are left, in peace: for destructors.
+  // For destructors: kills those that are left, and nothing interrupts that.
   void end() noexcept {
     if (empty()) return;
     if (contains(self())) die("a group goes while a member of it runs");
@@ -148,19 +144,27 @@ class task_set {
   }
 
  private:
-  struct member final : completion {
-    explicit member(task_set& set) : of(set) {}
+  // Stands in our list, and among those that the task tells of its end.
+  struct member final : completion, list_node<member> {
+    using list_node<member>::leave;
     task_set& of;
+    task_block& who;
+
+    member(task_set& set, task_block& t) : of(set), who(t) {
+      ended = [](completion& c, task_block& one) {
+        auto* const m = static_cast<member*>(&c);
+        task_set& left = m->of;
+        delete m;
+        --left.size_;
+        left.give_slot_back();
+        left.has_ended(one);
+        if (left.empty()) left.all_ended_.wake_all();
+      };
+    }
   };
 
-  void forget_the_ended() {
-    members_.erase(std::remove_if(members_.begin(), members_.end(),
-                                  [](const task<>& t) { return t.done(); }),
-                   members_.end());
-  }
-
-  std::vector<task<>> members_;  // and some that have ended
-  std::size_t running_ = 0;      // who have not told us that they ended
+  list<member> members_;  // that have not ended
+  std::size_t size_ = 0;
 };
 
 // Only join(), kill() and the destructor suspend.
@@ -198,10 +202,10 @@ class group : public task_set {
   std::exception_ptr error_;  // the first, until it is thrown
 };
 
-// The results of a pool's imap functions, one after the other. An error of one
-// element is thrown in its place, and the next call goes on behind it. To drop
-// them kills the tasks that have not ended, and waits for that: next(), a loop
-// and the destructor suspend. The pool must outlive them.
+// The results of a pool's imap functions, one after the other: next(), a loop
+// and the destructor suspend. An error of one element is thrown in its place,
+// and the next call goes on behind it. To drop what is left kills its tasks,
+// and waits until they have ended. The pool must outlive it.
 template <class R>
 class mapped {
  public:
@@ -233,7 +237,7 @@ class pool : public task_set {
  public:
   // Throws std::invalid_argument for a size of 0, or a negative one.
   explicit pool(std::size_t size)
-      : size_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
+      : most_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
     if (size == 0) throw std::invalid_argument("pool: of nobody");
   }
   // Kills those that are left, and waits until they have ended.
@@ -288,36 +292,40 @@ class pool : public task_set {
   // of those would stand still.
   class lent_slot {
    public:
-    explicit lent_slot(pool& p) : pool_(p), ours_(p.contains(self())) {
-      if (ours_) pool_.slots_.release();
-    }
+    explicit lent_slot(pool& p) : pool_(p) { lend(); }
     lent_slot(const lent_slot&) = delete;
-    ~lent_slot() {
-      if (!ours_) return;
+    ~lent_slot() { take_back(); }
+
+    void lend() {
+      if (lent_ || !pool_.contains(self())) return;
+      pool_.slots_.release();
+      lent_ = true;
+    }
+    void take_back() {
+      if (!std::exchange(lent_, false)) return;
       shield in_peace;
       pool_.slots_.acquire();
     }
 
    private:
     pool& pool_;
-    bool ours_;
+    bool lent_ = false;
   };
 
   // The tasks of a mapping that were spawned and not yet handed on.
   template <class R>
   struct ahead {
-    explicit ahead(pool& p) : of(p) { lent.emplace(of); }
-    pool& of;
-    std::optional<lent_slot> lent;  // while we wait for them
-    std::deque<task<R>> all;        // in order
-    std::vector<task<R>> ended;     // as they did, where that counts
+    explicit ahead(pool& p) : slot(p) {}
+    lent_slot slot;              // while we wait for them
+    std::deque<task<R>> all;     // in order
+    std::vector<task<R>> ended;  // as they did, where that counts
     wait_queue news;
 
     ~ahead() {
       shield in_peace;
-      const bool busy = std::any_of(all.begin(), all.end(),
-                                    [](auto& t) { return !t.done(); });
-      if (busy && !lent) lent.emplace(of);
+      if (std::any_of(all.begin(), all.end(),
+                      [](auto& t) { return !t.done(); }))
+        slot.lend();
       kill_all(all);
     }
     void add(task<R> t, bool in_order) try {
@@ -349,7 +357,7 @@ class pool : public task_set {
     }
   };
 
-  std::size_t size_;
+  std::size_t most_;
   semaphore slots_;
 };
 
@@ -366,12 +374,12 @@ auto pool::mapping(Range&& range, F f) {
           ahead<R> tasks(*this);
           const auto hand_on = [&] {
             task<R> t = tasks.next(InOrder);
-            tasks.lent.reset();
+            tasks.slot.take_back();
             yield(std::move(t));
-            tasks.lent.emplace(*this);
+            tasks.slot.lend();
           };
           for (auto& x : std::get<0>(source)) {
-            while (tasks.all.size() >= size_) hand_on();
+            while (tasks.all.size() >= most_) hand_on();
             tasks.add(spawn(task_options(place::nowhere()), std::ref(g),
                             static_cast<in&&>(x)),
                       InOrder);

@@ -40,17 +40,13 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // Never suspends. Readiness right now, by asking the kernel. Throws
 // std::system_error for a descriptor that is not open.
 inline readiness poll_now(int fd, readiness want) {
-  if (fd < 0)
-    throw std::system_error(EBADF, std::generic_category(),
-                            "descriptor " + std::to_string(fd));
   pollfd p{fd, 0, 0};
   if (want & readable) p.events = static_cast<short>(p.events | POLLIN);
   if (want & writable) p.events = static_cast<short>(p.events | POLLOUT);
   while (hook::original::poll(&p, 1, 0) == -1)
     if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
-  if (p.revents & POLLNVAL)
-    throw std::system_error(EBADF, std::generic_category(),
-                            "poll: descriptor " + std::to_string(fd));
+  if (fd < 0 || (p.revents & POLLNVAL))
+    errno = EBADF, throw_errno("poll: descriptor " + std::to_string(fd));
   readiness got;
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
@@ -355,18 +351,20 @@ class io_call {
     }
   }
 
-  // Suspends until a helper thread has made the call, however late. It gets a
-  // duplicate of the descriptor: the number may be closed, and be given to
-  // another file, before its turn comes.
-  template <class Call>
-  auto elsewhere(Call call) {
+  // Suspends until a helper thread has read or written a file, however late. It
+  // gets a duplicate of the descriptor: the number may be closed, and be given
+  // to another file, before its turn comes.
+  ssize_t elsewhere(void* p, std::size_t n) {
     if (!place_) get_in_line();
     const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
                                 "duplicate descriptor"));
     const std::string what =
         std::string(name_) + ' ' + std::to_string(descriptor_.fd_);
-    const auto result =
-        offload([&] { return check(call(same.fd()), what.c_str()); });
+    const ssize_t result = offload([&] {
+      return check(direction_ & readable ? ::read(same.fd(), p, n)
+                                         : ::write(same.fd(), p, n),
+                   what.c_str());
+    });
     place_->expect_open(name_);
     return result;
   }

@@ -1,10 +1,10 @@
 // bao/look_up.hpp - questions to the system's resolver
 //
-// libc looks up names by blocking, sometimes for seconds, and there is no other
-// way to its answers: the files and services that an administrator has set up.
-// So a helper thread asks (offload.hpp), with one difference. A job of
-// offload() may refer to its waiter's variables, who must therefore stay until
-// it is done. A question owns all it works on, and its waiters may leave:
+// libc blocks when it looks up a name, sometimes for seconds, and only libc
+// knows the files and services that an administrator has set up. So a helper
+// thread asks it. offload() would do, but its job may refer to variables of the
+// task that waits, which must therefore stay until the job is done, even when
+// it is killed. A question owns all it works on, so those who wait may leave:
 //
 //     task 1 --.
 //     task 2 ---+--> "example.org:80" ... helper ... answer --> tasks 1 and 3
@@ -17,9 +17,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <algorithm>
 #include <atomic>
-#include <functional>
+#include <cstddef>
 #include <memory>
 #include <new>
 #include <string>
@@ -32,47 +31,38 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Belongs to all who ask it, and to the helper while one is at it.
-class question final : public offloaded {
+class question : public offloaded {
  public:
-  // Only those who ask know its type.
-  using answer = std::shared_ptr<const void>;
-
-  question(std::string key, std::function<answer()> find)
-      : key_(std::move(key)), find_(std::move(find)) {}
-
   // Never suspends. Has a helper thread call find(), which must own all it
-  // needs, and may throw nothing but std::bad_alloc; or joins those who wait
-  // for the same already. The key says what is asked, and so of what type the
-  // answer is. Throws std::system_error when there is no helper.
-  static std::shared_ptr<question> ask(std::string key,
-                                       std::function<answer()> find) {
-    auto& asked = this_scheduler().questions;
-    asked.erase(std::remove_if(asked.begin(), asked.end(),
-                               [](auto& q) { return q.expired(); }),
-                asked.end());
-    for (auto& one : asked) {
-      auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
-    }
-    auto q = std::make_shared<question>(std::move(key), std::move(find));
-    asked.push_back(q);
-    q->submit();
-    if (!q->done) q->self_ = q;
-    q->waits = nullptr;  // no single task
-    return q;
+  // needs, returns a std::shared_ptr to the answer, and may throw nothing but
+  // std::bad_alloc; or joins those who wait for the same already. The key says
+  // what is asked, and so of what type the answer is. Throws std::system_error
+  // when there is no helper.
+  template <class Find>
+  static std::shared_ptr<question> ask(std::string key, Find find) {
+    if (auto same = asked_already(key)) return same;
+    struct asked final : question {
+      Find find;
+      asked(std::string what, Find f)
+          : question(std::move(what)), find(std::move(f)) {}
+      answer look_up() override { return find(); }
+    };
+    question* const made = new asked(std::move(key), std::move(find));
+    return begin(std::shared_ptr<question>(made));
   }
+  virtual ~question() = default;
 
   // Whoever has asked waits once, and then leaves.
 
   // Suspends until the answer is there (true), or `until` passes (false).
   // Throws what interrupts us.
   bool wait(deadline until) {
-    const leaving at_end{*this};
+    const at_end leave([this] { --askers_; });
     return waiters_.wait(until, asking, [&] { return done; });
   }
   // The same for a caller in C: returns what park_in_c() does.
   int wait_in_c(deadline until) {
-    const leaving at_end{*this};
+    const at_end leave([this] { --askers_; });
     scheduler& s = waiters_.enter(asking.what);
     waiter me(s.running());
     waiters_.push_back(me);
@@ -89,7 +79,30 @@ class question final : public offloaded {
   }
 
  private:
+  using answer = std::shared_ptr<const void>;
   static constexpr wait_reason asking{"asking the resolver"};
+
+  explicit question(std::string key) : key_(std::move(key)) {}
+  virtual answer look_up() = 0;
+
+  static std::shared_ptr<question> asked_already(const std::string& key) {
+    for (auto& one : this_scheduler().questions) {
+      auto q = one.lock();
+      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
+    }
+    return nullptr;
+  }
+  static std::shared_ptr<question> begin(std::shared_ptr<question> q) {
+    auto& asked = this_scheduler().questions;
+    std::size_t i = 0;  // a place that is free
+    while (i < asked.size() && !asked[i].expired()) ++i;
+    if (i == asked.size()) asked.emplace_back();
+    asked[i] = q;
+    q->submit();
+    if (!q->done) q->self_ = q;
+    q->waits = nullptr;  // no single task
+    return q;
+  }
 
   // One more asks; not where the helper has found that nobody does.
   bool join() {
@@ -98,16 +111,12 @@ class question final : public offloaded {
     }
     return n >= 0;
   }
-  struct leaving {
-    question& asked;
-    ~leaving() { --asked.askers_; }
-  };
 
   void work() noexcept override {
     int nobody = 0;
     if (askers_.compare_exchange_strong(nobody, -1)) return;
     try {
-      answer_ = find_();
+      answer_ = look_up();
     } catch (const std::bad_alloc&) {  // get() tells
     }
   }
@@ -118,7 +127,6 @@ class question final : public offloaded {
   }
 
   std::string key_;
-  std::function<answer()> find_;
   answer answer_;
   wait_queue waiters_;
   std::atomic<int> askers_{1};

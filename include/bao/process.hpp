@@ -8,9 +8,10 @@
 //     in()  -->  0  the child  1  -->  out()
 //                              2  -->  err()
 //
-// A pipe holds 64 KiB, and then whoever writes has to wait. So one who writes
-// all of a child's input before reading any of its output waits for ever, if
-// the child does likewise: communicate() has a task for each pipe.
+// A pipe holds 64 KiB; then whoever writes has to wait. So if we write all of a
+// child's input before we read any of its output, and the child does not read
+// on while nobody takes its output, both wait for ever. communicate() has a
+// task for each pipe, and so does not.
 //
 // The child begins with what it was given and no other descriptor of bao's,
 // with no signal blocked, and with the usual end by SIGPIPE. It is started by
@@ -34,6 +35,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -58,15 +60,21 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 // "/dev/null" is one. None of its members suspends.
 class process_options {
  public:
+  // With a copy of our environment, as it is now.
+  process_options() {
+    for (char** ours = environ; ours != nullptr && *ours != nullptr; ++ours)
+      environment_.push_back(*ours);
+  }
+
   // Where it starts, and from where a program named "./so" is looked for.
   process_options& directory(std::string path) {
     return directory_ = std::move(path), *this;
   }
-  // One variable more than we have now, or another value. Throws
-  // std::invalid_argument for a name that cannot be one.
+  // One variable more, or another value. Throws std::invalid_argument for a
+  // name that cannot be one.
   process_options& env(const std::string& name, const std::string& value);
   // None but those that are set from here on.
-  process_options& clear_env() { return environment_.emplace(), *this; }
+  process_options& clear_env() { return environment_.clear(), *this; }
 
   process_options& stdin_from(int fd) { return connect(0, fd); }
   process_options& stdin_from(std::string file) {
@@ -97,7 +105,7 @@ class process_options {
   }
 
   std::string directory_;
-  std::optional<std::vector<std::string>> environment_;  // as ours if it is not
+  std::vector<std::string> environment_;
   end ends_[3];
 };
 
@@ -106,8 +114,8 @@ struct process_result {
   int status = 0;  // as wait() tells it
 };
 
-// A child. Move-only; an empty one is nobody's: std::logic_error. It must
-// neither move nor go under those who use it.
+// A child. Move-only; the calls of an empty one throw std::logic_error. It must
+// neither be moved nor destroyed while a task uses it.
 //
 // Only communicate() and wait() suspend, until `until` at the latest; they
 // throw what interrupts us, and the child runs on. All throw std::system_error
@@ -125,27 +133,27 @@ class process {
   // std::invalid_argument when nothing is named, or a text has a NUL byte.
   explicit process(std::vector<std::string> command,
                    process_options options = {});
-  process(process&& other) noexcept { swap(other); }
+  process(process&& other) noexcept : my_(std::exchange(other.my_, {})) {}
   process& operator=(process&& other) noexcept {
     process taken(std::move(other));
-    swap(taken);
+    std::swap(my_, taken.my_);
     return *this;
   }
   ~process();
 
-  explicit operator bool() const { return pid_ != 0; }
-  pid_t pid() const { return expect_one("pid"), pid_; }
+  explicit operator bool() const { return my_.pid != 0; }
+  pid_t pid() const { return expect_one("pid"), my_.pid; }
 
   // What it reads and writes. Where that is not a pipe, they are empty.
-  stream& in() { return expect_one("in"), in_; }
-  stream& out() { return expect_one("out"), out_; }
-  stream& err() { return expect_one("err"), err_; }
+  stream& in() { return expect_one("in"), my_.in; }
+  stream& out() { return expect_one("out"), my_.out; }
+  stream& err() { return expect_one("err"), my_.err; }
 
-  // Writes `input`, closes in(), reads both outputs up to their ends and waits
-  // for the child's. It need not read its input. When this is late, it throws
-  // std::errc::timed_out; then, or when we are interrupted, it may be called
-  // once more: it goes on where it was, with what is left of the input first.
-  // Only one task at a time may: std::logic_error.
+  // Writes `input`, closes in(), reads both outputs up to their ends, and waits
+  // for the end of the child, which need not read its input. Throws
+  // std::errc::timed_out when late. After that, or an interruption, it may be
+  // called again: it goes on where it was, with what is left of the input
+  // first. Throws std::logic_error while another task is at it.
   //
   // The outputs end when nobody can write to them any more, neither the child
   // nor those whom it has started.
@@ -162,23 +170,24 @@ class process {
   void kill(int signal = SIGKILL);
 
  private:
-  void swap(process& other) noexcept;
   void expect_one(const char* call) const {
-    if (pid_ == 0)
+    if (my_.pid == 0)
       throw std::logic_error(std::string(call) + ": there is no process here");
   }
   std::string text(const char* call) const {
-    return std::string(call) + ": process " + std::to_string(pid_);
+    return std::string(call) + ": process " + std::to_string(my_.pid);
   }
   void feed();
 
-  pid_t pid_ = 0;
-  std::optional<int> status_;  // once it is reaped
-  stream in_, out_, err_;
-  bool communicates_ = false;
-  std::string input_;            // what communicate() has still to write
-  std::size_t fed_ = 0;          // but for so much of it
-  std::string output_, errors_;  // what it has read to the end
+  struct state {
+    pid_t pid = 0;
+    std::optional<int> status;  // once it is reaped
+    stream in, out, err;
+    bool communicates = false;
+    std::string input;           // what communicate() has still to write
+    std::size_t fed = 0;         // but for so much of it
+    std::string output, errors;  // what it has read to the end
+  } my_;
 };
 
 // Suspends as communicate() does. Runs a program to its end; when this is late
@@ -208,18 +217,11 @@ inline process_options& process_options::env(const std::string& name,
                                              const std::string& value) {
   if (name.empty() || name.find('=') != std::string::npos)
     throw std::invalid_argument("env: \"" + name + "\" is no name");
-  if (!environment_) {
-    environment_.emplace();
-    for (char** ours = environ; ours != nullptr && *ours != nullptr; ++ours)
-      environment_->push_back(*ours);
-  }
-  auto& all = *environment_;
   const std::string begin = name + '=';
-  const auto same = [&](const std::string& variable) {
-    return variable.compare(0, begin.size(), begin) == 0;
-  };
-  all.erase(std::remove_if(all.begin(), all.end(), same), all.end());
-  all.push_back(begin + value);
+  for (std::string& variable : environment_)
+    if (variable.compare(0, begin.size(), begin) == 0)
+      return variable = begin + value, *this;
+  environment_.push_back(begin + value);
   return *this;
 }
 
@@ -238,35 +240,33 @@ inline std::vector<char*> c_strings(std::vector<std::string>& texts) {
   return all;
 }
 
-// A duplicate that is none of 0, 1 and 2: what is to become one of those in the
-// child must not be overwritten by another that does so first.
+// A duplicate that is none of 0, 1 and 2, where one of ours is closed: what is
+// to become one of those in the child must not be overwritten by another that
+// does so first, and nobody shall print into a pipe of ours.
 inline descriptor duplicate_above_2(int fd) {
   const int made = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
   if (made == -1) throw_errno("process: descriptor " + std::to_string(fd));
   return descriptor(made);
 }
 
-// The ends of a new pipe: to read, and to write.
-inline std::pair<descriptor, descriptor> make_child_pipe() {
+// A new pipe: read from its first end what is written to the other.
+inline void make_pipe(descriptor (&its)[2]) {
   int ends[2];
 #if defined(__APPLE__)
   check(::pipe(ends), "pipe");
+  for (int fd : ends) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
 #else
   check(::pipe2(ends, O_CLOEXEC), "pipe2");
 #endif
-  const descriptor from(ends[0]), to(ends[1]);
-  return {duplicate_above_2(from.fd()), duplicate_above_2(to.fd())};
+  for (int i = 0; i < 2; ++i) its[i] = descriptor(ends[i]);
 }
 
 // What posix_spawn() is told.
 class child_setup {
  public:
   child_setup() {
+    expect(::posix_spawnattr_init(&attributes_), "posix_spawn");
     expect(::posix_spawn_file_actions_init(&actions_), "posix_spawn");
-    if (const int error = ::posix_spawnattr_init(&attributes_)) {
-      ::posix_spawn_file_actions_destroy(&actions_);
-      expect(error, "posix_spawn");
-    }
     sigset_t blocked, usual;
     sigemptyset(&blocked);
     sigemptyset(&usual);
@@ -318,8 +318,7 @@ inline process::process(std::vector<std::string> command,
   if (command.empty())
     throw std::invalid_argument("process: no program is named");
   const std::vector<char*> words = c_strings(command);
-  std::vector<char*> variables;
-  if (options.environment_) variables = c_strings(*options.environment_);
+  const std::vector<char*> variables = c_strings(options.environment_);
 
   child_setup setup;
   std::string what = "posix_spawn: \"" + command[0] + '"';
@@ -327,33 +326,31 @@ inline process::process(std::vector<std::string> command,
     setup.change_directory(c_string(options.directory_));
     what += " in " + options.directory_;
   }
-  // Closed here when the child has them: while we could write to its output
-  // ourselves, we would never read an end of it.
+  // The child's ends are closed here when it has them: while we could write to
+  // its output ourselves, we would never read an end of it.
   descriptor its[3];
-  stream* const ours[] = {&in_, &out_, &err_};
+  stream* const ours[] = {&my_.in, &my_.out, &my_.err};
   for (int i = 0; i < 3; ++i) {
     const auto& [fd, file] = options.ends_[i];
     if (fd == options.its_output) {
       setup.connect(1, i);
       continue;
     }
+    descriptor given;
     if (fd == options.a_pipe) {
-      auto [from, to] = make_child_pipe();
-      if (i != 0) std::swap(from, to);
-      *ours[i] = stream(to.release());
-      its[i] = std::move(from);
+      descriptor ends[2];
+      make_pipe(ends);
+      *ours[i] = stream(duplicate_above_2(ends[i == 0].fd()).release());
+      given = std::move(ends[i != 0]);
     } else if (fd == options.a_file) {
       const int how = i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
-      const descriptor opened(::open(c_string(file), how | O_CLOEXEC, 0666));
-      if (!opened) throw_errno("open: " + file);
-      its[i] = duplicate_above_2(opened.fd());
-    } else {
-      its[i] = duplicate_above_2(fd);
+      given = descriptor(::open(c_string(file), how | O_CLOEXEC, 0666));
+      if (!given) throw_errno("open: " + file);
     }
+    its[i] = duplicate_above_2(given ? given.fd() : fd);
     setup.connect(its[i].fd(), i);
   }
-  pid_ = setup.spawn(words.data(),
-                     variables.empty() ? environ : variables.data(), what);
+  my_.pid = setup.spawn(words.data(), variables.data(), what);
 }
 
 // --- while it runs -----------------------------------------------------------
@@ -362,39 +359,27 @@ inline process::process(std::vector<std::string> command,
 // our child, or what is left of it. One that we may not kill, having changed
 // its user, is left alone; and in a child of ours by fork(), a sibling is.
 inline process::~process() {
-  if (pid_ == 0 || status_) return;
-  if (hook::original::waitpid(pid_, nullptr, WNOHANG) != 0) return;
-  if (::kill(pid_, SIGKILL) == -1) return;
-  while (hook::original::waitpid(pid_, nullptr, 0) == -1 && errno == EINTR) {
+  if (my_.pid == 0 || my_.status) return;
+  if (hook::original::waitpid(my_.pid, nullptr, WNOHANG) != 0) return;
+  if (::kill(my_.pid, SIGKILL) == -1) return;
+  while (hook::original::waitpid(my_.pid, nullptr, 0) == -1 && errno == EINTR) {
   }
-}
-
-inline void process::swap(process& other) noexcept {
-  std::swap(pid_, other.pid_);
-  std::swap(status_, other.status_);
-  std::swap(in_, other.in_);
-  std::swap(out_, other.out_);
-  std::swap(err_, other.err_);
-  std::swap(input_, other.input_);
-  std::swap(fed_, other.fed_);
-  std::swap(output_, other.output_);
-  std::swap(errors_, other.errors_);
 }
 
 inline bool process::running() {
   expect_one("running");
-  if (status_) return false;
+  if (my_.status) return false;
   int how = 0;
-  const pid_t ended = hook::original::waitpid(pid_, &how, WNOHANG);
+  const pid_t ended = hook::original::waitpid(my_.pid, &how, WNOHANG);
   if (ended == -1) throw_errno(text("waitpid"));
   if (ended == 0) return true;
-  status_ = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);
+  my_.status = WIFSIGNALED(how) ? -WTERMSIG(how) : WEXITSTATUS(how);
   return false;
 }
 
 inline void process::kill(int signal) {
   expect_one("kill");
-  if (running() && ::kill(pid_, signal) == -1) throw_errno(text("kill"));
+  if (running() && ::kill(my_.pid, signal) == -1) throw_errno(text("kill"));
 }
 
 // Becomes readable when the child has ended. Empty where there is no such thing
@@ -411,61 +396,56 @@ inline descriptor watch_process(pid_t pid) {
 inline std::optional<int> process::wait(deadline until) {
   expect_one("wait");
   if (running() && !until.passed()) {
-    if (const descriptor end = watch_process(pid_))
+    if (const descriptor end = watch_process(my_.pid))
       wait_fd(end.fd(), readable, until);
     growing_pause pause;
     while (running() && !until.passed())
       sleep(std::min(until, deadline(pause.next())));
   }
-  return status_;
+  return my_.status;
 }
 
 inline void process::feed() {
   try {
-    while (fed_ < input_.size())
-      fed_ += in_.write_some(input_.data() + fed_, input_.size() - fed_);
+    while (my_.fed < my_.input.size())
+      my_.fed += my_.in.write_some(my_.input.data() + my_.fed,
+                                   my_.input.size() - my_.fed);
   } catch (const std::system_error& e) {
     if (e.code() != std::errc::broken_pipe) throw;
   }
-  input_.clear();
-  fed_ = 0;
-  in_.close();
+  my_.input.clear();
+  my_.fed = 0;
+  my_.in.close();
 }
 
 inline process_result process::communicate(std::string_view input,
                                            deadline until) {
   expect_one("communicate");
-  if (communicates_)
+  if (my_.communicates)
     throw std::logic_error(text("communicate") + ": another task does");
-  if (!input.empty() && !in_)
+  if (!input.empty() && !my_.in)
     throw std::logic_error(text("communicate") +
                            ": its input is no pipe of ours, or is closed");
-  input_ += input;
-  struct only_us {
-    bool& communicates;
-    explicit only_us(bool& c) : communicates(c) { communicates = true; }
-    ~only_us() { communicates = false; }
-  } us(communicates_);
-  auto result = with_timeout(until, [&] {
+  my_.input += input;
+  my_.communicates = true;
+  const at_end others_may([this] { my_.communicates = false; });
+  const bool in_time = with_timeout(until, [&] {
     group helpers;
-    const auto help = [&](auto f) {
+    const auto help = [&](void (*f)(process&)) {
       helpers.spawn(task_options(place::nowhere()).name(text("communicate")),
-                    f);
+                    [this, f] { f(*this); });
     };
-    help([this] { feed(); });
-    help([this] {
-      if (err_) errors_ += err_.read_all();
+    help([](process& p) { p.feed(); });
+    help([](process& p) {
+      if (p.my_.err) p.my_.errors += p.my_.err.read_all();
     });
-    if (out_) output_ += out_.read_all();
+    if (my_.out) my_.output += my_.out.read_all();
     helpers.join();
-    const int status = *wait();
-    return process_result{std::exchange(output_, {}),
-                          std::exchange(errors_, {}), status};
+    wait();
   });
-  if (!result)
-    throw std::system_error(ETIMEDOUT, std::generic_category(),
-                            text("communicate"));
-  return std::move(*result);
+  if (!in_time) errno = ETIMEDOUT, throw_errno(text("communicate"));
+  return {std::exchange(my_.output, {}), std::exchange(my_.errors, {}),
+          *my_.status};
 }
 
 }  // namespace BAO_ABI

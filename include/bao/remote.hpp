@@ -45,6 +45,18 @@ class thread_lock {
   thread_mutex& mutex_;
 };
 
+// Calls f() at the end of a block, however that is left. It must not throw.
+template <class F>
+class at_end {
+ public:
+  [[nodiscard]] explicit at_end(F f) : call_(std::move(f)) {}
+  at_end(const at_end&) = delete;
+  ~at_end() { call_(); }
+
+ private:
+  F call_;
+};
+
 // Something to be done on another thread.
 struct message {
   message* next = nullptr;

@@ -37,15 +37,16 @@ class select_case {
   select_case(const select_case&) = delete;
 
   // Takes it, if it is ready.
-  virtual bool take() = 0;
+  virtual bool take() { return false; }
   // Has the task woken when it may be. Called before each wait.
-  virtual void stand_in_line(scheduler& s) = 0;
+  virtual void stand_in_line(scheduler&) {}
   // Whoever woke us has given it to us.
   virtual bool given() const { return false; }
-  virtual void leave() = 0;
+  virtual void leave() {}
   virtual void act() = 0;
+
   // When it is taken because nothing else is.
-  virtual deadline last_resort() const { return never; }
+  deadline last_resort = never;
 
  protected:
   ~select_case() = default;
@@ -68,16 +69,18 @@ class select_case {
 class case_in_line : public select_case {
  public:
   bool take() final {
-    const bool line_is_gone = place_ && !place_->woken && !place_->in_list();
+    const bool line_is_gone = stood_ && !place_.woken && !place_.in_list();
     if (line_is_gone) return false;
     line_.enter("select");
     return take_from_line();
   }
-  void stand_in_line(scheduler& s) final {
-    if (!place_) line_.push_back(place_.emplace(s.running(), offer()));
+  void stand_in_line(scheduler&) final {
+    if (std::exchange(stood_, true)) return;
+    place_.offer = offer();
+    line_.push_back(place_);
   }
-  bool given() const final { return place_ && place_->woken; }
-  void leave() override { place_.reset(); }
+  bool given() const final { return place_.woken; }
+  void leave() final { place_.leave(); }
 
  protected:
   explicit case_in_line(wait_queue& line) : line_(line) {}
@@ -87,7 +90,8 @@ class case_in_line : public select_case {
   virtual void* offer() { return nullptr; }
 
   wait_queue& line_;
-  std::optional<waiter> place_;
+  waiter place_{this_scheduler().running()};
+  bool stood_ = false;
 };
 
 // --- the cases ---------------------------------------------------------------
@@ -124,12 +128,8 @@ class send_case final : public case_in_line {
         value_(*copy_),
         function_(std::move(f)) {}
 
-  void leave() override {
-    closed_ = given() && place_->offer == nullptr;
-    case_in_line::leave();
-  }
   void act() override {
-    if (closed_) to_.throw_closed();
+    if (given() && place_.offer == nullptr) to_.throw_closed();
     function_();
   }
 
@@ -140,7 +140,6 @@ class send_case final : public case_in_line {
   channel<T, Order>& to_;
   std::optional<T> copy_;
   T& value_;
-  bool closed_ = false;
   F function_;
 };
 
@@ -166,17 +165,17 @@ class task_case final : public select_case {
 
   bool take() override { return task_.done(); }
   void stand_in_line(scheduler& s) override {
-    if (place_) return;
-    place_.emplace().waits = &s.running();
-    task_.checked("select").watchers.push_back(*place_);
+    if (place_.in_list()) return;
+    place_.waits = &s.running();
+    task_.checked("select").watchers.push_back(place_);
   }
-  void leave() override { place_.reset(); }
+  void leave() override { place_.leave(); }
   void act() override { tell(function_, task_); }
 
  private:
   task<R> task_;
   F function_;
-  std::optional<joiner> place_;
+  joiner place_;
 };
 
 template <class F>
@@ -210,16 +209,12 @@ class descriptor_case final : public select_case {
 template <class F>
 class time_case final : public select_case {
  public:
-  time_case(deadline until, F f) : until_(until), function_(std::move(f)) {}
-
-  bool take() override { return false; }
-  void stand_in_line(scheduler&) override {}
-  void leave() override {}
+  time_case(deadline until, F f) : function_(std::move(f)) {
+    last_resort = until;
+  }
   void act() override { function_(); }
-  deadline last_resort() const override { return until_; }
 
  private:
-  deadline until_;
   F function_;
 };
 
@@ -279,13 +274,9 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
       if (cases[(lot + i) % n]->take()) return cases[(lot + i) % n];
     return nullptr;
   };
-  struct leaving {
-    select_case** cases;
-    std::size_t n;
-    ~leaving() {
-      for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
-    }
-  } at_end{cases, n};
+  const at_end leave([&] {
+    for (std::size_t i = 0; i < n; ++i) cases[i]->leave();
+  });
   if (s.time_to_yield()) {
     // In line, so that none is touched that goes meanwhile.
     for (std::size_t i = 0; i < n; ++i) cases[i]->stand_in_line(s);
@@ -295,8 +286,8 @@ inline select_case& take_any(select_case** cases, std::size_t n) {
 
   select_case* last = cases[0];
   for (std::size_t i = 1; i < n; ++i)
-    if (cases[i]->last_resort() < last->last_resort()) last = cases[i];
-  const deadline until = last->last_resort();
+    if (cases[i]->last_resort < last->last_resort) last = cases[i];
+  const deadline until = last->last_resort;
   if (until.passed()) return *last;
 
   for (;;) {

@@ -6,16 +6,19 @@
 //     auto end = bao::on_signal(SIGTERM, [&] { server.stop(5s); });
 //     server.serve();
 //
-// To accept and spawn takes two lines and needs no class. What this one adds is
-// what those lines lack in service: a limit to how many are served at a time,
-// where the others wait in the system's queue; an end that lets the clients
-// finish; and more than one thread, each with a scheduler and a listener of its
-// own, among which the system divides the connections:
+// To accept and spawn takes two lines and needs no class. This one adds what a
+// program in service needs. It limits how many clients are served at a time:
+// the others wait in the system's queue. It ends gracefully: the clients that
+// are there may finish. And it runs on more than one thread, each with a
+// scheduler and a listener of its own, among which the system divides the
+// connections:
 //
 //              port 8080
 //     thread 1   thread 2   thread 3        no task ever leaves its thread,
 //     |     |    |     |    |     |         nothing is shared but the handler
 //    task  task task  task task  task
+//
+// Beside accept and spawn, a connection costs a note on the heap.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -23,17 +26,20 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "bao/group.hpp"
 #include "bao/socket.hpp"
@@ -96,7 +102,13 @@ class server {
   template <class Handler>
   server(const address& at, Handler handler, server_options options = {})
       : options_(checked(options, at)),
-        handler_(std::make_unique<handler_of<Handler>>(std::move(handler))),
+        handler_([own = std::make_shared<Handler>(std::move(handler))](
+                     Stream& peer) {
+          if constexpr (std::is_invocable_v<Handler&, Stream>)
+            (*own)(std::move(peer));
+          else
+            (*own)(peer);
+        }),
         here_(*this, at, 0) {}
   server(const server&) = delete;
   // Stops without grace.
@@ -128,15 +140,15 @@ class server {
       stop(clock::duration{0});
       throw;
     }
-    for (auto& t : threads_)
-      if (t->error != nullptr) std::rethrow_exception(t->error);
+    for (other_thread& t : threads_)
+      if (t.error != nullptr) std::rethrow_exception(t.error);
   }
 
-  // Takes no more connections but those that have been made, and waits until
-  // all clients have been served, or until `grace`, when it kills the rest.
-  // True if there was none. The address can be used again then. Throws what
-  // interrupts us: then another stop() has to end it; and deadlock when it is a
-  // client's task that calls.
+  // Suspends until all clients have been served, those included who have
+  // connected and wait to be accepted. At `grace` it kills those that are left;
+  // true if there were none. Then the address can be used again. Throws
+  // deadlock when a client's task calls, and what interrupts us: then another
+  // stop() has to end it.
   bool stop(deadline grace = std::chrono::seconds(1)) {
     here_.expect_here("stop");
     if (here_.contains(self()))
@@ -144,16 +156,16 @@ class server {
           "stop: a handler would wait for itself: spawn a task that stops");
     stopped_ = true;
     starting_.wait();
-    for (auto& t : threads_)
-      if (t->way)
-        t->way->post([p = t.get(), grace] {
-          if (p->mine != nullptr) p->all_served = p->mine->stop(grace);
+    for (other_thread& t : threads_)
+      if (t.way)
+        t.way->post([&t, grace] {
+          if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
         });
     bool all = here_.stop(grace);
     threads_left_.wait();
-    for (auto& t : threads_) {
-      all = all && t->all_served;
-      if (std::exchange(t->runs, false)) ::pthread_join(t->id, nullptr);
+    for (other_thread& t : threads_) {
+      all = all && t.all_served;
+      if (std::exchange(t.runs, false)) ::pthread_join(t.id, nullptr);
     }
     return all;
   }
@@ -167,22 +179,6 @@ class server {
           std::to_string(o.most_) + " clients of " + at.to_string());
     return o;
   }
-
-  struct any_handler {
-    virtual ~any_handler() = default;
-    virtual void serve(Stream& peer) = 0;
-  };
-  template <class Handler>
-  struct handler_of final : any_handler {
-    explicit handler_of(Handler&& h) : handler(std::move(h)) {}
-    void serve(Stream& peer) override {
-      if constexpr (std::is_invocable_v<Handler&, Stream>)
-        handler(std::move(peer));
-      else
-        handler(peer);
-    }
-    Handler handler;
-  };
 
   // What it has on one thread.
   class part final : public task_set {
@@ -215,11 +211,8 @@ class server {
     }
 
     bool stop(deadline grace) {
-      struct one_more {
-        wait_group& stops;
-        explicit one_more(wait_group& s) : stops(s) { stops.add(); }
-        ~one_more() { stops.done(); }
-      } us(stops_);
+      stops_.add();
+      const at_end stopped([this] { stops_.done(); });
       if (acceptor_) acceptor_.kill();
       try {
         // No more than can have come before: others keep coming.
@@ -242,14 +235,11 @@ class server {
    private:
     // False when late: for a slot, or for a connection.
     bool accept_one(deadline slot_until, deadline until) {
-      struct slot {
-        semaphore* of;
-        ~slot() {
-          if (of != nullptr) of->release();
-        }
-      } ours{nullptr};
       if (!slots_.acquire(slot_until)) return false;
-      ours.of = &slots_;
+      bool ours = true;  // the slot
+      const at_end give_back([&] {
+        if (ours) slots_.release();
+      });
       if (door.fd() == -1) return false;
       std::optional<Stream> peer;
       try {
@@ -260,9 +250,9 @@ class server {
       }
       const auto t = bao::spawn(
           task_options(place::nowhere()).name("client"),
-          [this](Stream s) { server_.handler_->serve(s); }, std::move(*peer));
+          [this](Stream s) { server_.handler_(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
-      ours.of = nullptr;  // has_ended() gives it back
+      ours = false;  // has_ended() gives it back
       return true;
     }
     void has_ended(task_block& t) override {
@@ -316,9 +306,8 @@ class server {
     home_.emplace(this_scheduler());
     const address at = local_address();
     for (int i = 1; i < options_.threads_; ++i) {
-      threads_.push_back(std::make_unique<other_thread>(
-          *this, at, static_cast<std::size_t>(i)));
-      other_thread& t = *threads_.back();
+      other_thread& t =
+          threads_.emplace_back(*this, at, static_cast<std::size_t>(i));
       threads_left_.add();
       starting_.add();
       const int failed = ::pthread_create(&t.id, nullptr, run_thread, &t);
@@ -326,12 +315,11 @@ class server {
       if (failed == 0) continue;
       threads_left_.done();
       starting_.done();
-      throw std::system_error(failed, std::generic_category(),
-                              "pthread_create");
+      errno = failed, throw_errno("pthread_create");
     }
     starting_.wait();
-    for (auto& t : threads_)
-      if (t->error != nullptr) std::rethrow_exception(t->error);
+    for (other_thread& t : threads_)
+      if (t.error != nullptr) std::rethrow_exception(t.error);
   }
 
   static void* run_thread(void* one) {
@@ -344,10 +332,8 @@ class server {
     };
     try {
       part mine(t.of, t.at, t.index);
-      struct known_as {  // to what is posted here
-        part*& name;
-        ~known_as() { name = nullptr; }
-      } known{t.mine = &mine};
+      t.mine = &mine;  // for what is posted here
+      const at_end gone([&] { t.mine = nullptr; });
       t.way.emplace(this_scheduler());
       has_started();
       mine.serve();
@@ -360,12 +346,12 @@ class server {
   }
 
   server_options options_;
-  std::unique_ptr<any_handler> handler_;
+  const std::function<void(Stream&)> handler_;
   part here_;
   bool serves_ = false;
   bool stopped_ = false;
   std::optional<remote> home_;
-  std::vector<std::unique_ptr<other_thread>> threads_;
+  std::deque<other_thread> threads_;
   wait_group starting_;
   wait_group threads_left_;
 };

@@ -6,8 +6,8 @@
 //     int which = bao::wait_signal({SIGINT, SIGTERM});
 //     auto reload = bao::on_signal(SIGHUP, [] { read_settings(); });
 //
-// At most 16 tasks may wait at a time, one for each handler among them; each
-// bell is a descriptor, and stays open.
+// At most 16 tasks may wait at a time; each on_signal() has one. A doorbell
+// costs a descriptor, and is kept for the next who waits.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -21,7 +21,6 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -50,10 +49,10 @@ struct received_signals {
 
   // Puts that handler in place of what the signal did before.
   void begin_to_handle(int signal, const char* call) {
-    if (signal <= 0 || signal >= numbers)
-      throw std::system_error(
-          EINVAL, std::generic_category(),
-          std::string(call) + ": " + std::to_string(signal));
+    if (signal <= 0 || signal >= numbers) {
+      errno = EINVAL;
+      throw_errno(std::string(call) + ": " + std::to_string(signal));
+    }
     if (handled[signal].exchange(true)) return;
     struct sigaction ours {};
     ours.sa_handler = handle;
@@ -109,8 +108,11 @@ class signal_seat {
       throw;
     }
   }
-  signal_seat(const signal_seat&) = delete;
-  ~signal_seat() { seat_->taken = false; }
+  signal_seat(signal_seat&& other) noexcept
+      : seat_(std::exchange(other.seat_, nullptr)) {}
+  ~signal_seat() {
+    if (seat_ != nullptr) seat_->taken = false;
+  }
 
   // Suspends until there may be news (true) or `until` passes (false).
   bool wait(deadline until) const {
@@ -188,9 +190,9 @@ class signal_handler {
 // caught from now on, and for good, as by wait_signal(); several who look after
 // the same one share what arrives.
 //
-// join_all() does not wait for a handler. But as one might end any other wait,
-// none is a deadlock while it lives. Throws as wait_signal() does; its seat is
-// free again when the others have had a turn.
+// join_all() does not wait for a handler. But while one lives no wait is a
+// deadlock, as its signal might end it. Throws as wait_signal() does. When the
+// handler goes, its place among the 16 is free after the next turn.
 template <class F>
 [[nodiscard]] signal_handler on_signal(int signal, F f,
                                        place at = place::here()) {

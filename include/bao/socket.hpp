@@ -6,9 +6,11 @@
 //
 //     bao::tcp_stream peer = bao::connect("example.org:80", 5s);
 //
-// Sockets are born non-blocking and close-on-exec, TCP ones without Nagle's
-// delay; listeners may reuse an address whose connections linger. The addresses
-// of a name are tried in turn: one that does not answer uses up the deadline.
+// Sockets are non-blocking and close-on-exec from the start, TCP ones without
+// Nagle's delay; listeners may reuse an address whose old connections linger.
+// The addresses of a name are tried in turn: one that does not answer uses up
+// the deadline. Beside the system calls this costs next to nothing, but to look
+// up a name takes a helper thread.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -78,7 +80,8 @@ class address {
   }
 
  private:
-  static std::optional<address> numeric(const std::string& host, int port);
+  // Empty unless the host is one in numbers, and there is a port.
+  static address numeric(const std::string& host, int port);
   friend std::vector<address> resolve(const std::string&, const std::string&,
                                       deadline);
 
@@ -87,12 +90,15 @@ class address {
 };
 
 // Asks by getsockname() or getpeername().
-template <class Call>
-address ask_address(int fd, Call call, const char* name) {
+inline address ask_address(int fd, int (*call)(int, sockaddr*, socklen_t*),
+                           const char* name) {
   address a;
   if (call(fd, a.data(), a.size_to_fill()) == -1)
     throw_errno(std::string(name) + ": descriptor " + std::to_string(fd));
   return a;
+}
+inline address local_address_of(int fd) {
+  return ask_address(fd, ::getsockname, "getsockname");
 }
 
 // "host:port" in two; the host without brackets.
@@ -113,21 +119,22 @@ inline std::pair<std::string, std::string> split_host_port(
   return {std::string(host), std::string(text.substr(colon + 1))};
 }
 
-inline std::optional<int> parse_port(const std::string& text) {
-  if (text.empty() || text.size() > 5) return std::nullopt;
+// -1 if it is none.
+inline int parse_port(const std::string& text) {
+  if (text.empty() || text.size() > 5) return -1;
   int port = 0;
   for (char c : text) {
-    if (c < '0' || c > '9') return std::nullopt;
+    if (c < '0' || c > '9') return -1;
     port = port * 10 + (c - '0');
   }
-  return port <= 65535 ? std::optional<int>(port) : std::nullopt;
+  return port <= 65535 ? port : -1;
 }
 
-inline std::optional<address> address::numeric(const std::string& host,
-                                               int port) {
+inline address address::numeric(const std::string& host, int port) {
   address a;
   auto* v4 = reinterpret_cast<sockaddr_in*>(&a.storage_);
   auto* v6 = reinterpret_cast<sockaddr_in6*>(&a.storage_);
+  if (port == -1) return a;
   if (::inet_pton(AF_INET, host.empty() ? "0.0.0.0" : host.c_str(),
                   &v4->sin_addr) == 1) {
     v4->sin_family = AF_INET;
@@ -137,8 +144,6 @@ inline std::optional<address> address::numeric(const std::string& host,
     v6->sin6_family = AF_INET6;
     v6->sin6_port = htons(static_cast<std::uint16_t>(port));
     a.size_ = sizeof *v6;
-  } else {
-    return std::nullopt;
   }
   return a;
 }
@@ -146,12 +151,11 @@ inline std::optional<address> address::numeric(const std::string& host,
 inline address address::parse(std::string_view text) {
   if (text.substr(0, 5) != "unix:") {
     const auto [host, service] = split_host_port(text);
-    const auto port = parse_port(service);
-    const auto found = port ? numeric(host, *port) : std::nullopt;
-    if (!found)
+    const address found = numeric(host, parse_port(service));
+    if (found.size() == 0)
       throw std::invalid_argument("address: \"" + std::string(text) +
                                   "\" is not a numeric address and port");
-    return *found;
+    return found;
   }
   const std::string_view path = text.substr(5);
   address a;
@@ -208,33 +212,33 @@ inline int address::port() const {
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
-  if (const auto port = parse_port(service)) {
-    if (const auto known = address::numeric(host, *port)) return {*known};
-  } else if (service.find_first_not_of("0123456789-+ ") == std::string::npos) {
+  const int port = parse_port(service);
+  if (port == -1 &&
+      service.find_first_not_of("0123456789-+ ") == std::string::npos)
     throw std::invalid_argument("resolve: \"" + service + "\" is no port");
-  }
+  const address known = address::numeric(host, port);
+  if (known.size() != 0) return {known};
   struct answer {
     int failed = 0;
     std::vector<address> all;
   };
   const auto asked =
       question::ask("resolve " + host + '\0' + service, [host, service] {
-        auto found = std::make_shared<answer>();
+        const std::shared_ptr<answer> found(new answer);
         addrinfo hints{};
         hints.ai_socktype = SOCK_STREAM;
         addrinfo* list = nullptr;
+        const at_end free([&] {
+          if (list != nullptr) ::freeaddrinfo(list);
+        });
         found->failed = hook::original::getaddrinfo(
             host.c_str(), service.c_str(), &hints, &list);
-        if (found->failed != 0) return found;
-        const std::unique_ptr<addrinfo, void (*)(addrinfo*)> ours(
-            list, ::freeaddrinfo);
         for (addrinfo* a = list; a != nullptr; a = a->ai_next)
           found->all.emplace_back(a->ai_addr, a->ai_addrlen);
         return found;
       });
   const std::string what = "resolve: " + host + ':' + service;
-  if (!asked->wait(until))
-    throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  if (!asked->wait(until)) errno = ETIMEDOUT, throw_errno(what);
   const auto& found = asked->get<answer>();
   if (found.failed != 0)
     throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
@@ -269,13 +273,7 @@ class socket_stream : public stream {
   address peer_address() const {
     return ask_address(fd(), ::getpeername, "getpeername");
   }
-  address local_address() const {
-    return ask_address(fd(), ::getsockname, "getsockname");
-  }
-
-  // A new descriptor, connected to `to`. Suspends until then, `until` at the
-  // latest; throws std::system_error.
-  static int connected(const address& to, deadline until);
+  address local_address() const { return local_address_of(fd()); }
 };
 
 // Each owns the connected socket that it is made from.
@@ -290,27 +288,30 @@ class unix_stream final : public socket_stream {
   explicit unix_stream(int fd) : socket_stream(fd, kind::other_socket) {}
 };
 
-inline int socket_stream::connected(const address& to, deadline until) {
+// A new socket, connected to `to`. Suspends until then, `until` at the latest;
+// throws std::system_error.
+inline int connect_socket(const address& to, deadline until) {
+  const bool local = to.family() == AF_UNIX;
   descriptor d(make_socket(to.family(), SOCK_STREAM));
   const std::string what = "connect: " + to.to_string();
-  if (to.family() != AF_UNIX) send_at_once(d.fd());
+  if (!local) send_at_once(d.fd());
+  int error = 0;
   growing_pause pause;
-  int result;
-  while ((result = sys->connect(d.fd(), to.data(), to.size())) == -1 &&
-         errno == EAGAIN && to.family() == AF_UNIX) {
-    if (until.passed())
-      throw std::system_error(std::make_error_code(std::errc::timed_out), what);
+  for (;;) {
+    if (sys->connect(d.fd(), to.data(), to.size()) == 0) return d.release();
+    error = errno;
+    // The queue of a unix listener is full, and nobody tells when it is not.
+    if (!local || error != EAGAIN) break;
+    if (until.passed()) errno = ETIMEDOUT, throw_errno(what);
     sleep(std::min(until, deadline(pause.next())));
   }
-  if (result == 0) return d.release();
-  if (errno != EINPROGRESS && errno != EINTR) throw_errno(what);
-  // Under way: the socket becomes writable when it has been decided.
-  if (!wait_fd(d.fd(), writable, until))
-    throw std::system_error(std::make_error_code(std::errc::timed_out), what);
-  int error = 0;
-  socklen_t n = sizeof error;
-  check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
-  if (error != 0) throw std::system_error(error, std::generic_category(), what);
+  if (error == EINPROGRESS || error == EINTR) {
+    // Under way: the socket becomes writable when it has been decided.
+    if (!wait_fd(d.fd(), writable, until)) errno = ETIMEDOUT, throw_errno(what);
+    socklen_t n = sizeof error;
+    check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
+  }
+  if (error != 0) errno = error, throw_errno(what);
   return d.release();
 }
 
@@ -320,7 +321,7 @@ inline tcp_stream connect(const address& to, deadline until = never) {
   if (to.family() == AF_UNIX)
     throw std::invalid_argument("connect: " + to.to_string() +
                                 " is not for TCP: use connect_unix()");
-  return tcp_stream(socket_stream::connected(to, until));
+  return tcp_stream(connect_socket(to, until));
 }
 // The same to "host:port", where each address of a name is tried in turn.
 // Throws what the last one said, what resolve() throws, std::invalid_argument.
@@ -344,7 +345,7 @@ inline unix_stream connect_unix(const address& to, deadline until = never) {
   if (to.family() != AF_UNIX)
     throw std::invalid_argument("connect_unix: " + to.to_string() +
                                 " is no unix path");
-  return unix_stream(socket_stream::connected(to, until));
+  return unix_stream(connect_socket(to, until));
 }
 
 // Never suspends. Two ends of a connection within the process. Throws
@@ -356,28 +357,41 @@ inline std::pair<unix_stream, unix_stream> socket_pair() {
   return {unix_stream(ends[0]), unix_stream(ends[1])};
 }
 
+// A socket at an address. None of its members suspends.
+class bound_socket {
+ public:
+  int port() const { return local_address().port(); }
+  address local_address() const { return local_address_of(fd()); }
+  int fd() const { return descriptor_.fd(); }
+  // Whoever waits for it gets EBADF. Connections not yet accepted are reset.
+  void close() noexcept { descriptor_.close(); }
+
+ protected:
+  bound_socket(const address& at, int type, bool shared = false)
+      : descriptor_(make_socket(at.family(), type)) {
+    const bool tcp = type == SOCK_STREAM && at.family() != AF_UNIX;
+    const int on = 1;
+    if (tcp) ::setsockopt(fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (tcp && shared)
+      ::setsockopt(fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    if (::bind(fd(), at.data(), at.size()) == -1)
+      throw_errno("bind: " + at.to_string());
+  }
+
+  descriptor descriptor_;
+};
+
 // Takes connections at an address. Only accept() and a loop over it suspend.
 template <class Stream>
-class listener {
+class listener : public bound_socket {
  public:
   // At "host:port" in numbers, port 0 for any that is free; at "unix:/path".
   // Throws std::system_error, and std::invalid_argument for another kind of
   // address. The system queues up to `backlog` connections; it divides them
   // among all listeners at an address that share it.
   explicit listener(const address& at, int backlog = 1024, bool shared = false)
-      : descriptor_(make_socket(at.family(), SOCK_STREAM)) {
-    const int on = 1;
-    if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
-      throw std::invalid_argument("listener: " + at.to_string() +
-                                  " is an address of another kind");
-    if (at.family() != AF_UNIX)
-      ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (shared && at.family() != AF_UNIX)
-      ::setsockopt(descriptor_.fd(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
-      throw_errno("bind: " + at.to_string());
-    if (::listen(descriptor_.fd(), backlog) == -1)
-      throw_errno("listen: " + at.to_string());
+      : bound_socket(expected(at), SOCK_STREAM, shared) {
+    if (::listen(fd(), backlog) == -1) throw_errno("listen: " + at.to_string());
   }
   explicit listener(std::string_view at, int backlog = 1024)
       : listener(address::parse(at), backlog) {}
@@ -407,14 +421,6 @@ class listener {
     }
   }
 
-  int port() const { return local_address().port(); }
-  address local_address() const {
-    return ask_address(fd(), ::getsockname, "getsockname");
-  }
-  int fd() const { return descriptor_.fd(); }
-  // Wakes whoever waits in accept(). Connections not yet accepted are reset.
-  void close() noexcept { descriptor_.close(); }
-
   // For range-for: until it is closed; ++ suspends as accept() does. The
   // listener must outlive the loop.
   using iterator = input_iterator<listener, Stream>;
@@ -438,6 +444,12 @@ class listener {
 #endif
   static constexpr int none_left = -2;
 
+  static const address& expected(const address& at) {
+    if ((at.family() == AF_UNIX) != std::is_same_v<Stream, unix_stream>)
+      throw std::invalid_argument("listener: " + at.to_string() +
+                                  " is an address of another kind");
+    return at;
+  }
   // Who was about to connect has gone again: no fault of ours.
   static bool given_up() {
     return errno == ECONNABORTED || errno == EPROTO || errno == EPERM ||
@@ -449,7 +461,6 @@ class listener {
            errno == ENOMEM;
   }
 
-  descriptor descriptor_;
   bool complained_ = false;
 };
 
@@ -459,15 +470,11 @@ using unix_listener = listener<unix_stream>;
 // Datagrams. Only send_to() and receive_from() suspend: while they have to
 // wait, `until` at the latest. They throw std::system_error, timed_out when
 // late.
-class udp_socket {
+class udp_socket : public bound_socket {
  public:
-  // Bound to "host:port" in numbers, port 0 for any that is free, or to
-  // "unix:/path". Throws std::system_error, std::invalid_argument.
-  explicit udp_socket(const address& at)
-      : descriptor_(make_socket(at.family(), SOCK_DGRAM)) {
-    if (::bind(descriptor_.fd(), at.data(), at.size()) == -1)
-      throw_errno("bind: " + at.to_string());
-  }
+  // At "host:port" in numbers, port 0 for any that is free, or at "unix:/path".
+  // Throws std::system_error, std::invalid_argument.
+  explicit udp_socket(const address& at) : bound_socket(at, SOCK_DGRAM) {}
   explicit udp_socket(std::string_view at) : udp_socket(address::parse(at)) {}
 
   // Suspends until there is room, and sends one datagram.
@@ -515,16 +522,6 @@ class udp_socket {
     d.data.resize(static_cast<std::size_t>(n));
     return d;
   }
-
-  int port() const { return local_address().port(); }
-  address local_address() const {
-    return ask_address(fd(), ::getsockname, "getsockname");
-  }
-  int fd() const { return descriptor_.fd(); }
-  void close() noexcept { descriptor_.close(); }
-
- private:
-  descriptor descriptor_;
 };
 
 }  // namespace BAO_ABI

@@ -176,8 +176,7 @@ inline stream::kind stream::kind_of(int fd) {
 // Reads from the kernel.
 inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
   if (kind_ == kind::file)
-    return static_cast<std::size_t>(
-        reading.elsewhere([=](int file) { return ::read(file, p, n); }));
+    return static_cast<std::size_t>(reading.elsewhere(p, n));
   return static_cast<std::size_t>(reading.retry([&] {
     if (kind_ != kind::tcp_socket && kind_ != kind::other_socket) {
       if (kind_ == kind::non_blocking || poll_now(fd(), readable))
@@ -343,8 +342,7 @@ inline std::size_t taken_by_terminal(const void* p, std::size_t n) {
 inline std::size_t stream::send(io_call& writing, const void* p,
                                 std::size_t n) {
   if (kind_ == kind::file)
-    return static_cast<std::size_t>(
-        writing.elsewhere([=](int file) { return ::write(file, p, n); }));
+    return static_cast<std::size_t>(writing.elsewhere(const_cast<void*>(p), n));
   return static_cast<std::size_t>(writing.retry([&] {
     if (kind_ == kind::tcp_socket || kind_ == kind::other_socket)
       return sys->send(fd(), p, n, MSG_DONTWAIT | MSG_NOSIGNAL);

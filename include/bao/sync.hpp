@@ -10,18 +10,21 @@
 //
 // All are fair: whoever releases hands over to the first in line, and has to
 // queue to take again. Whoever is late or killed takes nothing along. A lock
-// knows who has it: to lock what one holds, or to unlock what another one does,
-// is an error, and reports name the holder.
+// knows who has it: it is an error to lock what one holds already, or to unlock
+// what somebody else holds, and reports name the holder.
 //
-// Each belongs to the thread that used it first; others get wrong_thread. All
-// but get() and those named wait..., lock..., acquire, ..._for and ..._until
-// never suspend; these do while they have to wait, `until` at the latest, and
-// then return false, where get() throws. They throw what interrupts us. To take
-// and release what is free is some ns.
+// Calls named wait, lock, acquire and get, and those that end in _for or
+// _until, suspend while they have to wait, `until` at the latest. When they are
+// late they return false, but get() throws. All throw what interrupts us. The
+// other calls never suspend. To take and release what is free costs some ns.
+//
+// Each object belongs to the thread that used it first; others get
+// wrong_thread.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <exception>
 #include <limits>
@@ -64,7 +67,7 @@ class event {
   wait_queue waiters_;
 };
 
-// Units that are taken one by one, and given back.
+// A number of units, which are taken one by one, and given back.
 class semaphore {
  public:
   // Throws std::invalid_argument unless 0 <= units <= most.
@@ -201,8 +204,9 @@ class shared_mutex : private lock_holder {
   explicit shared_mutex(const char* name = "shared_mutex")
       : lock_holder(name) {}
 
-  // Throws deadlock when we have it alone already. Who shares it and wants it
-  // alone waits for itself, which shows when nobody else can run.
+  // Throws deadlock when we have it alone already. A task that shares it and
+  // then wants it alone waits for itself: that is noticed, and called a
+  // deadlock, only when no other task can run.
   bool lock(deadline until = never) { return get("lock", until, false); }
   bool try_lock() {
     waiters_.enter("try_lock");
@@ -295,9 +299,9 @@ class condition_variable {
     waiters_.wake_all();
   }
 
-  // Until notified, or rarely for nothing (true); false when late. Has the lock
-  // again when it returns or throws: for that it waits beyond `until`, and in
-  // peace.
+  // Until notified (true) or late (false); rarely returns true for no reason,
+  // as the standard's does. We hold the lock again when it returns or throws:
+  // to get it we wait even beyond `until`, and cannot be interrupted.
   template <class Lock>
   bool wait(Lock& lock, deadline until = never) {
     struct let_go {
@@ -344,8 +348,6 @@ class wait_group {
     waiters_.enter("wait_group");
     if (more < -count_)
       throw std::logic_error("wait_group: more is done than was added");
-    if (more > std::numeric_limits<std::ptrdiff_t>::max() - count_)
-      throw std::logic_error("wait_group: that is too much");
     count_ += more;
     if (count_ == 0) waiters_.wake_all();
   }
@@ -385,8 +387,7 @@ class async_result {
   // std::system_error with timed_out when late.
   std::add_lvalue_reference_t<T> get(deadline until = never) {
     if (!there_.wait(until))
-      throw std::system_error(std::make_error_code(std::errc::timed_out),
-                              "async_result: get");
+      errno = ETIMEDOUT, throw_errno("async_result: get");
     if (error_ != nullptr) std::rethrow_exception(error_);
     if constexpr (!std::is_void_v<T>) return *value_;
   }

@@ -15,10 +15,11 @@
 //     SIGURG: which turn is this?  ...  SIGURG: is it still the same one?
 //
 // Turns are numbered, so a task that gives way is never taken for one that does
-// not. Only the thread itself may read the number, and knows where it stands:
-// hence the signal, which programs hardly use and ignore by default. One that
-// never keeps the thread for a quarter of the limit is never sent any. To a
-// task that does, poll() and nanosleep() may return early, with EINTR.
+// not. Only the thread itself may read the number, and only it knows where it
+// stands: so it is asked by a signal. SIGURG is one that programs hardly use
+// and that is ignored by default. A thread whose turns are shorter than a
+// quarter of the limit is never sent one. In a task that keeps its thread for
+// longer, poll() and nanosleep() may return early, with EINTR.
 //
 // The price is some ns each time the thread looks around; a turn costs nothing.
 // While the thread sleeps, so does the one that looks on.
@@ -34,9 +35,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <memory>
+#include <functional>
 #include <stdexcept>
-#include <system_error>
 #include <utility>
 
 #include "bao/debug.hpp"
@@ -61,20 +61,15 @@ struct stall {
 // a child process has none. It measures real time, whatever virtual_time says.
 class watchdog final : private onlooker {
  public:
-  // From now on a task that keeps this thread for longer than `limit` is named
-  // on stderr before it has done so for twice that time, and again when it has
-  // for 2, 4, 8 ... times as long. Throws std::logic_error when the thread has
-  // one, std::invalid_argument for a limit that is not positive, and
-  // std::system_error when there can be no thread.
-  [[nodiscard]] explicit watchdog(std::chrono::nanoseconds limit)
-      : watchdog(limit, print) {}
-  // The same, but f(stall) is called: on another thread, of which the watchdog
-  // waits for the end. It must not throw.
-  template <class F>
-  [[nodiscard]] watchdog(std::chrono::nanoseconds limit, F f)
-      : tell_(new teller_by<F>(std::move(f))), limit_(limit.count()) {
-    begin();
-  }
+  // From now on a task that keeps this thread for longer than `limit` is told
+  // of before it has done so for twice that time, and again when it has for 2,
+  // 4, 8 ... times as long: to stderr, or by tell(stall), which is called on
+  // another thread, must not throw, and is waited for. Throws std::logic_error
+  // when the thread has a watchdog, std::invalid_argument for a limit that is
+  // not positive, and std::system_error when there can be no thread.
+  [[nodiscard]] explicit watchdog(
+      std::chrono::nanoseconds limit,
+      std::function<void(const stall&)> tell = print);
   watchdog(const watchdog&) = delete;
   ~watchdog() {
     if (home_ == nullptr) return;
@@ -84,23 +79,11 @@ class watchdog final : private onlooker {
   }
 
  private:
-  struct teller {
-    virtual ~teller() = default;
-    virtual void tell(const stall& s) = 0;
-  };
-  template <class F>
-  struct teller_by final : teller {
-    explicit teller_by(F f) : call(std::move(f)) {}
-    void tell(const stall& s) override { call(s); }
-    F call;
-  };
   static void print(const stall& s) {
     std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far%s",
                  s.task, std::chrono::duration<double>(s.kept).count(),
                  s.where.text().c_str());
   }
-
-  void begin();
 
   // Told by the scheduler. Who wakes says so after the new turn has begun.
   void sleeps() noexcept override { asleep_ = true; }
@@ -127,7 +110,7 @@ class watchdog final : private onlooker {
 
   inline static struct sigaction before_ {};
 
-  std::unique_ptr<teller> tell_;
+  const std::function<void(const stall&)> tell_;
   nanoseconds limit_;
   scheduler* home_ = nullptr;
   pthread_t watched_, watching_;
@@ -147,7 +130,9 @@ class watchdog final : private onlooker {
   trace trace_;
 };
 
-inline void watchdog::begin() {
+inline watchdog::watchdog(std::chrono::nanoseconds limit,
+                          std::function<void(const stall&)> tell)
+    : tell_(std::move(tell)), limit_(limit.count()) {
   if (limit_ <= 0) throw std::invalid_argument("watchdog: no time is no limit");
   scheduler& s = this_scheduler();
   if (s.seen_by != nullptr)
@@ -173,7 +158,7 @@ inline void watchdog::begin() {
   s.seen_by = this;
   if (const int failed = make_thread(watching_, body, this)) {
     s.seen_by = nullptr;
-    throw std::system_error(failed, std::generic_category(), "pthread_create");
+    errno = failed, throw_errno("pthread_create");
   }
 }
 
@@ -197,7 +182,7 @@ inline void watchdog::look_on() {
     if (ending_) return;
     const nanoseconds now = the_system.now();
     if (!told_) {
-      tell_->tell({task_, std::chrono::nanoseconds(kept_), trace_});
+      tell_({task_, std::chrono::nanoseconds(kept_), trace_});
       ask_at = now + kept_;
       told_ = true;
     }
