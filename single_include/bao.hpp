@@ -10468,20 +10468,6 @@ auto without_blocking(int fd, Call call) -> decltype(call()) {
   return result;
 }
 
-// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
-// that has begun at `begin`.
-inline deadline limit_of(int fd, readiness direction,
-                         bao::clock::time_point begin = now()) {
-  timeval t{};
-  socklen_t size = sizeof t;
-  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
-  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
-      (t.tv_sec == 0 && t.tv_usec == 0))
-    return never;
-  return begin + std::chrono::seconds(t.tv_sec) +
-         std::chrono::microseconds(t.tv_usec);
-}
-
 inline bool is_time(const timespec& t) {
   return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
 }
@@ -10496,6 +10482,19 @@ inline deadline in_time(const timespec* t) {
 }
 inline deadline in_milliseconds(int ms) {
   return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+}
+
+// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
+// that has begun at `begin`.
+inline deadline limit_of(int fd, readiness direction,
+                         bao::clock::time_point begin = now()) {
+  timeval t{};
+  socklen_t size = sizeof t;
+  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
+  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
+      (t.tv_sec == 0 && t.tv_usec == 0))
+    return never;
+  return begin + duration_of({t.tv_sec, t.tv_usec * 1000});
 }
 
 // Suspends for a while, not beyond `until`, where the kernel gives no word: 0,

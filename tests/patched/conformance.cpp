@@ -704,12 +704,16 @@ TEST_CASE("SO_RCVTIMEO") {
            set_time(l.in, SO_RCVTIMEO, 20);
            return s.takes(10ms, [&] { return got(r, l.in); });
          });
-         waits(name + ", in time", [&](situation& s) {
-           const line l = make(s, k);
-           set_time(l.in, SO_RCVTIMEO, 900);
-           const auto helps = s.later([&] { put(l.out, "hello"); });
-           return got(r, l.in);
-         });
+         for (std::time_t seconds : {1L, 10000000000L})
+           waits(name + ", in time, " + std::to_string(seconds),
+                 [&](situation& s) {
+                   const line l = make(s, k);
+                   const timeval t{seconds, 0};
+                   must(::setsockopt(l.in, SOL_SOCKET, SO_RCVTIMEO, &t,
+                                     sizeof t));
+                   const auto helps = s.later([&] { put(l.out, "hello"); });
+                   return got(r, l.in);
+                 });
        });
 }
 
