@@ -10989,8 +10989,9 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
       is_socket = false;
       kind = kind_of(fd);
     }
+    // A file is written once: to try the rest may be the end, by SIGXFSZ.
     if (is_always_ready(kind))
-      return original::writev(fd, rest.parts(), rest.count());
+      return done != 0 ? 0 : original::writev(fd, rest.parts(), rest.count());
     if (takes_flag) {
       const ssize_t put =
           original::pwritev2(fd, rest.parts(), rest.count(), -1, RWF_NOWAIT);

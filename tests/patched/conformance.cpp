@@ -961,6 +961,15 @@ TEST_CASE("writing to who has gone, and what cannot be written") {
       outcome o = gave(w, f, "text");
       return o.add(::lseek(f, 0, SEEK_CUR));
     });
+    same(name + ", as much as a file may hold", [&](situation& s) {
+      const int f = file(s);
+      const rlimit much{RLIM_INFINITY, RLIM_INFINITY};
+      const rlimit four{4, RLIM_INFINITY};
+      must(::setrlimit(RLIMIT_FSIZE, &four));
+      outcome o = gave(w, f, "content");
+      must(::setrlimit(RLIMIT_FSIZE, &much));
+      return o;
+    });
     same(name + ", /dev/null", [&](situation& s) {
       return gave(w, s.keep(::open("/dev/null", O_RDWR)), "hello");
     });
