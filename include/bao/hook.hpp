@@ -352,6 +352,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
+  const auto begin = now();
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
     return receiving.one([&](int more_flags) {
@@ -372,6 +373,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     const int errno_before = errno;
     const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
     std::size_t done = n;
+    const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
     while (done < all) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
@@ -380,8 +382,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
       const ssize_t got_more = receive(&more);
       if (got_more <= 0) break;
       const auto m = static_cast<std::size_t>(got_more);
-      if (looks && m == done && pause(*s, pauses, limit_of(fd, readable)) != 0)
-        break;
+      if (looks && m == done && pause(*s, pauses, until) != 0) break;
       done = looks ? m : done + m;
     }
     errno = errno_before;

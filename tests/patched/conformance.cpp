@@ -1124,12 +1124,22 @@ TEST_CASE("MSG_WAITALL waits for all, or for the end") {
            outcome o = got(r, l.in, 8, MSG_WAITALL);
            return o.add(got(r, l.in, 8, MSG_WAITALL));
          });
-         waits(name + ", SO_RCVTIMEO", [&](situation& s) {
-           const line l = make(s, k);
-           put(l.out, "hel");
-           set_time(l.in, SO_RCVTIMEO, 20);
-           return s.takes(10ms, [&] { return got(r, l.in, 8, MSG_WAITALL); });
-         });
+         for (int flag : {0, +MSG_PEEK}) {
+           const std::string limit = ", SO_RCVTIMEO " + std::to_string(flag);
+           const auto wait_in_vain = [&](situation& s) {
+             const line l = make(s, k);
+             put(l.out, "hel");
+             set_time(l.in, SO_RCVTIMEO, 20);
+             const auto call = [&] {
+               return got(r, l.in, 8, MSG_WAITALL | flag);
+             };
+             return k == stream && flag != 0 ? call() : s.takes(10ms, call);
+           };
+           if (k == stream && flag != 0)
+             same(name + limit, wait_in_vain);
+           else
+             waits(name + limit, wait_in_vain);
+         }
        });
 }
 
