@@ -395,10 +395,14 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
   scheduler* const s = here();
   if (s == nullptr || never_waits(fd, flags))
     return original::recvfrom(fd, p, n, flags, from, size);
-  if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
+  if ((flags & MSG_WAITALL) != 0 && (from == nullptr || size != nullptr)) {
     const iovec part{p, n};
     msghdr message = message_of(&part, 1);
-    return hook::recvmsg(fd, &message, flags);
+    message.msg_name = from;
+    if (from != nullptr) message.msg_namelen = *size;
+    const ssize_t got = hook::recvmsg(fd, &message, flags);
+    if (got != -1 && from != nullptr) *size = message.msg_namelen;
+    return got;
   }
   return call(*s, fd, readable).one([&](int more_flags) {
     return original::recvfrom(fd, p, n, flags | more_flags, from, size);

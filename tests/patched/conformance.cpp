@@ -508,6 +508,12 @@ static const reader readers[] = {
        const int got = ::recvmmsg(fd, &one, 1, flags, nullptr);
        return got == 1 ? static_cast<long>(one.msg_len) : got;
      }},
+    {"recvfrom with an address", true,
+     [](int fd, char* p, size_t n, int flags) -> long {
+       sockaddr_storage from;
+       socklen_t room = sizeof from;
+       return ::recvfrom(fd, p, n, flags, any(from), &room);
+     }},
 #ifdef __GLIBC__
     {"__read_chk", false,
      [](int fd, char* p, size_t n, int) -> long {
@@ -1155,15 +1161,16 @@ TEST_CASE("recvfrom, recvmsg and accept tell from whom") {
         o.add(a.ss_family);
         return o.add(k == udp && in.sin_port == address_of(l.out).sin_port);
       };
-      waits("recvfrom, " + name, [&](situation& s) {
-        const line l = make(s, k);
-        sockaddr_storage a{};
-        socklen_t n = room;
-        char b[8];
-        const auto helps = s.later([&] { put(l.out, "hello"); });
-        outcome o(::recvfrom(l.in, b, sizeof b, 0, any(a), &n));
-        return from(o.add(n), a, l);
-      });
+      for (int flags : {0, +MSG_WAITALL})
+        waits("recvfrom, " + std::to_string(flags) + name, [&](situation& s) {
+          const line l = make(s, k);
+          sockaddr_storage a{};
+          socklen_t n = room;
+          char b[5];
+          const auto helps = s.later([&] { put(l.out, "hello"); });
+          outcome o(::recvfrom(l.in, b, sizeof b, flags, any(a), &n));
+          return from(o.add(n), a, l);
+        });
       waits("recvmsg, " + name, [&](situation& s) {
         const line l = make(s, k);
         sockaddr_storage a{};
