@@ -348,11 +348,21 @@ inline bool never_waits(int fd, int flags) {
          ((flags & MSG_OOB) != 0 && is_stream_socket(fd));
 }
 
+// Whether descriptors have come along, or would have, had there been room: with
+// them a unix socket ends what it gives.
+inline bool has_descriptors(msghdr& m) {
+  bool any = (m.msg_flags & MSG_CTRUNC) != 0;
+  for (cmsghdr* c = CMSG_FIRSTHDR(&m); c != nullptr; c = CMSG_NXTHDR(&m, c))
+    any = any || (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS);
+  return any;
+}
+
 inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
   const auto begin = now();
+  const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
     return receiving.one([&](int more_flags) {
@@ -375,12 +385,16 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     std::size_t done = n;
     const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
-    while (done < all) {
+    while (done < all && !has_descriptors(*message)) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
                          looks ? 0 : done);
       msghdr more = rest.message();
+      more.msg_control = message->msg_control;
+      more.msg_controllen = control_room;
       const ssize_t got_more = receive(&more);
       if (got_more <= 0) break;
+      message->msg_controllen = more.msg_controllen;
+      message->msg_flags |= more.msg_flags;
       const auto m = static_cast<std::size_t>(got_more);
       if (looks && m == done && pause(*s, pauses, until) != 0) break;
       done = looks ? m : done + m;

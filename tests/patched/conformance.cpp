@@ -1234,6 +1234,18 @@ TEST_CASE("descriptors in messages come once, however often one must write") {
       return pass_on(l.out, -1, "hello");
     });
   }
+  for (size_t r : {room, size_t{0}})
+    waits("MSG_WAITALL " + std::to_string(r), [&](situation& s) {
+      const line l = make(s, stream);
+      put(l.out, "he");
+      const auto helps = s.later([&] {
+        pass_on(l.out, 0, "ll");
+        put(l.out, "o, world");
+      });
+      outcome o = receive(s, l.in, r, MSG_WAITALL);
+      s.finish();
+      return o.add(receive(s, l.in, r, MSG_WAITALL));
+    });
   waits("much", [&](situation& s) {
     const line l = make(s, stream);
     outcome received(0);
