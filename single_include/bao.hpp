@@ -10518,6 +10518,7 @@ class call {
   template <class Attempt, class Block>
   ssize_t one(Attempt attempt, Block block) {
     if (!may_begin(scheduler_)) return -1;
+    growing_pause pauses;
     for (;;) {
       const ssize_t result = attempt();
       if (result != -1) {
@@ -10526,9 +10527,12 @@ class call {
       }
       if (errno != EAGAIN) return -1;
       if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
-      if (has_waited_ && is_shut_for_reading()) return block();
+      const int news = has_waited_ ? what_poll_says() : 0;
+      // Of datagrams it is the blocking call alone that then says: the end.
+      if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
-      switch (const int error = wait()) {
+      switch (const int error =
+                  news == 0 ? wait() : wait_without_word(pauses)) {
         case 0:
           break;
         case EPERM:
@@ -10579,6 +10583,12 @@ class call {
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
+  // What is said to be ready, and is not, as long as nobody takes an error that
+  // is kept for MSG_ERRQUEUE, or another unix socket has no room for us.
+  int wait_without_word(growing_pause& pauses) {
+    if (!until_) until_ = limit_of(fd_, want_);
+    return pause(scheduler_, pauses, *until_);
+  }
   int wait(deadline until) {
     const auto park = [&] {
       // Kept from one wait to the next: to leave wakes those who stay.
@@ -10610,10 +10620,10 @@ class call {
   bool has_waited() const { return has_waited_; }
 
  private:
-  // Of datagrams it is the blocking call alone that then says: the end.
-  bool is_shut_for_reading() const {
-    pollfd p{fd_, POLLRDHUP, 0};
-    return want_ == readable && original::poll(&p, 1, 0) == 1;
+  int what_poll_says() const {
+    const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
+    pollfd p{fd_, static_cast<short>(events), 0};
+    return original::poll(&p, 1, 0) == 1 ? p.revents : 0;
   }
 
   scheduler& scheduler_;

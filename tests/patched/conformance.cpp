@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/net_tstamp.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -841,6 +842,52 @@ TEST_CASE("what there is room for is written at once") {
       const line l = make(s, k);
       outcome o = gave(w, l.out, "");
       return o.add(rest(l.in));
+    });
+  });
+}
+
+TEST_CASE("what is always ready, and would block, is waited for") {
+  // An error that nobody takes: the time at which a byte was sent.
+  each(readers, "error", [](const reader& r, kind k, const std::string& name) {
+    if (k != tcp && k != udp) return;
+    waits(name, [&](situation& s) {
+      const line l = make(s, k);
+      const int stamps =
+          SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+      must(::setsockopt(l.in, SOL_SOCKET, SO_TIMESTAMPING, &stamps,
+                        sizeof stamps));
+      put(l.in, "x");
+      const auto helps = s.later([&] { put(l.out, "hello"); });
+      return got(r, l.in);
+    });
+  });
+  // Room of somebody to whom we are not connected.
+  const auto to_one_without_room = [](situation& s, auto f) {
+    const int in = s.keep(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const int out = s.keep(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    sockaddr_un a{};
+    a.sun_family = AF_UNIX;
+    fresh_name().copy(a.sun_path, sizeof a.sun_path - 1);
+    must(::bind(in, any(a), sizeof a));
+    const auto send = [&](int flags) {
+      return outcome(::sendto(out, "x", 1, flags, any(a), sizeof a));
+    };
+    while (send(MSG_DONTWAIT).result == 1) {
+    }
+    outcome o = f(in, out, send);
+    ::unlink(a.sun_path);
+    return o;
+  };
+  waits("unix, room", [&](situation& s) {
+    return to_one_without_room(s, [&](int in, int, auto send) {
+      const auto helps = s.later([&] { drain(in, 1); });
+      return send(0);
+    });
+  });
+  waits("unix, SO_SNDTIMEO", [&](situation& s) {
+    return to_one_without_room(s, [&](int, int out, auto send) {
+      set_time(out, SO_SNDTIMEO, 20);
+      return s.takes(10ms, [&] { return send(0); });
     });
   });
 }
