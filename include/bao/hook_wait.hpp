@@ -35,20 +35,26 @@ namespace hook {
 
 // --- several descriptors -----------------------------------------------------
 
-// A wait with a mask lets in other signals: those that are pending have their
-// handlers run, here, and end it (true).
+// A wait with a mask lets in other signals: of those that are pending, here. If
+// a handler runs, that ends it (true); what nobody handles does not.
 inline bool let_in(const sigset_t* mask) {
   if (mask == nullptr) return false;
   sigset_t pending, before;
-  bool any = false;
+  bool any = false, handled = false;
   ::sigpending(&pending);
-  for (int signal = 1; signal < NSIG; ++signal)
-    any = any || (sigismember(&pending, signal) == 1 &&
-                  sigismember(mask, signal) == 0);
+  for (int signal = 1; signal < NSIG; ++signal) {
+    if (sigismember(&pending, signal) != 1 || sigismember(mask, signal) != 0)
+      continue;
+    any = true;
+    struct sigaction how {};
+    ::sigaction(signal, nullptr, &how);
+    handled =
+        handled || (how.sa_handler != SIG_DFL && how.sa_handler != SIG_IGN);
+  }
   if (!any) return false;
   ::pthread_sigmask(SIG_SETMASK, mask, &before);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return true;
+  return handled;
 }
 
 // What a poller can be told of.

@@ -1972,6 +1972,30 @@ TEST_CASE("poll") {
   });
 }
 
+static void handle(int) {}
+
+TEST_CASE("a mask lets in what is pending, which ends the wait if handled") {
+  for (auto how : {SIG_IGN, SIG_DFL, handle})
+    waits(how == handle ? "handled" : "not handled", [how](situation& s) {
+      sigset_t mask, before, none;
+      ::sigemptyset(&none);
+      ::sigemptyset(&mask);
+      ::sigaddset(&mask, SIGWINCH);
+      ::pthread_sigmask(SIG_BLOCK, &mask, &before);
+      const auto usual = ::signal(SIGWINCH, how);
+      const auto wait = [&] {
+        const timespec t{0, 10000000};
+        return outcome(::ppoll(nullptr, 0, &t, &none));
+      };
+      ::pthread_kill(::pthread_self(), SIGWINCH);
+      outcome o = how == handle ? wait() : s.takes(10ms, wait);
+      if (how == handle) o.add(s.takes(10ms, wait));
+      ::signal(SIGWINCH, usual);
+      ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      return o;
+    });
+}
+
 // A set of descriptors of any size.
 class bitmap {
  public:
