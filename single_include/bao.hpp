@@ -11180,6 +11180,7 @@ inline int close_range(unsigned first, unsigned last, int flags) {
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -11221,7 +11222,8 @@ inline readiness watchable(int events) {
 
 // Suspends until ask(), which does not block, finds something, or `until`
 // passes: what it returns. It is asked whenever there may be news of one of
-// `fds`.
+// `fds`, and again and again if one cannot be watched, as an epoll of an epoll
+// of an epoll.
 template <class Ask>
 int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
               const sigset_t* mask, Ask ask) {
@@ -11246,7 +11248,11 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
       no_word = no_word || !want || (fds[i].events & others) != 0;
       if (!want) continue;
       if (!places[i]) get_in_line(places[i], fds[i].fd, want);
-      places[i]->watch();
+      try {
+        places[i]->watch();
+      } catch (const std::system_error&) {
+        no_word = true;
+      }
     }
     const int error =
         s.park_in_c(no_word ? std::min(until, deadline(pauses.next())) : until,

@@ -2255,6 +2255,13 @@ TEST_CASE("epoll_wait") {
       outcome o = happened(e, outer, -1);
       return o.add(happened(e, inner, -1));
     });
+    waits(name + ", as deep as there may be", [&](situation& s) {
+      const line l = make(s, pipes);
+      std::vector<int> all{l.in};
+      for (int i = 0; i < 5; ++i) all.push_back(watch(s, all.back(), EPOLLIN));
+      const auto helps = s.later([&] { put(l.out, "x"); });
+      return happened(e, all.back(), -1);
+    });
     waits(name + ", polled", [&](situation& s) {
       const line l = make(s, pipes);
       const int ep = watch(s, l.in, EPOLLIN);
