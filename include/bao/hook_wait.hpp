@@ -16,6 +16,7 @@
 #if defined(__GLIBC__)
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/file.h>
 
 #include <algorithm>
@@ -23,7 +24,6 @@
 #include <chrono>
 #include <cstddef>
 #include <optional>
-#include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -361,27 +361,29 @@ inline pid_t waitpid(pid_t pid, int* status, int options) {
 }
 inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 
-// Unlike libc's, it leaves SIGINT and SIGQUIT to us while the command runs: the
-// other tasks have not asked for that. One that is interrupted kills the shell.
+// Unlike libc's, it leaves SIGINT, SIGQUIT and SIGCHLD to us while the command
+// runs: the other tasks have not asked for that. So a handler that waits for
+// every child may take this one's end: ECHILD. Who is interrupted kills the
+// shell.
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
   if (!may_begin(*s)) return -1;  // before any of the command runs
-  return for_c([&] {
-    std::string words[] = {"/bin/sh", "-c", command};
-    char* const arguments[] = {words[0].data(), words[1].data(),
-                               words[2].data(), nullptr};
-    child_setup setup;
-    const pid_t shell = setup.spawn(arguments, environ, "system");
-    int status = 0;
-    if (hook::waitpid(shell, &status, 0) == -1) {
-      const int error = errno;
+  const char* const arguments[] = {"sh", "-c", command, nullptr};
+  pid_t shell = 0;
+  if (::posix_spawn(&shell, "/bin/sh", nullptr, nullptr,
+                    const_cast<char* const*>(arguments), environ) != 0)
+    return 127 << 8;  // as if it had started, and not found the command
+  int status = 0;
+  if (hook::waitpid(shell, &status, 0) == -1) {
+    const int error = errno;
+    if (error != ECHILD) {  // else its number may be another's by now
       ::kill(shell, SIGKILL);
       original::waitpid(shell, nullptr, 0);
-      return fail(error);
     }
-    return status;
-  });
+    return fail(error);
+  }
+  return status;
 }
 
 }  // namespace hook

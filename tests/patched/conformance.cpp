@@ -2455,6 +2455,17 @@ TEST_CASE("system") {
         "test -t 9 || exit 1"})
     same(command, [=](situation&) { return outcome(std::system(command)); });
   same("no command", [](situation&) { return outcome(std::system(nullptr)); });
+  same("what is ignored and what is blocked", [](situation&) {
+    const auto usual = ::signal(SIGPIPE, SIG_IGN);
+    sigset_t mask, before;
+    ::sigemptyset(&mask);
+    ::sigaddset(&mask, SIGUSR1);
+    ::pthread_sigmask(SIG_BLOCK, &mask, &before);
+    outcome o(std::system("kill -PIPE $$; kill -USR1 $$; exit 3"));
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    ::signal(SIGPIPE, usual);
+    return o;
+  });
   waits("a command that takes time", [](situation& s) {
     return s.takes(30ms, [] { return outcome(std::system("sleep 0.03")); });
   });
