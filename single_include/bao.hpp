@@ -11179,6 +11179,7 @@ inline int close_range(unsigned first, unsigned last, int flags) {
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdio>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -11288,7 +11289,21 @@ inline int ppoll(pollfd* fds, nfds_t n, const timespec* limit,
   return poll_until(*s, fds, n, in_time(limit), mask);
 }
 
-// A set of descriptors has as many bits as the caller says, not FD_SETSIZE.
+// A set of descriptors has as many bits as the caller says, not FD_SETSIZE; but
+// at most as many as the kernel has room for descriptors now. Who says
+// getdtablesize() means that.
+inline int bits_of_sets(int n) {
+  if (n <= FD_SETSIZE) return n;
+  std::FILE* const status = std::fopen("/proc/self/status", "re");
+  if (status == nullptr) return n;
+  char text[200];
+  int room = n;
+  while (std::fgets(text, sizeof text, status) != nullptr)
+    if (std::sscanf(text, "FDSize: %d", &room) == 1) break;
+  std::fclose(status);
+  return std::min(n, room);
+}
+
 class copy_of_set {
  public:
   copy_of_set(fd_set* set, int n) : set_(reinterpret_cast<long*>(set)) {
@@ -11310,6 +11325,7 @@ class copy_of_set {
 inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
                         fd_set* urgent, deadline until, const sigset_t* mask) {
   return for_c([&] {
+    n = bits_of_sets(n);
     const copy_of_set reads(in, n), writes(out, n), urgents(urgent, n);
     std::vector<pollfd> fds;
     for (int fd = 0; fd < n; ++fd) {

@@ -24,6 +24,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
@@ -2137,6 +2138,23 @@ TEST_CASE("select") {
       const timespec t{0, ns};
       return outcome(::pselect(100, nullptr, w.get(), nullptr, &t, nullptr))
           .add(w.many());
+    });
+  for (const selecter& c : selecters)
+    waits(std::string(c.name) + ", n above what there is", [&](situation& s) {
+      const line l = make(s, stream);
+      // Of a set that ends where nothing may be touched.
+      const size_t n = 1 << 16;
+      char* const all =
+          static_cast<char*>(::mmap(nullptr, 2 * n, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      ::mprotect(all + n, n, PROT_NONE);
+      auto* const r = reinterpret_cast<fd_set*>(all);
+      FD_SET(l.in, r);
+      const auto helps = s.later([&] { put(l.out, "x"); });
+      outcome o(c.call(1 << 20, r, nullptr, nullptr, -1));
+      o.add(FD_ISSET(l.in, r));
+      ::munmap(all, 2 * n);
+      return o;
     });
   waits("select tells what time is left", [](situation& s) {
     const line l = make(s, stream);
