@@ -189,6 +189,34 @@ TEST_CASE(
   CHECK(in_handler == 0);
 }
 
+TEST_CASE("a call of what does not block lets nobody else run") {
+  int ends[2];
+  bao::check(::pipe2(ends, O_CLOEXEC | O_NONBLOCK), "pipe2");
+  int turns = 0;
+  char byte = 'x';
+  auto other = bao::spawn([&] {
+    for (;; bao::yield()) ++turns;
+  });
+  auto t = bao::spawn([&] {
+    CHECK(hook::sleep(9) == 9);  // killed, which C does not know
+    const int before = turns;
+    for (int i = 0; i < 100; ++i) {
+      CHECK(hook::write(ends[1], &byte, 1) == 1);
+      CHECK(hook::read(ends[0], &byte, 1) == 1);
+      CHECK(in_c([&] { return hook::read(ends[0], &byte, 1); }) ==
+            outcome{-1, EAGAIN});
+    }
+    CHECK(turns == before);
+    bao::yield();
+  });
+  bao::yield();
+  t.kill(bao::clock::duration{0});
+  CHECK(t.join(1s));
+  CHECK(t.killed());
+  other.kill();
+  for (int fd : ends) ::close(fd);
+}
+
 TEST_CASE("a deadlock in C is told by an error, and thrown outside") {
   CHECK(in_c([] { return hook::poll(nullptr, 0, -1); }) ==
         outcome{-1, ECANCELED});

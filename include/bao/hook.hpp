@@ -83,13 +83,25 @@ auto for_c(Call call, Failed failed = fail) -> decltype(call()) try {
   return failed(ENOMEM);
 }
 
+inline bool is_non_blocking(int fd) {
+  const int flags = original::fcntl(fd, F_GETFL, nullptr);
+  return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
 // Whether a call may be made; errno says why not. Suspends now and then: who is
 // interrupted, and calls on and on, must not keep the thread; nor who never has
-// to wait.
-inline bool may_begin(scheduler& s) {
+// to wait. But not where the descriptor does not block: that is how a signal
+// handler writes, and it must let nobody run in the middle of what it
+// interrupts.
+inline bool may_begin(scheduler& s, int fd = -1) {
   const int errno_before = errno;
-  const int error = s.interrupted_in_c();
-  if (error != 0 || s.time_to_yield()) s.yield_in_c();
+  int error = s.interrupted_in_c();
+  if (error != 0 || s.time_to_yield()) {
+    if (fd != -1 && is_non_blocking(fd))
+      error = 0;
+    else
+      s.yield_in_c();
+  }
   errno = error != 0 ? error : errno_before;
   return error == 0;
 }
@@ -100,11 +112,6 @@ inline bool is_ready(int fd, readiness direction) {
       static_cast<short>(direction == readable ? POLLIN : POLLOUT);
   pollfd p{fd, events, 0};
   return original::poll(&p, 1, 0) != 0;
-}
-
-inline bool is_non_blocking(int fd) {
-  const int flags = original::fcntl(fd, F_GETFL, nullptr);
-  return flags != -1 && (flags & O_NONBLOCK) != 0;
 }
 
 // Calls call() while the descriptor does not block. Others who use the same
@@ -173,7 +180,7 @@ class call {
   // what it returns. block() is the call itself, for what cannot be waited for.
   template <class Attempt, class Block>
   ssize_t one(Attempt attempt, Block block) {
-    if (!may_begin(scheduler_)) return -1;
+    if (!may_begin(scheduler_, fd_)) return -1;
     growing_pause pauses;
     for (;;) {
       const ssize_t result = attempt();
