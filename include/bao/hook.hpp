@@ -589,13 +589,13 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
     if (const int error = pause(*s, pauses, until))
       return fail(error == ETIME ? EAGAIN : error);
   }
+  const int when_late = errno;
   do {
     if (const int error = call(*s, fd, writable).wait(until))
-      return fail(error == ETIME ? EINPROGRESS : error);
+      return fail(error == ETIME ? when_late : error);
   } while (!is_ready(fd, writable));
-  const int error = option_of(fd, SO_ERROR);
-  if (error != 0) return error == -1 ? -1 : fail(error);
-  // The socket is told, too, that it is connected.
+  // The same call tells how it has ended, to the socket as well: which is then
+  // connected, or may try again.
   if (original::connect(fd, to, size) == -1 && errno != EISCONN) return -1;
   errno = errno_before;
   return 0;
