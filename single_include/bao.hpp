@@ -11433,11 +11433,8 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);
-  // Deadlines go by the monotonic clock; another is asked how long that is.
-  const auto then = duration_of(*time);
-  return sleep_until(*s, clock == CLOCK_MONOTONIC
-                             ? deadline(bao::clock::time_point(then))
-                             : deadline(then - duration_of(is)));
+  // Deadlines go by bao's clock, which may be a virtual one: how long is that?
+  return sleep_until(*s, duration_of(*time) - duration_of(is));
 }
 
 inline int nanosleep(const timespec* time, timespec* left) {
