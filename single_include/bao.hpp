@@ -10366,13 +10366,25 @@ auto for_c(Call call, Failed failed = fail) -> decltype(call()) try {
   return failed(ENOMEM);
 }
 
+inline bool is_non_blocking(int fd) {
+  const int flags = original::fcntl(fd, F_GETFL, nullptr);
+  return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
 // Whether a call may be made; errno says why not. Suspends now and then: who is
 // interrupted, and calls on and on, must not keep the thread; nor who never has
-// to wait.
-inline bool may_begin(scheduler& s) {
+// to wait. But not where the descriptor does not block: that is how a signal
+// handler writes, and it must let nobody run in the middle of what it
+// interrupts.
+inline bool may_begin(scheduler& s, int fd = -1) {
   const int errno_before = errno;
-  const int error = s.interrupted_in_c();
-  if (error != 0 || s.time_to_yield()) s.yield_in_c();
+  int error = s.interrupted_in_c();
+  if (error != 0 || s.time_to_yield()) {
+    if (fd != -1 && is_non_blocking(fd))
+      error = 0;
+    else
+      s.yield_in_c();
+  }
   errno = error != 0 ? error : errno_before;
   return error == 0;
 }
@@ -10383,11 +10395,6 @@ inline bool is_ready(int fd, readiness direction) {
       static_cast<short>(direction == readable ? POLLIN : POLLOUT);
   pollfd p{fd, events, 0};
   return original::poll(&p, 1, 0) != 0;
-}
-
-inline bool is_non_blocking(int fd) {
-  const int flags = original::fcntl(fd, F_GETFL, nullptr);
-  return flags != -1 && (flags & O_NONBLOCK) != 0;
 }
 
 // Calls call() while the descriptor does not block. Others who use the same
@@ -10407,20 +10414,6 @@ auto without_blocking(int fd, Call call) -> decltype(call()) {
   return result;
 }
 
-// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
-// that has begun at `begin`.
-inline deadline limit_of(int fd, readiness direction,
-                         bao::clock::time_point begin = now()) {
-  timeval t{};
-  socklen_t size = sizeof t;
-  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
-  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
-      (t.tv_sec == 0 && t.tv_usec == 0))
-    return never;
-  return begin + std::chrono::seconds(t.tv_sec) +
-         std::chrono::microseconds(t.tv_usec);
-}
-
 inline bool is_time(const timespec& t) {
   return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
 }
@@ -10435,6 +10428,19 @@ inline deadline in_time(const timespec* t) {
 }
 inline deadline in_milliseconds(int ms) {
   return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+}
+
+// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
+// that has begun at `begin`.
+inline deadline limit_of(int fd, readiness direction,
+                         bao::clock::time_point begin = now()) {
+  timeval t{};
+  socklen_t size = sizeof t;
+  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
+  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
+      (t.tv_sec == 0 && t.tv_usec == 0))
+    return never;
+  return begin + duration_of({t.tv_sec, t.tv_usec * 1000});
 }
 
 // Suspends for a while, not beyond `until`, where the kernel gives no word: 0,
@@ -10457,7 +10463,8 @@ class call {
   // what it returns. block() is the call itself, for what cannot be waited for.
   template <class Attempt, class Block>
   ssize_t one(Attempt attempt, Block block) {
-    if (!may_begin(scheduler_)) return -1;
+    if (!may_begin(scheduler_, fd_)) return -1;
+    growing_pause pauses;
     for (;;) {
       const ssize_t result = attempt();
       if (result != -1) {
@@ -10466,9 +10473,12 @@ class call {
       }
       if (errno != EAGAIN) return -1;
       if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
-      if (has_waited_ && is_shut_for_reading()) return block();
+      const int news = has_waited_ ? what_poll_says() : 0;
+      // Of datagrams it is the blocking call alone that then says: the end.
+      if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
-      switch (const int error = wait()) {
+      switch (const int error =
+                  news == 0 ? wait() : wait_without_word(pauses)) {
         case 0:
           break;
         case EPERM:
@@ -10520,6 +10530,12 @@ class call {
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
+  // What is said to be ready, and is not, as long as nobody takes an error that
+  // is kept for MSG_ERRQUEUE, or another unix socket has no room for us.
+  int wait_without_word(growing_pause& pauses) {
+    if (!until_) until_ = limit_of(fd_, want_);
+    return pause(scheduler_, pauses, *until_);
+  }
   int wait(deadline until, bool anew = true) {
     const auto park = [&] {
       // Kept from one wait to the next: to leave wakes those who stay.
@@ -10551,10 +10567,10 @@ class call {
   bool has_waited() const { return has_waited_; }
 
  private:
-  // Of datagrams it is the blocking call alone that then says: the end.
-  bool is_shut_for_reading() const {
-    pollfd p{fd_, POLLRDHUP, 0};
-    return want_ == readable && original::poll(&p, 1, 0) == 1;
+  int what_poll_says() const {
+    const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
+    pollfd p{fd_, static_cast<short>(events), 0};
+    return original::poll(&p, 1, 0) == 1 ? p.revents : 0;
   }
 
   scheduler& scheduler_;
@@ -10633,10 +10649,21 @@ inline bool never_waits(int fd, int flags) {
          ((flags & MSG_OOB) != 0 && is_stream_socket(fd));
 }
 
+// Whether descriptors have come along, or would have, had there been room: with
+// them a unix socket ends what it gives.
+inline bool has_descriptors(msghdr& m) {
+  bool any = (m.msg_flags & MSG_CTRUNC) != 0;
+  for (cmsghdr* c = CMSG_FIRSTHDR(&m); c != nullptr; c = CMSG_NXTHDR(&m, c))
+    any = any || (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS);
+  return any;
+}
+
 inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
+  const auto begin = now();
+  const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
     return receiving.one([&](int more_flags) {
@@ -10657,16 +10684,20 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     const int errno_before = errno;
     const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
     std::size_t done = n;
+    const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
-    while (done < all) {
+    while (done < all && !has_descriptors(*message)) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
                          looks ? 0 : done);
       msghdr more = rest.message();
+      more.msg_control = message->msg_control;
+      more.msg_controllen = control_room;
       const ssize_t got_more = receive(&more);
       if (got_more <= 0) break;
+      message->msg_controllen = more.msg_controllen;
+      message->msg_flags |= more.msg_flags;
       const auto m = static_cast<std::size_t>(got_more);
-      if (looks && m == done && pause(*s, pauses, limit_of(fd, readable)) != 0)
-        break;
+      if (looks && m == done && pause(*s, pauses, until) != 0) break;
       done = looks ? m : done + m;
     }
     errno = errno_before;
@@ -10679,10 +10710,14 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
   scheduler* const s = here();
   if (s == nullptr || never_waits(fd, flags))
     return original::recvfrom(fd, p, n, flags, from, size);
-  if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
+  if ((flags & MSG_WAITALL) != 0 && (from == nullptr || size != nullptr)) {
     const iovec part{p, n};
     msghdr message = message_of(&part, 1);
-    return hook::recvmsg(fd, &message, flags);
+    message.msg_name = from;
+    if (from != nullptr) message.msg_namelen = *size;
+    const ssize_t got = hook::recvmsg(fd, &message, flags);
+    if (got != -1 && from != nullptr) *size = message.msg_namelen;
+    return got;
   }
   return call(*s, fd, readable).one([&](int more_flags) {
     return original::recvfrom(fd, p, n, flags | more_flags, from, size);
@@ -10838,13 +10873,13 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
     if (const int error = pause(*s, pauses, until))
       return fail(error == ETIME ? EAGAIN : error);
   }
+  const int when_late = errno;
   do {
     if (const int error = call(*s, fd, writable).wait(until))
-      return fail(error == ETIME ? EINPROGRESS : error);
+      return fail(error == ETIME ? when_late : error);
   } while (!is_ready(fd, writable));
-  const int error = option_of(fd, SO_ERROR);
-  if (error != 0) return error == -1 ? -1 : fail(error);
-  // The socket is told, too, that it is connected.
+  // The same call tells how it has ended, to the socket as well: which is then
+  // connected, or may try again.
   if (original::connect(fd, to, size) == -1 && errno != EISCONN) return -1;
   errno = errno_before;
   return 0;
@@ -10930,8 +10965,9 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
       is_socket = false;
       kind = kind_of(fd);
     }
+    // A file is written once: to try the rest may be the end, by SIGXFSZ.
     if (is_always_ready(kind))
-      return original::writev(fd, rest.parts(), rest.count());
+      return done != 0 ? 0 : original::writev(fd, rest.parts(), rest.count());
     if (takes_flag) {
       const ssize_t put =
           original::pwritev2(fd, rest.parts(), rest.count(), -1, RWF_NOWAIT);
@@ -11085,14 +11121,16 @@ inline int close_range(unsigned first, unsigned last, int flags) {
 #if defined(__GLIBC__)
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/file.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdio>
 #include <optional>
-#include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -11102,20 +11140,26 @@ namespace hook {
 
 // --- several descriptors -----------------------------------------------------
 
-// A wait with a mask lets in other signals: those that are pending have their
-// handlers run, here, and end it (true).
+// A wait with a mask lets in other signals: of those that are pending, here. If
+// a handler runs, that ends it (true); what nobody handles does not.
 inline bool let_in(const sigset_t* mask) {
   if (mask == nullptr) return false;
   sigset_t pending, before;
-  bool any = false;
+  bool any = false, handled = false;
   ::sigpending(&pending);
-  for (int signal = 1; signal < NSIG; ++signal)
-    any = any || (sigismember(&pending, signal) == 1 &&
-                  sigismember(mask, signal) == 0);
+  for (int signal = 1; signal < NSIG; ++signal) {
+    if (sigismember(&pending, signal) != 1 || sigismember(mask, signal) != 0)
+      continue;
+    any = true;
+    struct sigaction how {};
+    ::sigaction(signal, nullptr, &how);
+    handled =
+        handled || (how.sa_handler != SIG_DFL && how.sa_handler != SIG_IGN);
+  }
   if (!any) return false;
   ::pthread_sigmask(SIG_SETMASK, mask, &before);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return true;
+  return handled;
 }
 
 // What a poller can be told of.
@@ -11128,7 +11172,8 @@ inline readiness watchable(int events) {
 
 // Suspends until ask(), which does not block, finds something, or `until`
 // passes: what it returns. It is asked whenever there may be news of one of
-// `fds`.
+// `fds`, and again and again if one cannot be watched, as an epoll of an epoll
+// of an epoll.
 template <class Ask>
 int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
               const sigset_t* mask, Ask ask) {
@@ -11153,7 +11198,11 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
       no_word = no_word || !want || (fds[i].events & others) != 0;
       if (!want) continue;
       if (!places[i]) get_in_line(places[i], fds[i].fd, want);
-      places[i]->watch();
+      try {
+        places[i]->watch();
+      } catch (const std::system_error&) {
+        no_word = true;
+      }
     }
     const int error =
         s.park_in_c(no_word ? std::min(until, deadline(pauses.next())) : until,
@@ -11189,7 +11238,21 @@ inline int ppoll(pollfd* fds, nfds_t n, const timespec* limit,
   return poll_until(*s, fds, n, in_time(limit), mask);
 }
 
-// A set of descriptors has as many bits as the caller says, not FD_SETSIZE.
+// A set of descriptors has as many bits as the caller says, not FD_SETSIZE; but
+// at most as many as the kernel has room for descriptors now. Who says
+// getdtablesize() means that.
+inline int bits_of_sets(int n) {
+  if (n <= FD_SETSIZE) return n;
+  std::FILE* const status = std::fopen("/proc/self/status", "re");
+  if (status == nullptr) return n;
+  char text[200];
+  int room = n;
+  while (std::fgets(text, sizeof text, status) != nullptr)
+    if (std::sscanf(text, "FDSize: %d", &room) == 1) break;
+  std::fclose(status);
+  return std::min(n, room);
+}
+
 class copy_of_set {
  public:
   copy_of_set(fd_set* set, int n) : set_(reinterpret_cast<long*>(set)) {
@@ -11211,6 +11274,7 @@ class copy_of_set {
 inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
                         fd_set* urgent, deadline until, const sigset_t* mask) {
   return for_c([&] {
+    n = bits_of_sets(n);
     const copy_of_set reads(in, n), writes(out, n), urgents(urgent, n);
     std::vector<pollfd> fds;
     for (int fd = 0; fd < n; ++fd) {
@@ -11311,11 +11375,8 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);
-  // Deadlines go by the monotonic clock; another is asked how long that is.
-  const auto then = duration_of(*time);
-  return sleep_until(*s, clock == CLOCK_MONOTONIC
-                             ? deadline(bao::clock::time_point(then))
-                             : deadline(then - duration_of(is)));
+  // Deadlines go by bao's clock, which may be a virtual one: how long is that?
+  return sleep_until(*s, duration_of(*time) - duration_of(is));
 }
 
 inline int nanosleep(const timespec* time, timespec* left) {
@@ -11416,27 +11477,29 @@ inline pid_t waitpid(pid_t pid, int* status, int options) {
 }
 inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 
-// Unlike libc's, it leaves SIGINT and SIGQUIT to us while the command runs: the
-// other tasks have not asked for that. One that is interrupted kills the shell.
+// Unlike libc's, it leaves SIGINT, SIGQUIT and SIGCHLD to us while the command
+// runs: the other tasks have not asked for that. So a handler that waits for
+// every child may take this one's end: ECHILD. Who is interrupted kills the
+// shell.
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
   if (!may_begin(*s)) return -1;  // before any of the command runs
-  return for_c([&] {
-    std::string words[] = {"/bin/sh", "-c", command};
-    char* const arguments[] = {words[0].data(), words[1].data(),
-                               words[2].data(), nullptr};
-    child_setup setup;
-    const pid_t shell = setup.spawn(arguments, environ, "system");
-    int status = 0;
-    if (hook::waitpid(shell, &status, 0) == -1) {
-      const int error = errno;
+  const char* const arguments[] = {"sh", "-c", command, nullptr};
+  pid_t shell = 0;
+  if (::posix_spawn(&shell, "/bin/sh", nullptr, nullptr,
+                    const_cast<char* const*>(arguments), environ) != 0)
+    return 127 << 8;  // as if it had started, and not found the command
+  int status = 0;
+  if (hook::waitpid(shell, &status, 0) == -1) {
+    const int error = errno;
+    if (error != ECHILD) {  // else its number may be another's by now
       ::kill(shell, SIGKILL);
       original::waitpid(shell, nullptr, 0);
-      return fail(error);
     }
-    return status;
-  });
+    return fail(error);
+  }
+  return status;
 }
 
 }  // namespace hook

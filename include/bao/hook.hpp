@@ -83,13 +83,25 @@ auto for_c(Call call, Failed failed = fail) -> decltype(call()) try {
   return failed(ENOMEM);
 }
 
+inline bool is_non_blocking(int fd) {
+  const int flags = original::fcntl(fd, F_GETFL, nullptr);
+  return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
 // Whether a call may be made; errno says why not. Suspends now and then: who is
 // interrupted, and calls on and on, must not keep the thread; nor who never has
-// to wait.
-inline bool may_begin(scheduler& s) {
+// to wait. But not where the descriptor does not block: that is how a signal
+// handler writes, and it must let nobody run in the middle of what it
+// interrupts.
+inline bool may_begin(scheduler& s, int fd = -1) {
   const int errno_before = errno;
-  const int error = s.interrupted_in_c();
-  if (error != 0 || s.time_to_yield()) s.yield_in_c();
+  int error = s.interrupted_in_c();
+  if (error != 0 || s.time_to_yield()) {
+    if (fd != -1 && is_non_blocking(fd))
+      error = 0;
+    else
+      s.yield_in_c();
+  }
   errno = error != 0 ? error : errno_before;
   return error == 0;
 }
@@ -100,11 +112,6 @@ inline bool is_ready(int fd, readiness direction) {
       static_cast<short>(direction == readable ? POLLIN : POLLOUT);
   pollfd p{fd, events, 0};
   return original::poll(&p, 1, 0) != 0;
-}
-
-inline bool is_non_blocking(int fd) {
-  const int flags = original::fcntl(fd, F_GETFL, nullptr);
-  return flags != -1 && (flags & O_NONBLOCK) != 0;
 }
 
 // Calls call() while the descriptor does not block. Others who use the same
@@ -124,20 +131,6 @@ auto without_blocking(int fd, Call call) -> decltype(call()) {
   return result;
 }
 
-// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
-// that has begun at `begin`.
-inline deadline limit_of(int fd, readiness direction,
-                         bao::clock::time_point begin = now()) {
-  timeval t{};
-  socklen_t size = sizeof t;
-  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
-  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
-      (t.tv_sec == 0 && t.tv_usec == 0))
-    return never;
-  return begin + std::chrono::seconds(t.tv_sec) +
-         std::chrono::microseconds(t.tv_usec);
-}
-
 inline bool is_time(const timespec& t) {
   return t.tv_sec >= 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000;
 }
@@ -152,6 +145,19 @@ inline deadline in_time(const timespec* t) {
 }
 inline deadline in_milliseconds(int ms) {
   return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+}
+
+// Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
+// that has begun at `begin`.
+inline deadline limit_of(int fd, readiness direction,
+                         bao::clock::time_point begin = now()) {
+  timeval t{};
+  socklen_t size = sizeof t;
+  const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
+  if (::getsockopt(fd, SOL_SOCKET, which, &t, &size) == -1 ||
+      (t.tv_sec == 0 && t.tv_usec == 0))
+    return never;
+  return begin + duration_of({t.tv_sec, t.tv_usec * 1000});
 }
 
 // Suspends for a while, not beyond `until`, where the kernel gives no word: 0,
@@ -174,7 +180,8 @@ class call {
   // what it returns. block() is the call itself, for what cannot be waited for.
   template <class Attempt, class Block>
   ssize_t one(Attempt attempt, Block block) {
-    if (!may_begin(scheduler_)) return -1;
+    if (!may_begin(scheduler_, fd_)) return -1;
+    growing_pause pauses;
     for (;;) {
       const ssize_t result = attempt();
       if (result != -1) {
@@ -183,9 +190,12 @@ class call {
       }
       if (errno != EAGAIN) return -1;
       if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
-      if (has_waited_ && is_shut_for_reading()) return block();
+      const int news = has_waited_ ? what_poll_says() : 0;
+      // Of datagrams it is the blocking call alone that then says: the end.
+      if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
-      switch (const int error = wait()) {
+      switch (const int error =
+                  news == 0 ? wait() : wait_without_word(pauses)) {
         case 0:
           break;
         case EPERM:
@@ -237,6 +247,12 @@ class call {
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
+  // What is said to be ready, and is not, as long as nobody takes an error that
+  // is kept for MSG_ERRQUEUE, or another unix socket has no room for us.
+  int wait_without_word(growing_pause& pauses) {
+    if (!until_) until_ = limit_of(fd_, want_);
+    return pause(scheduler_, pauses, *until_);
+  }
   int wait(deadline until, bool anew = true) {
     const auto park = [&] {
       // Kept from one wait to the next: to leave wakes those who stay.
@@ -268,10 +284,10 @@ class call {
   bool has_waited() const { return has_waited_; }
 
  private:
-  // Of datagrams it is the blocking call alone that then says: the end.
-  bool is_shut_for_reading() const {
-    pollfd p{fd_, POLLRDHUP, 0};
-    return want_ == readable && original::poll(&p, 1, 0) == 1;
+  int what_poll_says() const {
+    const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
+    pollfd p{fd_, static_cast<short>(events), 0};
+    return original::poll(&p, 1, 0) == 1 ? p.revents : 0;
   }
 
   scheduler& scheduler_;
@@ -350,10 +366,21 @@ inline bool never_waits(int fd, int flags) {
          ((flags & MSG_OOB) != 0 && is_stream_socket(fd));
 }
 
+// Whether descriptors have come along, or would have, had there been room: with
+// them a unix socket ends what it gives.
+inline bool has_descriptors(msghdr& m) {
+  bool any = (m.msg_flags & MSG_CTRUNC) != 0;
+  for (cmsghdr* c = CMSG_FIRSTHDR(&m); c != nullptr; c = CMSG_NXTHDR(&m, c))
+    any = any || (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS);
+  return any;
+}
+
 inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
+  const auto begin = now();
+  const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
     return receiving.one([&](int more_flags) {
@@ -374,16 +401,20 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     const int errno_before = errno;
     const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
     std::size_t done = n;
+    const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
-    while (done < all) {
+    while (done < all && !has_descriptors(*message)) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
                          looks ? 0 : done);
       msghdr more = rest.message();
+      more.msg_control = message->msg_control;
+      more.msg_controllen = control_room;
       const ssize_t got_more = receive(&more);
       if (got_more <= 0) break;
+      message->msg_controllen = more.msg_controllen;
+      message->msg_flags |= more.msg_flags;
       const auto m = static_cast<std::size_t>(got_more);
-      if (looks && m == done && pause(*s, pauses, limit_of(fd, readable)) != 0)
-        break;
+      if (looks && m == done && pause(*s, pauses, until) != 0) break;
       done = looks ? m : done + m;
     }
     errno = errno_before;
@@ -396,10 +427,14 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
   scheduler* const s = here();
   if (s == nullptr || never_waits(fd, flags))
     return original::recvfrom(fd, p, n, flags, from, size);
-  if ((flags & MSG_WAITALL) != 0 && from == nullptr) {
+  if ((flags & MSG_WAITALL) != 0 && (from == nullptr || size != nullptr)) {
     const iovec part{p, n};
     msghdr message = message_of(&part, 1);
-    return hook::recvmsg(fd, &message, flags);
+    message.msg_name = from;
+    if (from != nullptr) message.msg_namelen = *size;
+    const ssize_t got = hook::recvmsg(fd, &message, flags);
+    if (got != -1 && from != nullptr) *size = message.msg_namelen;
+    return got;
   }
   return call(*s, fd, readable).one([&](int more_flags) {
     return original::recvfrom(fd, p, n, flags | more_flags, from, size);
@@ -555,13 +590,13 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
     if (const int error = pause(*s, pauses, until))
       return fail(error == ETIME ? EAGAIN : error);
   }
+  const int when_late = errno;
   do {
     if (const int error = call(*s, fd, writable).wait(until))
-      return fail(error == ETIME ? EINPROGRESS : error);
+      return fail(error == ETIME ? when_late : error);
   } while (!is_ready(fd, writable));
-  const int error = option_of(fd, SO_ERROR);
-  if (error != 0) return error == -1 ? -1 : fail(error);
-  // The socket is told, too, that it is connected.
+  // The same call tells how it has ended, to the socket as well: which is then
+  // connected, or may try again.
   if (original::connect(fd, to, size) == -1 && errno != EISCONN) return -1;
   errno = errno_before;
   return 0;
@@ -647,8 +682,9 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
       is_socket = false;
       kind = kind_of(fd);
     }
+    // A file is written once: to try the rest may be the end, by SIGXFSZ.
     if (is_always_ready(kind))
-      return original::writev(fd, rest.parts(), rest.count());
+      return done != 0 ? 0 : original::writev(fd, rest.parts(), rest.count());
     if (takes_flag) {
       const ssize_t put =
           original::pwritev2(fd, rest.parts(), rest.count(), -1, RWF_NOWAIT);

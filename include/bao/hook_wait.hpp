@@ -16,14 +16,16 @@
 #if defined(__GLIBC__)
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/file.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdio>
 #include <optional>
-#include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -35,20 +37,26 @@ namespace hook {
 
 // --- several descriptors -----------------------------------------------------
 
-// A wait with a mask lets in other signals: those that are pending have their
-// handlers run, here, and end it (true).
+// A wait with a mask lets in other signals: of those that are pending, here. If
+// a handler runs, that ends it (true); what nobody handles does not.
 inline bool let_in(const sigset_t* mask) {
   if (mask == nullptr) return false;
   sigset_t pending, before;
-  bool any = false;
+  bool any = false, handled = false;
   ::sigpending(&pending);
-  for (int signal = 1; signal < NSIG; ++signal)
-    any = any || (sigismember(&pending, signal) == 1 &&
-                  sigismember(mask, signal) == 0);
+  for (int signal = 1; signal < NSIG; ++signal) {
+    if (sigismember(&pending, signal) != 1 || sigismember(mask, signal) != 0)
+      continue;
+    any = true;
+    struct sigaction how {};
+    ::sigaction(signal, nullptr, &how);
+    handled =
+        handled || (how.sa_handler != SIG_DFL && how.sa_handler != SIG_IGN);
+  }
   if (!any) return false;
   ::pthread_sigmask(SIG_SETMASK, mask, &before);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return true;
+  return handled;
 }
 
 // What a poller can be told of.
@@ -61,7 +69,8 @@ inline readiness watchable(int events) {
 
 // Suspends until ask(), which does not block, finds something, or `until`
 // passes: what it returns. It is asked whenever there may be news of one of
-// `fds`.
+// `fds`, and again and again if one cannot be watched, as an epoll of an epoll
+// of an epoll.
 template <class Ask>
 int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
               const sigset_t* mask, Ask ask) {
@@ -86,7 +95,11 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
       no_word = no_word || !want || (fds[i].events & others) != 0;
       if (!want) continue;
       if (!places[i]) get_in_line(places[i], fds[i].fd, want);
-      places[i]->watch();
+      try {
+        places[i]->watch();
+      } catch (const std::system_error&) {
+        no_word = true;
+      }
     }
     const int error =
         s.park_in_c(no_word ? std::min(until, deadline(pauses.next())) : until,
@@ -122,7 +135,21 @@ inline int ppoll(pollfd* fds, nfds_t n, const timespec* limit,
   return poll_until(*s, fds, n, in_time(limit), mask);
 }
 
-// A set of descriptors has as many bits as the caller says, not FD_SETSIZE.
+// A set of descriptors has as many bits as the caller says, not FD_SETSIZE; but
+// at most as many as the kernel has room for descriptors now. Who says
+// getdtablesize() means that.
+inline int bits_of_sets(int n) {
+  if (n <= FD_SETSIZE) return n;
+  std::FILE* const status = std::fopen("/proc/self/status", "re");
+  if (status == nullptr) return n;
+  char text[200];
+  int room = n;
+  while (std::fgets(text, sizeof text, status) != nullptr)
+    if (std::sscanf(text, "FDSize: %d", &room) == 1) break;
+  std::fclose(status);
+  return std::min(n, room);
+}
+
 class copy_of_set {
  public:
   copy_of_set(fd_set* set, int n) : set_(reinterpret_cast<long*>(set)) {
@@ -144,6 +171,7 @@ class copy_of_set {
 inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
                         fd_set* urgent, deadline until, const sigset_t* mask) {
   return for_c([&] {
+    n = bits_of_sets(n);
     const copy_of_set reads(in, n), writes(out, n), urgents(urgent, n);
     std::vector<pollfd> fds;
     for (int fd = 0; fd < n; ++fd) {
@@ -244,11 +272,8 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);
-  // Deadlines go by the monotonic clock; another is asked how long that is.
-  const auto then = duration_of(*time);
-  return sleep_until(*s, clock == CLOCK_MONOTONIC
-                             ? deadline(bao::clock::time_point(then))
-                             : deadline(then - duration_of(is)));
+  // Deadlines go by bao's clock, which may be a virtual one: how long is that?
+  return sleep_until(*s, duration_of(*time) - duration_of(is));
 }
 
 inline int nanosleep(const timespec* time, timespec* left) {
@@ -349,27 +374,29 @@ inline pid_t waitpid(pid_t pid, int* status, int options) {
 }
 inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 
-// Unlike libc's, it leaves SIGINT and SIGQUIT to us while the command runs: the
-// other tasks have not asked for that. One that is interrupted kills the shell.
+// Unlike libc's, it leaves SIGINT, SIGQUIT and SIGCHLD to us while the command
+// runs: the other tasks have not asked for that. So a handler that waits for
+// every child may take this one's end: ECHILD. Who is interrupted kills the
+// shell.
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
   if (!may_begin(*s)) return -1;  // before any of the command runs
-  return for_c([&] {
-    std::string words[] = {"/bin/sh", "-c", command};
-    char* const arguments[] = {words[0].data(), words[1].data(),
-                               words[2].data(), nullptr};
-    child_setup setup;
-    const pid_t shell = setup.spawn(arguments, environ, "system");
-    int status = 0;
-    if (hook::waitpid(shell, &status, 0) == -1) {
-      const int error = errno;
+  const char* const arguments[] = {"sh", "-c", command, nullptr};
+  pid_t shell = 0;
+  if (::posix_spawn(&shell, "/bin/sh", nullptr, nullptr,
+                    const_cast<char* const*>(arguments), environ) != 0)
+    return 127 << 8;  // as if it had started, and not found the command
+  int status = 0;
+  if (hook::waitpid(shell, &status, 0) == -1) {
+    const int error = errno;
+    if (error != ECHILD) {  // else its number may be another's by now
       ::kill(shell, SIGKILL);
       original::waitpid(shell, nullptr, 0);
-      return fail(error);
     }
-    return status;
-  });
+    return fail(error);
+  }
+  return status;
 }
 
 }  // namespace hook

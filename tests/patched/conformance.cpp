@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/net_tstamp.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -23,6 +24,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
@@ -508,6 +510,12 @@ static const reader readers[] = {
        const int got = ::recvmmsg(fd, &one, 1, flags, nullptr);
        return got == 1 ? static_cast<long>(one.msg_len) : got;
      }},
+    {"recvfrom with an address", true,
+     [](int fd, char* p, size_t n, int flags) -> long {
+       sockaddr_storage from;
+       socklen_t room = sizeof from;
+       return ::recvfrom(fd, p, n, flags, any(from), &room);
+     }},
 #ifdef __GLIBC__
     {"__read_chk", false,
      [](int fd, char* p, size_t n, int) -> long {
@@ -704,12 +712,16 @@ TEST_CASE("SO_RCVTIMEO") {
            set_time(l.in, SO_RCVTIMEO, 20);
            return s.takes(10ms, [&] { return got(r, l.in); });
          });
-         waits(name + ", in time", [&](situation& s) {
-           const line l = make(s, k);
-           set_time(l.in, SO_RCVTIMEO, 900);
-           const auto helps = s.later([&] { put(l.out, "hello"); });
-           return got(r, l.in);
-         });
+         for (std::time_t seconds : {1L, 10000000000L})
+           waits(name + ", in time, " + std::to_string(seconds),
+                 [&](situation& s) {
+                   const line l = make(s, k);
+                   const timeval t{seconds, 0};
+                   must(::setsockopt(l.in, SOL_SOCKET, SO_RCVTIMEO, &t,
+                                     sizeof t));
+                   const auto helps = s.later([&] { put(l.out, "hello"); });
+                   return got(r, l.in);
+                 });
        });
 }
 
@@ -835,6 +847,52 @@ TEST_CASE("what there is room for is written at once") {
   });
 }
 
+TEST_CASE("what is always ready, and would block, is waited for") {
+  // An error that nobody takes: the time at which a byte was sent.
+  each(readers, "error", [](const reader& r, kind k, const std::string& name) {
+    if (k != tcp && k != udp) return;
+    waits(name, [&](situation& s) {
+      const line l = make(s, k);
+      const int stamps =
+          SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+      must(::setsockopt(l.in, SOL_SOCKET, SO_TIMESTAMPING, &stamps,
+                        sizeof stamps));
+      put(l.in, "x");
+      const auto helps = s.later([&] { put(l.out, "hello"); });
+      return got(r, l.in);
+    });
+  });
+  // Room of somebody to whom we are not connected.
+  const auto to_one_without_room = [](situation& s, auto f) {
+    const int in = s.keep(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const int out = s.keep(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    sockaddr_un a{};
+    a.sun_family = AF_UNIX;
+    fresh_name().copy(a.sun_path, sizeof a.sun_path - 1);
+    must(::bind(in, any(a), sizeof a));
+    const auto send = [&](int flags) {
+      return outcome(::sendto(out, "x", 1, flags, any(a), sizeof a));
+    };
+    while (send(MSG_DONTWAIT).result == 1) {
+    }
+    outcome o = f(in, out, send);
+    ::unlink(a.sun_path);
+    return o;
+  };
+  waits("unix, room", [&](situation& s) {
+    return to_one_without_room(s, [&](int in, int, auto send) {
+      const auto helps = s.later([&] { drain(in, 1); });
+      return send(0);
+    });
+  });
+  waits("unix, SO_SNDTIMEO", [&](situation& s) {
+    return to_one_without_room(s, [&](int, int out, auto send) {
+      set_time(out, SO_SNDTIMEO, 20);
+      return s.takes(10ms, [&] { return send(0); });
+    });
+  });
+}
+
 TEST_CASE("where there is no room, a write waits, or says so") {
   each(writers, "full", [](const writer& w, kind k, const std::string& name) {
     if (k == udp) return;
@@ -956,6 +1014,15 @@ TEST_CASE("writing to who has gone, and what cannot be written") {
       set_flag(f, true, O_APPEND);
       outcome o = gave(w, f, "text");
       return o.add(::lseek(f, 0, SEEK_CUR));
+    });
+    same(name + ", as much as a file may hold", [&](situation& s) {
+      const int f = file(s);
+      const rlimit much{RLIM_INFINITY, RLIM_INFINITY};
+      const rlimit four{4, RLIM_INFINITY};
+      must(::setrlimit(RLIMIT_FSIZE, &four));
+      outcome o = gave(w, f, "content");
+      must(::setrlimit(RLIMIT_FSIZE, &much));
+      return o;
     });
     same(name + ", /dev/null", [&](situation& s) {
       return gave(w, s.keep(::open("/dev/null", O_RDWR)), "hello");
@@ -1111,12 +1178,22 @@ TEST_CASE("MSG_WAITALL waits for all, or for the end") {
            outcome o = got(r, l.in, 8, MSG_WAITALL);
            return o.add(got(r, l.in, 8, MSG_WAITALL));
          });
-         waits(name + ", SO_RCVTIMEO", [&](situation& s) {
-           const line l = make(s, k);
-           put(l.out, "hel");
-           set_time(l.in, SO_RCVTIMEO, 20);
-           return s.takes(10ms, [&] { return got(r, l.in, 8, MSG_WAITALL); });
-         });
+         for (int flag : {0, +MSG_PEEK}) {
+           const std::string limit = ", SO_RCVTIMEO " + std::to_string(flag);
+           const auto wait_in_vain = [&](situation& s) {
+             const line l = make(s, k);
+             put(l.out, "hel");
+             set_time(l.in, SO_RCVTIMEO, 20);
+             const auto call = [&] {
+               return got(r, l.in, 8, MSG_WAITALL | flag);
+             };
+             return k == stream && flag != 0 ? call() : s.takes(10ms, call);
+           };
+           if (k == stream && flag != 0)
+             same(name + limit, wait_in_vain);
+           else
+             waits(name + limit, wait_in_vain);
+         }
        });
 }
 
@@ -1132,15 +1209,16 @@ TEST_CASE("recvfrom, recvmsg and accept tell from whom") {
         o.add(a.ss_family);
         return o.add(k == udp && in.sin_port == address_of(l.out).sin_port);
       };
-      waits("recvfrom, " + name, [&](situation& s) {
-        const line l = make(s, k);
-        sockaddr_storage a{};
-        socklen_t n = room;
-        char b[8];
-        const auto helps = s.later([&] { put(l.out, "hello"); });
-        outcome o(::recvfrom(l.in, b, sizeof b, 0, any(a), &n));
-        return from(o.add(n), a, l);
-      });
+      for (int flags : {0, +MSG_WAITALL})
+        waits("recvfrom, " + std::to_string(flags) + name, [&](situation& s) {
+          const line l = make(s, k);
+          sockaddr_storage a{};
+          socklen_t n = room;
+          char b[5];
+          const auto helps = s.later([&] { put(l.out, "hello"); });
+          outcome o(::recvfrom(l.in, b, sizeof b, flags, any(a), &n));
+          return from(o.add(n), a, l);
+        });
       waits("recvmsg, " + name, [&](situation& s) {
         const line l = make(s, k);
         sockaddr_storage a{};
@@ -1204,6 +1282,18 @@ TEST_CASE("descriptors in messages come once, however often one must write") {
       return pass_on(l.out, -1, "hello");
     });
   }
+  for (size_t r : {room, size_t{0}})
+    waits("MSG_WAITALL " + std::to_string(r), [&](situation& s) {
+      const line l = make(s, stream);
+      put(l.out, "he");
+      const auto helps = s.later([&] {
+        pass_on(l.out, 0, "ll");
+        put(l.out, "o, world");
+      });
+      outcome o = receive(s, l.in, r, MSG_WAITALL);
+      s.finish();
+      return o.add(receive(s, l.in, r, MSG_WAITALL));
+    });
   waits("much", [&](situation& s) {
     const line l = make(s, stream);
     outcome received(0);
@@ -1536,7 +1626,8 @@ TEST_CASE("connect") {
       outcome o = connected(fd, address_of(gone));
       pollfd p{fd, POLLOUT, 0};
       if (flags != 0) ::poll(&p, 1, 1000);
-      return o.add(p.revents).add(error_of(fd)).add(error_of(fd));
+      o.add(p.revents).add(error_of(fd)).add(error_of(fd));
+      return o.add(connected(fd, address_of(gone)));
     });
     same(name + " udp", [&](situation& s) {
       const int fd = made(s, SOCK_DGRAM), to = bound(s, SOCK_DGRAM);
@@ -1613,7 +1704,7 @@ TEST_CASE("connect") {
       set_time(fd, SO_SNDTIMEO, 30);
       outcome o =
           s.takes(10ms, [&] { return connected(fd, address_of(door)); });
-      return o.add(error_of(fd));
+      return o.add(error_of(fd)).add(connected(fd, address_of(door)));
     });
   }
   same("connect what is no socket", [](situation& s) {
@@ -1883,6 +1974,30 @@ TEST_CASE("poll") {
   });
 }
 
+static void handle(int) {}
+
+TEST_CASE("a mask lets in what is pending, which ends the wait if handled") {
+  for (auto how : {SIG_IGN, SIG_DFL, handle})
+    waits(how == handle ? "handled" : "not handled", [how](situation& s) {
+      sigset_t mask, before, none;
+      ::sigemptyset(&none);
+      ::sigemptyset(&mask);
+      ::sigaddset(&mask, SIGWINCH);
+      ::pthread_sigmask(SIG_BLOCK, &mask, &before);
+      const auto usual = ::signal(SIGWINCH, how);
+      const auto wait = [&] {
+        const timespec t{0, 10000000};
+        return outcome(::ppoll(nullptr, 0, &t, &none));
+      };
+      ::pthread_kill(::pthread_self(), SIGWINCH);
+      outcome o = how == handle ? wait() : s.takes(10ms, wait);
+      if (how == handle) o.add(s.takes(10ms, wait));
+      ::signal(SIGWINCH, usual);
+      ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      return o;
+    });
+}
+
 // A set of descriptors of any size.
 class bitmap {
  public:
@@ -2025,6 +2140,23 @@ TEST_CASE("select") {
       return outcome(::pselect(100, nullptr, w.get(), nullptr, &t, nullptr))
           .add(w.many());
     });
+  for (const selecter& c : selecters)
+    waits(std::string(c.name) + ", n above what there is", [&](situation& s) {
+      const line l = make(s, stream);
+      // Of a set that ends where nothing may be touched.
+      const size_t n = 1 << 16;
+      char* const all =
+          static_cast<char*>(::mmap(nullptr, 2 * n, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      ::mprotect(all + n, n, PROT_NONE);
+      auto* const r = reinterpret_cast<fd_set*>(all);
+      FD_SET(l.in, r);
+      const auto helps = s.later([&] { put(l.out, "x"); });
+      outcome o(c.call(1 << 20, r, nullptr, nullptr, -1));
+      o.add(FD_ISSET(l.in, r));
+      ::munmap(all, 2 * n);
+      return o;
+    });
   waits("select tells what time is left", [](situation& s) {
     const line l = make(s, stream);
     bitmap r({l.in});
@@ -2141,6 +2273,13 @@ TEST_CASE("epoll_wait") {
       const auto helps = s.later([&] { put(l.out, "x"); });
       outcome o = happened(e, outer, -1);
       return o.add(happened(e, inner, -1));
+    });
+    waits(name + ", as deep as there may be", [&](situation& s) {
+      const line l = make(s, pipes);
+      std::vector<int> all{l.in};
+      for (int i = 0; i < 5; ++i) all.push_back(watch(s, all.back(), EPOLLIN));
+      const auto helps = s.later([&] { put(l.out, "x"); });
+      return happened(e, all.back(), -1);
     });
     waits(name + ", polled", [&](situation& s) {
       const line l = make(s, pipes);
@@ -2335,6 +2474,17 @@ TEST_CASE("system") {
         "test -t 9 || exit 1"})
     same(command, [=](situation&) { return outcome(std::system(command)); });
   same("no command", [](situation&) { return outcome(std::system(nullptr)); });
+  same("what is ignored and what is blocked", [](situation&) {
+    const auto usual = ::signal(SIGPIPE, SIG_IGN);
+    sigset_t mask, before;
+    ::sigemptyset(&mask);
+    ::sigaddset(&mask, SIGUSR1);
+    ::pthread_sigmask(SIG_BLOCK, &mask, &before);
+    outcome o(std::system("kill -PIPE $$; kill -USR1 $$; exit 3"));
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    ::signal(SIGPIPE, usual);
+    return o;
+  });
   waits("a command that takes time", [](situation& s) {
     return s.takes(30ms, [] { return outcome(std::system("sleep 0.03")); });
   });
