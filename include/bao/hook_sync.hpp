@@ -59,14 +59,15 @@ namespace hook {
 // Those who wait for things whose addresses hash alike, in their order. To find
 // the first of one address is linear in them.
 struct parking_line {
+  thread_mutex mutex;  // all but the count is for its holder alone
   std::atomic<int> count{0};
   list<class sleeper> sleepers;
 };
 
 struct parking_lot {
-  thread_mutex mutex;  // what is not atomic is for its holder alone
   parking_line for_mutexes[64];
   parking_line for_conditions[64];  // where many may wait for long
+  thread_mutex calls;               // may be locked after that of a line
 };
 
 // The process has one, which nobody has to make and nobody destroys: there are
@@ -126,7 +127,7 @@ class sleeper : public list_node<sleeper> {
       : address_(what), home_(home), line_(line_of(what)) {
     if (home != nullptr) get_ready_for_calls();
     {
-      const thread_lock hold(lot.mutex);
+      const thread_lock hold(line_.mutex);
       line_.sleepers.push_back(*this);
       line_.count.fetch_add(1, std::memory_order_relaxed);
     }
@@ -134,27 +135,26 @@ class sleeper : public list_node<sleeper> {
   }
   sleeper(const sleeper&) = delete;
   ~sleeper() {
-    {
-      const thread_lock hold(lot.mutex);
-      leave();
-      line_.count.fetch_sub(1, std::memory_order_relaxed);
+    if (!has_left_) leave_line();
+    if (way_) {
+      const thread_lock hold(lot.calls);
       if (called_) take_off_call();
     }
     errno = errno_before_;
   }
 
   // The first in line for something; null when there is none. Whoever calls
-  // holds the lot's mutex.
+  // holds the line's mutex, here and in the next two.
   template <class What>
   static sleeper* first_of(const What* what) {
     return first_of(line_of(what), what);
   }
-  bool is_first() const {
-    const thread_lock hold(lot.mutex);
-    return first_of(line_, address_) == this;
+  void step_out() {
+    if (!in_list()) return;
+    leave();
+    line_.count.fetch_sub(1, std::memory_order_relaxed);
   }
-
-  // Whoever calls holds the lot's mutex. Never suspends.
+  // Never suspends.
   void wake() {
     woken_ = true;
     if (home_ == nullptr)
@@ -163,6 +163,11 @@ class sleeper : public list_node<sleeper> {
       home_->wake(*task_);
     else if (way_)
       call();
+  }
+
+  bool is_first() const {
+    const thread_lock hold(line_.mutex);
+    return first_of(line_, address_) == this;
   }
 
   // Suspends the task until somebody wakes it, for nothing perhaps, or `until`
@@ -185,8 +190,9 @@ class sleeper : public list_node<sleeper> {
     return leave_line();
   }
   bool leave_line() {
-    const thread_lock hold(lot.mutex);
-    leave();
+    const thread_lock hold(line_.mutex);
+    step_out();
+    has_left_ = true;
     return woken_;
   }
 
@@ -197,19 +203,20 @@ class sleeper : public list_node<sleeper> {
     return s;
   }
   bool is_woken() const {
-    const thread_lock hold(lot.mutex);
+    const thread_lock hold(line_.mutex);
     return woken_;
   }
   bool block(const time_limit& limit) {
-    const thread_lock hold(lot.mutex);
-    pthread_mutex_t* const mutex = lot.mutex.native();
+    const thread_lock hold(line_.mutex);
+    pthread_mutex_t* const mutex = line_.mutex.native();
     int error = 0;
     while (!woken_ && error == 0)
       error = limit.time == nullptr
                   ? original::pthread_cond_wait(&bell_, mutex)
                   : original::pthread_cond_clockwait(&bell_, mutex, limit.clock,
                                                      limit.time);
-    leave();
+    step_out();
+    has_left_ = true;
     return woken_;
   }
 
@@ -223,7 +230,7 @@ class sleeper : public list_node<sleeper> {
     task_ = &home_->running();
     call_ = &wake_up_call_of_thread;
     call_->arrive = [](message& m, scheduler* s) {
-      const thread_lock hold(lot.mutex);
+      const thread_lock hold(lot.calls);
       auto& arrived = static_cast<wake_up_call&>(m);
       arrived.on_its_way = false;
       while (sleeper* const one = arrived.first) {
@@ -233,6 +240,7 @@ class sleeper : public list_node<sleeper> {
     };
   }
   void call() {
+    const thread_lock hold(lot.calls);
     if (std::exchange(called_, true)) return;
     if (call_->first == nullptr) call_->last = &call_->first;
     *call_->last = this;
@@ -252,6 +260,7 @@ class sleeper : public list_node<sleeper> {
   scheduler* const home_;  // null: a thread waits
   parking_line& line_;
   bool woken_ = false;
+  bool has_left_ = false;  // and nobody else knows of us any more
   const int errno_before_ = errno;
 
   pthread_cond_t bell_ = PTHREAD_COND_INITIALIZER;  // of a thread
@@ -314,7 +323,7 @@ inline int try_to_lock(pthread_mutex_t* m, const task_block& me) {
 // Wakes the first who waits for a mutex, which may have been destroyed.
 inline void wake_next(const pthread_mutex_t* m) {
   if (!may_be_wanted(m)) return;
-  const thread_lock hold(lot.mutex);
+  const thread_lock hold(line_of(m).mutex);
   if (sleeper* const next = sleeper::first_of(m)) next->wake();
 }
 
@@ -438,9 +447,9 @@ inline int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m,
 // another. Those whom libc itself has put to sleep are told, too.
 inline void wake_waiters(const pthread_cond_t* c, bool all) {
   if (!may_be_wanted(c)) return;
-  const thread_lock hold(lot.mutex);
+  const thread_lock hold(line_of(c).mutex);
   while (sleeper* const one = sleeper::first_of(c)) {
-    one->leave();
+    one->step_out();
     one->wake();
     if (!all) return;
   }
@@ -457,7 +466,7 @@ inline int pthread_cond_broadcast(pthread_cond_t* c) {
 // --- fork --------------------------------------------------------------------
 
 // In the child. Those who wait are in the parent; one of its threads may have
-// held the lot's mutex.
+// held a mutex of the lot.
 inline void clear_parking_lot() {
   new (&lot) parking_lot;
   wake_up_call_of_thread.first = nullptr;
