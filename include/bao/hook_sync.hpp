@@ -18,9 +18,9 @@
 // Nothing interrupts these waits, as hardly any caller looks at what they
 // return: a kill or a limit is met when the task has what it waits for. Timed
 // ones end at their time. Outside of tasks and under patch_off, a mutex is
-// locked by libc alone.
+// locked by libc alone; for a condition, such threads stand in line with tasks.
 //
-// A lock and an unlock that meet nobody take some ns more than libc's.
+// A lock and an unlock that meet nobody take 3 to 5 ns more than the 6 of libc.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -143,18 +143,18 @@ class sleeper : public list_node<sleeper> {
     errno = errno_before_;
   }
 
-  // The first in line for something; null when there is none. Whoever calls
-  // holds the line's mutex, here and in the next two.
+  // Whoever calls one of these three, which do not suspend, holds the line's
+  // mutex. The first who waits for something; null when there is none.
   template <class What>
   static sleeper* first_of(const What* what) {
     return first_of(line_of(what), what);
   }
+  // To whom nobody else refers from then on, but for calls.
   void step_out() {
     if (!in_list()) return;
     leave();
     line_.count.fetch_sub(1, std::memory_order_relaxed);
   }
-  // Never suspends.
   void wake() {
     woken_ = true;
     if (home_ == nullptr)
@@ -165,6 +165,7 @@ class sleeper : public list_node<sleeper> {
       call();
   }
 
+  // Never suspends.
   bool is_first() const {
     const thread_lock hold(line_.mutex);
     return first_of(line_, address_) == this;
@@ -260,7 +261,7 @@ class sleeper : public list_node<sleeper> {
   scheduler* const home_;  // null: a thread waits
   parking_line& line_;
   bool woken_ = false;
-  bool has_left_ = false;  // and nobody else knows of us any more
+  bool has_left_ = false;  // set by ourselves, and so read without the mutex
   const int errno_before_ = errno;
 
   pthread_cond_t bell_ = PTHREAD_COND_INITIALIZER;  // of a thread
@@ -388,8 +389,8 @@ inline int pthread_mutex_trylock(pthread_mutex_t* m) {
   return error;
 }
 
-// Never suspends. The two fences, this and a sleeper's, are what keeps either
-// side from reading before it has written.
+// Never suspends. The two fences, this and a sleeper's, keep either side from
+// reading before it has written.
 inline int pthread_mutex_unlock(pthread_mutex_t* m) {
   const int error = original::pthread_mutex_unlock(m);
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -404,6 +405,26 @@ inline bool is_shared(const pthread_cond_t* c) {
   return (__atomic_load_n(&c->__data.__wrefs, __ATOMIC_RELAXED) & 1) != 0;
 }
 
+// Never suspend. Whoever is woken has left the line: the next signal is for
+// another. Those whom libc itself has put to sleep are told, too.
+inline void wake_waiters(const pthread_cond_t* c, bool all) {
+  if (!may_be_wanted(c)) return;
+  const thread_lock hold(line_of(c).mutex);
+  while (sleeper* const one = sleeper::first_of(c)) {
+    one->step_out();
+    one->wake();
+    if (!all) return;
+  }
+}
+inline int pthread_cond_signal(pthread_cond_t* c) {
+  wake_waiters(c, false);
+  return original::pthread_cond_signal(c);
+}
+inline int pthread_cond_broadcast(pthread_cond_t* c) {
+  wake_waiters(c, true);
+  return original::pthread_cond_broadcast(c);
+}
+
 // Suspends a task and blocks other threads, until there is a signal or the
 // limit has passed. Threads, too, wait in the lot: were it in libc, that would
 // unlock the mutex, and know nothing of the tasks that want it.
@@ -415,8 +436,10 @@ inline int wait_for_signal(pthread_cond_t* c, pthread_mutex_t* m,
   bool woken = false;
   try {
     woken = place.sleep(limit);
-  } catch (...) {  // pthread_cancel()
+  } catch (...) {  // pthread_cancel(): what we were told is for another
+    const bool told = place.leave_line();
     hook::pthread_mutex_lock(m);
+    if (told) hook::pthread_cond_signal(c);
     throw;
   }
   if (const int error = hook::pthread_mutex_lock(m)) return error;
@@ -441,26 +464,6 @@ inline int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m,
   return hook::pthread_cond_clockwait(
       c, m, (flags & by_monotonic) != 0 ? CLOCK_MONOTONIC : CLOCK_REALTIME,
       until);
-}
-
-// Never suspend. Whoever is woken has left the line: the next signal is for
-// another. Those whom libc itself has put to sleep are told, too.
-inline void wake_waiters(const pthread_cond_t* c, bool all) {
-  if (!may_be_wanted(c)) return;
-  const thread_lock hold(line_of(c).mutex);
-  while (sleeper* const one = sleeper::first_of(c)) {
-    one->step_out();
-    one->wake();
-    if (!all) return;
-  }
-}
-inline int pthread_cond_signal(pthread_cond_t* c) {
-  wake_waiters(c, false);
-  return original::pthread_cond_signal(c);
-}
-inline int pthread_cond_broadcast(pthread_cond_t* c) {
-  wake_waiters(c, true);
-  return original::pthread_cond_broadcast(c);
 }
 
 // --- fork --------------------------------------------------------------------
