@@ -58,11 +58,13 @@
 #include "bao/hook.hpp"          // libc's blocking calls, for tasks
 #include "bao/hook_wait.hpp"     // its other ways to wait
 #include "bao/hook_names.hpp"    // its look-ups of names
+#include "bao/hook_sync.hpp"     // its locks between threads
 #include "bao/patch.hpp"         // every library calls those
 #include "bao/debug.hpp"         // ask who waits, and where
 #include "bao/watchdog.hpp"      // who keeps the thread
 
-// Nothing private survives, but for what BAO_PATCH_ALL() is made of.
+// Nothing private survives, but for what BAO_PATCH_ALL() and BAO_PATCH_SYNC()
+// are made of.
 #undef BAO_ABI
 #undef BAO_ABI_POLLER
 #undef BAO_ABI_SWITCH

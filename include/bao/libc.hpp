@@ -10,7 +10,8 @@
 // Each is a pointer, to what the linker calls by that name until there is a
 // patch, and to what comes next in line from then on. It costs a load.
 //
-// The pointers here and the replacements in patch.hpp are made of one list.
+// The pointers here and the replacements in patch.hpp are made of two lists:
+// what waits for the world, and what threads wait in for each other.
 //
 // SPDX-License-Identifier: MIT
 #pragma once
@@ -18,6 +19,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -161,6 +163,32 @@
   CALL(int, close_range, (unsigned first, unsigned last, int flags), \
        (first, last, flags))
 
+// What threads wait in for each other.
+#define BAO_LIBC_LOCKS_EVERYWHERE(CALL)                                     \
+  CALL(int, pthread_mutex_lock, (pthread_mutex_t * mutex), (mutex))         \
+  CALL(int, pthread_mutex_trylock, (pthread_mutex_t * mutex), (mutex))      \
+  CALL(int, pthread_mutex_unlock, (pthread_mutex_t * mutex), (mutex))       \
+  CALL(int, pthread_cond_wait,                                              \
+       (pthread_cond_t * condition, pthread_mutex_t * mutex),               \
+       (condition, mutex))                                                  \
+  CALL(int, pthread_cond_timedwait,                                         \
+       (pthread_cond_t * condition, pthread_mutex_t * mutex,                \
+        const timespec* until),                                             \
+       (condition, mutex, until))                                           \
+  CALL(int, pthread_cond_signal, (pthread_cond_t * condition), (condition)) \
+  CALL(int, pthread_cond_broadcast, (pthread_cond_t * condition), (condition))
+
+#define BAO_LIBC_LOCKS_OF_GNU_2_30(CALL)                                      \
+  CALL(int, pthread_mutex_timedlock,                                          \
+       (pthread_mutex_t * mutex, const timespec* until), (mutex, until))      \
+  CALL(int, pthread_mutex_clocklock,                                          \
+       (pthread_mutex_t * mutex, clockid_t clock, const timespec* until),     \
+       (mutex, clock, until))                                                 \
+  CALL(int, pthread_cond_clockwait,                                           \
+       (pthread_cond_t * condition, pthread_mutex_t * mutex, clockid_t clock, \
+        const timespec* until),                                               \
+       (condition, mutex, clock, until))
+
 #if !defined(__linux__)
 #define BAO_LIBC(CALL) BAO_LIBC_EVERYWHERE(CALL)
 #elif !defined(__GLIBC__)
@@ -172,6 +200,15 @@
 #define BAO_LIBC(CALL)      \
   BAO_LIBC_EVERYWHERE(CALL) \
   BAO_LIBC_ON_LINUX(CALL) BAO_LIBC_OF_GNU(CALL) BAO_LIBC_OF_GNU_2_34(CALL)
+#endif
+
+#define BAO_LIBC_LOCKS(CALL) BAO_LIBC_LOCKS_EVERYWHERE(CALL)
+#if defined(__GLIBC__)
+#if __GLIBC_PREREQ(2, 30)
+#undef BAO_LIBC_LOCKS
+#define BAO_LIBC_LOCKS(CALL) \
+  BAO_LIBC_LOCKS_EVERYWHERE(CALL) BAO_LIBC_LOCKS_OF_GNU_2_30(CALL)
+#endif
 #endif
 
 namespace bao {
@@ -193,6 +230,7 @@ namespace original {
   inline libc_call<result parameters> name{               \
       [] parameters -> result { return ::name arguments; }};
 BAO_LIBC(BAO_ORIGINAL)
+BAO_LIBC_LOCKS(BAO_ORIGINAL)
 #undef BAO_ORIGINAL
 
 }  // namespace original

@@ -43,7 +43,7 @@ class list_node {
 template <class T>
 class list {
  public:
-  list() { end_.next_ = end_.previous_ = &end_; }
+  constexpr list() { end_.next_ = end_.previous_ = &end_; }
   list(const list&) = delete;
   ~list() {
     while (!empty()) front().leave();

@@ -65,8 +65,9 @@ class thread_pool {
     if (process_ != ::getpid()) return;  // they are in the parent
     thread_lock hold(mutex_);
     ending_ = true;
-    ::pthread_cond_broadcast(&wanted_);
-    while (threads_ > 0) ::pthread_cond_wait(&left_, mutex_.native());
+    hook::original::pthread_cond_broadcast(&wanted_);
+    while (threads_ > 0)
+      hook::original::pthread_cond_wait(&left_, mutex_.native());
   }
 
   // As bao::offload(), by a thread of this pool.
@@ -80,7 +81,7 @@ class thread_pool {
     jobs_.push_back(j);
     if (idle_ > waiting_) {
       ++waiting_;
-      ::pthread_cond_signal(&wanted_);
+      hook::original::pthread_cond_signal(&wanted_);
     } else if (threads_ < most_) {
       pthread_t made;
       const int failed = make_thread(made, serve, this);
@@ -120,8 +121,8 @@ class thread_pool {
       ::clock_gettime(CLOCK_REALTIME, &until);
       until.tv_sec += patience;
       ++idle_;
-      const int late =
-          ::pthread_cond_timedwait(&wanted_, mutex_.native(), &until);
+      const int late = hook::original::pthread_cond_timedwait(
+          &wanted_, mutex_.native(), &until);
       --idle_;
       // Late, but there is work: the signal may have come too late for us.
       if (waiting_ > 0 && (late == 0 || !jobs_.empty())) --waiting_;
@@ -134,7 +135,7 @@ class thread_pool {
 
   job* leave() {
     --threads_;
-    ::pthread_cond_signal(&left_);
+    hook::original::pthread_cond_signal(&left_);
     return nullptr;
   }
 

@@ -43,6 +43,7 @@
 #include <vector>
 
 #include "bao/hook_names.hpp"
+#include "bao/hook_sync.hpp"
 #include "bao/hook_wait.hpp"
 
 namespace bao {
@@ -68,12 +69,13 @@ class patch_off {
   task_block* task_ = nullptr;
 };
 
-// The names that BAO_PATCH_ALL() has defined, if it is in the program.
+// The names that BAO_PATCH_ALL() and BAO_PATCH_SYNC() have defined, if they are
+// in the program.
 struct patched_names {
   const char* const* first = nullptr;
   std::size_t count = 0;
 };
-inline patched_names patched;
+inline patched_names patched, patched_locks;
 
 struct patched_call {
   std::string name;
@@ -81,9 +83,9 @@ struct patched_call {
 };
 
 // Never suspends. Looks up each name as the dynamic linker does for a library
-// of this program, and says whether it finds what BAO_PATCH_ALL() has defined;
-// prints a table of that to `to` unless it is null. Empty if BAO_PATCH_ALL() is
-// in no file of the program.
+// of this program, and says whether it finds what BAO_PATCH_ALL() or
+// BAO_PATCH_SYNC() has defined; prints a table of that to `to` unless it is
+// null. Empty if they are in no file of the program.
 inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
   std::vector<patched_call> all;
   long live = 0;
@@ -93,17 +95,19 @@ inline std::vector<patched_call> patch_status(std::FILE* to = stderr) {
     Dl_info where{};
     return p != nullptr && ::dladdr(p, &where) != 0 ? where.dli_fbase : nullptr;
   };
-  const void* const ours = object_of(patched.first);
-  for (std::size_t i = 0; i < patched.count; ++i) {
-    const char* const name = patched.first[i];
-    all.push_back({name, object_of(::dlsym(RTLD_DEFAULT, name)) == ours});
-    live += all.back().live;
+  for (const patched_names& some : {patched, patched_locks}) {
+    const void* const ours = object_of(some.first);
+    for (std::size_t i = 0; i < some.count; ++i) {
+      const char* const name = some.first[i];
+      all.push_back({name, object_of(::dlsym(RTLD_DEFAULT, name)) == ours});
+      live += all.back().live;
+    }
   }
   if (to == nullptr) return all;
   std::fprintf(to, "bao: %ld of %zu calls are patched\n", live, all.size());
   for (const patched_call& one : all)
     std::fprintf(
-        to, "  %-20s %s\n", one.name.c_str(),
+        to, "  %-24s %s\n", one.name.c_str(),
         one.live ? "live" : "not live: the linker finds another first");
   return all;
 }
@@ -149,10 +153,31 @@ namespace hook {
 inline void tell_if_dead() {
   for (const patched_call& one : patch_status(nullptr))
     if (one.live) return;
-  std::fputs(
-      "bao: BAO_PATCH_ALL() has no effect: the linker finds other "
-      "definitions first (a plugin? loaded with RTLD_DEEPBIND?)\n",
-      stderr);
+  std::fprintf(stderr,
+               "bao: %s() has no effect: the linker finds other definitions "
+               "first (a plugin? loaded with RTLD_DEEPBIND?)\n",
+               patched.count != 0 ? "BAO_PATCH_ALL" : "BAO_PATCH_SYNC");
+}
+
+// Has the pointer to libc's function of this name point to what comes behind
+// ours. `version` is looked for first, where there are several.
+template <class Call>
+void find_original(Call& call, const char* name, const char* version,
+                   const char* macro) {
+  // ASan's checks come before libc, and have this name wherever they are.
+  const std::string interceptor = std::string("__interceptor_") + name;
+  void* next = ::dlsym(RTLD_DEFAULT, interceptor.c_str());
+  if (next == nullptr && version != nullptr)
+    next = ::dlvsym(RTLD_NEXT, name, version);
+  if (next == nullptr) next = ::dlsym(RTLD_NEXT, name);
+  if (next == nullptr) {
+    std::fprintf(stderr,
+                 "%s: there is no %s but ours: a program that is linked "
+                 "statically cannot be patched\n",
+                 macro, name);
+    std::_Exit(1);
+  }
+  std::memcpy(&call.now, &next, sizeof next);
 }
 
 inline bool originals_found = false;
@@ -165,25 +190,26 @@ inline bool originals_found = false;
     errno = ENOSYS;
     return false;
   }
-  const auto find = [](auto& call, const char* name) {
-    // ASan's checks come before libc, and have this name wherever they are.
-    const std::string interceptor = std::string("__interceptor_") + name;
-    void* next = ::dlsym(RTLD_DEFAULT, interceptor.c_str());
-    if (next == nullptr) next = ::dlsym(RTLD_NEXT, name);
-    if (next == nullptr) {
-      std::fprintf(stderr,
-                   "BAO_PATCH_ALL: there is no %s but ours: a program that is "
-                   "linked statically cannot be patched\n",
-                   name);
-      std::_Exit(1);
-    }
-    std::memcpy(&call.now, &next, sizeof next);
-  };
 #define BAO_FIND(result, name, parameters, arguments) \
-  find(original::name, #name);
+  find_original(original::name, #name, nullptr, "BAO_PATCH_ALL");
   BAO_LIBC(BAO_FIND)
 #undef BAO_FIND
   return originals_found = true;
+}
+
+inline bool original_locks_found = false;
+
+// The same for what threads wait in. Only one thread is here meanwhile: so the
+// locks that an allocator takes for it succeed, and do nothing. On x86-64 there
+// are conditions of 2002 by the same names, of another layout.
+[[gnu::cold, gnu::noinline]] inline bool find_original_locks() {
+  static bool searching = false;
+  if (std::exchange(searching, true)) return false;
+#define BAO_FIND(result, name, parameters, arguments) \
+  find_original(original::name, #name, "GLIBC_2.3.2", "BAO_PATCH_SYNC");
+  BAO_LIBC_LOCKS(BAO_FIND)
+#undef BAO_FIND
+  return original_locks_found = true;
 }
 
 // What a call returns that fails.
@@ -201,6 +227,15 @@ inline void begin_patch(const char* const* names, std::size_t n) {
   patched = {names, n};
   before_first_task = tell_if_dead;
 }
+
+#if defined(BAO_HAS_HOOK_SYNC)
+inline void begin_patch_of_locks(const char* const* names, std::size_t n) {
+  if (!original_locks_found) find_original_locks();
+  patched_locks = {names, n};
+  before_first_task = tell_if_dead;
+  ::pthread_atfork(nullptr, nullptr, clear_parking_lot);
+}
+#endif
 
 // Where a compiler knows how much room there is, it calls other functions under
 // _FORTIFY_SOURCE, which end the program if that is not enough.
@@ -252,6 +287,39 @@ inline std::size_t within(std::size_t n, std::size_t room) {
   }
 #define BAO_PATCH_NAME(result, name, parameters, arguments) #name,
 #define BAO_PATCH_NAME_AS(symbol, result, name, parameters, arguments) #symbol,
+
+// The same for mutexes and conditions: beside BAO_PATCH_ALL(), or alone.
+#if defined(BAO_TSAN)
+#define BAO_PATCH_SYNC() \
+  static_assert(false, "BAO_PATCH_SYNC: ThreadSanitizer watches locks itself")
+#elif !defined(BAO_HAS_HOOK_SYNC)
+#define BAO_PATCH_SYNC()                                                    \
+  static_assert(false,                                                      \
+                "BAO_PATCH_SYNC: this is for the GNU C library, from 2.30 " \
+                "on, of 64 bits")
+#else
+#define BAO_PATCH_SYNC()                                                    \
+  BAO_LIBC_LOCKS(BAO_PATCH_LOCK)                                            \
+  namespace {                                                               \
+  const char* const bao_patched_locks[] = {BAO_LIBC_LOCKS(BAO_PATCH_NAME)}; \
+  [[gnu::constructor(101)]] void bao_patch_locks() {                        \
+    bao::hook::begin_patch_of_locks(bao_patched_locks,                      \
+                                    std::size(bao_patched_locks));          \
+  }                                                                         \
+  }                                                                         \
+  extern "C" __attribute__((visibility("default")))                         \
+  const char BAO_PATCH_SYNC_is_in_two_files[] {                             \
+    "only one of them may define it"                                        \
+  }
+#endif
+#define BAO_PATCH_LOCK(result, name, parameters, arguments)                    \
+  extern "C" __attribute__((BAO_PATCH_LINKAGE))                                \
+  result bao_patched_##name parameters __asm__(#name);                         \
+  extern "C" result bao_patched_##name parameters {                            \
+    return bao::hook::original_locks_found || bao::hook::find_original_locks() \
+               ? bao::hook::name arguments                                     \
+               : 0;                                                            \
+  }
 
 // Under other names: for large files, and with checks.
 // clang-format off
@@ -308,4 +376,6 @@ inline std::size_t within(std::size_t n, std::size_t room) {
 #else
 #define BAO_PATCH_ALL() \
   static_assert(false, "BAO_PATCH_ALL: this is for the GNU C library")
+#define BAO_PATCH_SYNC() \
+  static_assert(false, "BAO_PATCH_SYNC: this is for the GNU C library")
 #endif

@@ -15,13 +15,14 @@
 #include <memory>
 #include <utility>
 
+#include "bao/libc.hpp"
 #include "bao/spawn.hpp"
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // A lock between threads; <mutex> would double what it takes to parse this
-// file. The holder must not suspend.
+// file. The holder must not suspend, so it is libc's whatever is patched.
 class thread_mutex {
  public:
   thread_mutex() = default;
@@ -36,10 +37,10 @@ class thread_mutex {
 class thread_lock {
  public:
   explicit thread_lock(thread_mutex& m) : mutex_(m) {
-    ::pthread_mutex_lock(mutex_.native());
+    hook::original::pthread_mutex_lock(mutex_.native());
   }
   thread_lock(const thread_lock&) = delete;
-  ~thread_lock() { ::pthread_mutex_unlock(mutex_.native()); }
+  ~thread_lock() { hook::original::pthread_mutex_unlock(mutex_.native()); }
 
  private:
   thread_mutex& mutex_;
@@ -145,8 +146,18 @@ class remote {
     {
       thread_lock hold(box_->mutex);
       if (--box_->remotes == 0) {
-        last_use = box_->home == nullptr;
-        if (!last_use) box_->home->poller().wake();
+        scheduler* const home = box_->home;
+        last_use = home == nullptr;
+        // Where there is mail, it has been told to look. On the home thread
+        // itself, nobody sleeps.
+        const bool is_here =
+            current_thread != nullptr && current_thread->tasks == home;
+        if (home != nullptr && box_->first == nullptr) {
+          if (is_here)
+            home->remotes = 0;
+          else
+            home->poller().wake();
+        }
       }
     }
     if (last_use) delete box_;

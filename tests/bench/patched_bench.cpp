@@ -6,11 +6,13 @@
 //     exchange N    N requests and replies by recv() and send() in tasks;
 //     own N         by bao's own streams: count the system calls (strace -c)
 //     outside N     ns that a patched call takes more, where there are no tasks
+//     locks N       ns that a lock and unlock take more, there and in a task
 //
 // SPDX-License-Identifier: MIT
 #include "bao.hpp"
 
 BAO_PATCH_ALL();
+BAO_PATCH_SYNC();
 
 #include <curl/curl.h>
 #include <signal.h>
@@ -119,19 +121,46 @@ void exchange(int n, bool own) {
   bao::join_all();
 }
 
-// Calls that fail at once, in turn, and the shortest of many times.
-void outside(int n) {
-  double patched = 1e9, original = 1e9;
+// How much longer one call takes than the other: in turn, and the shortest of
+// many times.
+template <class Patched, class Original>
+double more(int n, Patched patched, Original original) {
+  double with = 1e9, without = 1e9;
   for (int round = 0; round < 200; ++round) {
     const auto time = [n](auto call) {
       const double begin = bench::now_ns();
       for (int i = 0; i < n; ++i) call();
       return (bench::now_ns() - begin) / n;
     };
-    patched = std::min(patched, time([] { ::close(-1); }));
-    original = std::min(original, time([] { bao::hook::original::close(-1); }));
+    with = std::min(with, time(patched));
+    without = std::min(without, time(original));
   }
-  bench::report("bao", "outside", patched - original, "ns");
+  return with - without;
+}
+
+void outside(int n) {  // by calls that fail at once
+  const double ns = more(
+      n, [] { ::close(-1); }, [] { bao::hook::original::close(-1); });
+  bench::report("bao", "outside", ns, "ns");
+}
+
+void locks(int n) {
+  std::thread([] {}).join();  // glibc spares a program of one thread much
+  static pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER;
+  const auto measure = [n] {
+    return more(
+        n,
+        [] {
+          ::pthread_mutex_lock(&m);
+          ::pthread_mutex_unlock(&m);
+        },
+        [] {
+          bao::hook::original::pthread_mutex_lock(&m);
+          bao::hook::original::pthread_mutex_unlock(&m);
+        });
+  };
+  bench::report("bao", "locks_outside", measure(), "ns");
+  bench::report("bao", "locks_in_task", bao::spawn(measure).get(), "ns");
 }
 
 }  // namespace
@@ -155,8 +184,11 @@ int main(int argc, char** argv) {
     exchange(n, test == "own");
   } else if (test == "outside") {
     outside(n);
+  } else if (test == "locks") {
+    locks(n);
   } else {
-    std::fprintf(stderr, "usage: %s fetch|threads|exchange|own|outside N\n",
+    std::fprintf(stderr,
+                 "usage: %s fetch|threads|exchange|own|outside|locks N\n",
                  argv[0]);
     return 2;
   }

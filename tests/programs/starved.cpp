@@ -359,6 +359,29 @@ void pipes_and_signals() {
 }
 
 // Each message arrives that could be sent, though there may be no stack then.
+// Those that tasks and other threads have in common.
+void locks() {
+#if defined(BAO_HAS_HOOK_SYNC)
+  namespace hook = bao::hook;
+  pthread_mutex_t door = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t told = PTHREAD_COND_INITIALIZER;
+  int turn = 0;
+  const auto take_turns = [&](int mine) {
+    hook::pthread_mutex_lock(&door);
+    for (; mine < 6; mine += 2) {
+      while (turn != mine) hook::pthread_cond_wait(&told, &door);
+      ++turn;
+      hook::pthread_cond_broadcast(&told);
+    }
+    hook::pthread_mutex_unlock(&door);
+  };
+  std::thread other(take_turns, 1);
+  take_turns(0);
+  other.join();
+  EXPECT(turn == 6);
+#endif
+}
+
 void messages() {
   int sent = 0, arrived = 0;
   unasked = 0;
@@ -437,6 +460,7 @@ struct scene {
     {"sockets", sockets},
     {"pipes_and_signals", pipes_and_signals},
     {"messages", messages},
+    {"locks", locks},
     {"releases", releases},
     {"owners", owners},
 };

@@ -2,6 +2,7 @@
 #include "unaware.hpp"
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -35,4 +36,15 @@ int unaware_poll(int fd) {
 int unaware_sleep() {
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   return ::usleep(1000);
+}
+
+int unaware_sleep_alone() {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  static int inside = 0;
+  ::pthread_mutex_lock(&lock);
+  const int before = inside++;
+  ::usleep(2000);
+  --inside;
+  ::pthread_mutex_unlock(&lock);
+  return before;
 }

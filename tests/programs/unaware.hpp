@@ -11,3 +11,7 @@ UNAWARE int unaware_read(int fd);
 UNAWARE int unaware_read_into_known_room(int fd);
 UNAWARE int unaware_poll(int fd);
 UNAWARE int unaware_sleep();
+
+// Each call takes a lock of the library's, and holds it while it sleeps. Says 0
+// when it was alone.
+UNAWARE int unaware_sleep_alone();
