@@ -143,7 +143,7 @@ class epoll_poller {
   doorbell bell_;
   int epoll_;
   // Of a system call that it does not know, valgrind warns each time.
-  bool has_pwait2_ = valgrind_request(0x1001, nullptr, nullptr) == 0;
+  bool has_pwait2_ = valgrind_request(running_on_valgrind) == 0;
   std::vector<entry> entries_;
 };
 
