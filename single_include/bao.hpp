@@ -939,11 +939,16 @@ struct slab {
   slab* next;
 };
 
-// Tells valgrind, if that is who runs us, that a piece of memory is a stack.
-// The request is a sequence of rotations that does nothing anywhere else; see
-// valgrind.h, which this does without.
-inline unsigned long valgrind_request(unsigned long request, const void* low,
-                                      const void* high) {
+// What can be asked of valgrind, in the numbers of its valgrind.h.
+inline constexpr unsigned long running_on_valgrind = 0x1001;
+inline constexpr unsigned long stack_register = 0x1501;
+inline constexpr unsigned long stack_deregister = 0x1502;
+
+// Asks valgrind, if that is who runs us; else the answer is 0. The request is a
+// sequence of rotations that does nothing anywhere else.
+inline unsigned long valgrind_request(unsigned long request,
+                                      const void* low = nullptr,
+                                      const void* high = nullptr) {
 #if defined(__x86_64__)
   std::uintptr_t arguments[6] = {request, reinterpret_cast<std::uintptr_t>(low),
                                  reinterpret_cast<std::uintptr_t>(high)};
@@ -1068,7 +1073,7 @@ inline stack* stack_pool::carve(std::size_t n) {
   s->from = newest_[n];
   s->stands = &s->idle;
   s->older = std::exchange(all_, s);
-  s->valgrind_id = valgrind_request(0x1501, low, at);
+  s->valgrind_id = valgrind_request(stack_register, low, at);
 #if defined(BAO_ASAN)
   __lsan_register_root_region(low, s->size);  // what it points to is no leak
 #endif
@@ -1136,8 +1141,8 @@ inline void stack_pool::release() noexcept {
       }
       *link = s->next;
       if (s->valgrind_id != 0)
-        valgrind_request(0x1502, reinterpret_cast<void*>(s->valgrind_id),
-                         nullptr);
+        valgrind_request(stack_deregister,
+                         reinterpret_cast<void*>(s->valgrind_id));
 #if defined(BAO_ASAN)
       __lsan_unregister_root_region(s->low, s->size);
 #endif
