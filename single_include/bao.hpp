@@ -11180,6 +11180,7 @@ inline int close_range(unsigned first, unsigned last, int flags) {
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <optional>
 #include <system_error>
@@ -11347,14 +11348,16 @@ inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
 inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
                   timeval* limit) {
   scheduler* const s = here();
+  // As many bits as libc looks at.
+  const auto us = static_cast<std::int32_t>(limit ? limit->tv_usec : 0);
   if (s == nullptr || n < 0 ||
-      (limit != nullptr && (limit->tv_sec < 0 || limit->tv_usec < 0)))
+      (limit != nullptr && (limit->tv_sec < 0 || us < 0)))
     return original::select(n, in, out, urgent, limit);
   using std::chrono::microseconds;
   microseconds left{0};
   if (limit != nullptr)
     left = std::chrono::duration_cast<microseconds>(
-        duration_of({limit->tv_sec, 0}) + microseconds(limit->tv_usec));
+        duration_of({limit->tv_sec, 0}) + microseconds(us));
   const auto begin = now();
   const int found =
       select_until(*s, n, in, out, urgent,
@@ -12456,6 +12459,10 @@ inline std::FILE* fdopen(int fd, const char* mode) {
     errno = EINVAL;
     return nullptr;
   }
+  if (*mode == 'a' && (flags & O_APPEND) == 0 &&
+      hook::original::fcntl(
+          fd, F_SETFL, reinterpret_cast<void*>(long{flags | O_APPEND})) == -1)
+    return nullptr;
   static constexpr auto number = [](void* cookie) {
     return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
   };

@@ -3,6 +3,7 @@
 // in patched/conformance.cpp.
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -638,4 +639,21 @@ TEST_CASE("a FILE of bao::fdopen lets others run") {
   CHECK(::fcntl(ends[0], F_GETFD) == -1);
   CHECK(bao::fdopen(-1, "r") == nullptr);
   CHECK(errno == EBADF);
+}
+
+TEST_CASE("a FILE of bao::fdopen to append to a file leaves what is there") {
+  char name[] = "/tmp/bao-append-XXXXXX";
+  const int fd = bao::check(::mkstemp(name), "mkstemp");
+  bao::check(static_cast<int>(::pwrite(fd, "first ", 6, 0)), "pwrite");
+  std::FILE* const one = bao::fdopen(::open(name, O_WRONLY), "a");
+  std::FILE* const other = bao::fdopen(::open(name, O_WRONLY), "a");
+  ::unlink(name);
+  for (std::FILE* to : {one, other}) {
+    std::fputs(to == one ? "second " : "third", to);
+    std::fclose(to);
+  }
+  char text[30] = "";
+  CHECK(::pread(fd, text, sizeof text - 1, 0) == 18);
+  CHECK(text == "first second third"s);
+  ::close(fd);
 }

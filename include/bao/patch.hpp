@@ -126,6 +126,10 @@ inline std::FILE* fdopen(int fd, const char* mode) {
     errno = EINVAL;
     return nullptr;
   }
+  if (*mode == 'a' && (flags & O_APPEND) == 0 &&
+      hook::original::fcntl(
+          fd, F_SETFL, reinterpret_cast<void*>(long{flags | O_APPEND})) == -1)
+    return nullptr;
   static constexpr auto number = [](void* cookie) {
     return static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
   };

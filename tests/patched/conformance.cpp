@@ -2125,7 +2125,7 @@ TEST_CASE("select") {
         return selected(c, {high, l.out}, {}, {}, -1);
       });
   }
-  for (long us : {-1L, 1000000L, 1999999L})
+  for (long us : {-1L, 1000000L, 1999999L, INT64_MAX, 1L << 32})
     for (long sec : {0L, -1L})
       same("select, time of " + std::to_string(us), [=](situation& s) {
         bitmap w({make(s, stream).out});
