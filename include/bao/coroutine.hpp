@@ -386,7 +386,7 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
 
   value call() {
     F& f = this->body.kept;
-    const auto body = [&]() -> decltype(auto) {
+    const auto call_it = [&]() -> decltype(auto) {
       if constexpr (std::is_invocable_v<F&, T>) {
         return f(std::move(*first_));
       } else {
@@ -395,10 +395,10 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
         return f();
       }
     };
-    if constexpr (std::is_convertible_v<decltype(body()), value>) {
-      return body();
+    if constexpr (std::is_convertible_v<decltype(call_it()), value>) {
+      return call_it();
     } else {
-      body();
+      call_it();
       return value{};
     }
   }
