@@ -1731,21 +1731,6 @@ inline void thread_state::end() {
 
 // --- what a fiber runs -------------------------------------------------------
 
-// Calls the body of `flow`, and keeps what it throws in `error`. True when it
-// was ended by a kill that was meant for it, which is no error.
-template <class Body>
-bool run_body(const fiber& flow, std::exception_ptr& error, Body body) {
-  try {
-    body();
-  } catch (const killed& k) {
-    if (k.is_for(&flow)) return true;
-    error = std::current_exception();
-  } catch (...) {
-    error = what_ended(flow.kind());
-  }
-  return false;
-}
-
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
 struct bound_call {
@@ -2162,7 +2147,13 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
   fiber* run() noexcept override {
     std::optional<value> result;
     std::exception_ptr error;
-    run_body(*this, error, [&] { result = call(); });
+    try {
+      result = call();
+    } catch (const killed& k) {
+      if (!k.is_for(this)) error = std::current_exception();
+    } catch (...) {
+      error = what_ended("coroutine");
+    }
     this->cleaning = true;
     drop_body();
     return this->template bequeath<value>(result, std::move(error));
@@ -2507,7 +2498,13 @@ bool generator_core<Y, S>::begin(const char* call) {
 
 template <class Y, class S>
 fiber* generator_core<Y, S>::run() noexcept {
-  run_body(*this, error, [this] { call_body(); });
+  try {
+    call_body();
+  } catch (const killed& k) {
+    if (!k.is_for(this)) error = std::current_exception();
+  } catch (...) {
+    error = what_ended("generator");
+  }
   cleaning = true;
   drop_body();
   if (yielded_late && error == nullptr)
@@ -5391,7 +5388,14 @@ class spawned_task : public task_block {
   fiber* run() noexcept override {
     scheduler& s = *home->tasks;
     stage = task_state::running;
-    ended_by_kill = run_body(*this, error, [this] { call_body(); });
+    try {
+      call_body();
+    } catch (const killed& k) {
+      ended_by_kill = k.is_for(flow);
+      if (!ended_by_kill) error = std::current_exception();
+    } catch (...) {
+      error = what_ended("task");
+    }
     cleaning = true;
     drop_body();
     drop_locals();

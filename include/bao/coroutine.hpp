@@ -378,7 +378,13 @@ class coroutine_frame final : public frame_with_body<coroutine_core, F> {
   fiber* run() noexcept override {
     std::optional<value> result;
     std::exception_ptr error;
-    run_body(*this, error, [&] { result = call(); });
+    try {
+      result = call();
+    } catch (const killed& k) {
+      if (!k.is_for(this)) error = std::current_exception();
+    } catch (...) {
+      error = what_ended("coroutine");
+    }
     this->cleaning = true;
     drop_body();
     return this->template bequeath<value>(result, std::move(error));

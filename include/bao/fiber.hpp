@@ -582,21 +582,6 @@ inline void thread_state::end() {
 
 // --- what a fiber runs -------------------------------------------------------
 
-// Calls the body of `flow`, and keeps what it throws in `error`. True when it
-// was ended by a kill that was meant for it, which is no error.
-template <class Body>
-bool run_body(const fiber& flow, std::exception_ptr& error, Body body) {
-  try {
-    body();
-  } catch (const killed& k) {
-    if (k.is_for(&flow)) return true;
-    error = std::current_exception();
-  } catch (...) {
-    error = what_ended(flow.kind());
-  }
-  return false;
-}
-
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
 struct bound_call {

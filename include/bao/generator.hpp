@@ -264,7 +264,13 @@ bool generator_core<Y, S>::begin(const char* call) {
 
 template <class Y, class S>
 fiber* generator_core<Y, S>::run() noexcept {
-  run_body(*this, error, [this] { call_body(); });
+  try {
+    call_body();
+  } catch (const killed& k) {
+    if (!k.is_for(this)) error = std::current_exception();
+  } catch (...) {
+    error = what_ended("generator");
+  }
   cleaning = true;
   drop_body();
   if (yielded_late && error == nullptr)

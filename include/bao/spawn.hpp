@@ -49,7 +49,14 @@ class spawned_task : public task_block {
   fiber* run() noexcept override {
     scheduler& s = *home->tasks;
     stage = task_state::running;
-    ended_by_kill = run_body(*this, error, [this] { call_body(); });
+    try {
+      call_body();
+    } catch (const killed& k) {
+      ended_by_kill = k.is_for(flow);
+      if (!ended_by_kill) error = std::current_exception();
+    } catch (...) {
+      error = what_ended("task");
+    }
     cleaning = true;
     drop_body();
     drop_locals();
