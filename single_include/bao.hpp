@@ -8780,7 +8780,7 @@ class address {
 
  private:
   // Empty unless the host is one in numbers, and there is a port.
-  static address numeric(const std::string& host, int port);
+  static address numeric(const std::string& host, std::optional<int> port);
   friend std::vector<address> resolve(const std::string&, const std::string&,
                                       deadline);
 
@@ -8818,30 +8818,30 @@ inline std::pair<std::string, std::string> split_host_port(
   return {std::string(host), std::string(text.substr(colon + 1))};
 }
 
-// -1 if it is none.
-inline int parse_port(const std::string& text) {
-  if (text.empty() || text.size() > 5) return -1;
+inline std::optional<int> parse_port(const std::string& text) {
+  if (text.empty() || text.size() > 5) return std::nullopt;
   int port = 0;
   for (char c : text) {
-    if (c < '0' || c > '9') return -1;
+    if (c < '0' || c > '9') return std::nullopt;
     port = port * 10 + (c - '0');
   }
-  return port <= 65535 ? port : -1;
+  return port <= 65535 ? std::optional<int>(port) : std::nullopt;
 }
 
-inline address address::numeric(const std::string& host, int port) {
+inline address address::numeric(const std::string& host,
+                                std::optional<int> port) {
   address a;
   auto* v4 = reinterpret_cast<sockaddr_in*>(&a.storage_);
   auto* v6 = reinterpret_cast<sockaddr_in6*>(&a.storage_);
-  if (port == -1) return a;
+  if (!port) return a;
   if (::inet_pton(AF_INET, host.empty() ? "0.0.0.0" : host.c_str(),
                   &v4->sin_addr) == 1) {
     v4->sin_family = AF_INET;
-    v4->sin_port = htons(static_cast<std::uint16_t>(port));
+    v4->sin_port = htons(static_cast<std::uint16_t>(*port));
     a.size_ = sizeof *v4;
   } else if (::inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
     v6->sin6_family = AF_INET6;
-    v6->sin6_port = htons(static_cast<std::uint16_t>(port));
+    v6->sin6_port = htons(static_cast<std::uint16_t>(*port));
     a.size_ = sizeof *v6;
   }
   return a;
@@ -8911,9 +8911,8 @@ inline int address::port() const {
 inline std::vector<address> resolve(const std::string& host,
                                     const std::string& service,
                                     deadline until = never) {
-  const int port = parse_port(service);
-  if (port == -1 &&
-      service.find_first_not_of("0123456789-+ ") == std::string::npos)
+  const auto port = parse_port(service);
+  if (!port && service.find_first_not_of("0123456789-+ ") == std::string::npos)
     throw std::invalid_argument("resolve: \"" + service + "\" is no port");
   const address known = address::numeric(host, port);
   if (known.size() != 0) return {known};
