@@ -750,7 +750,12 @@ inline void scheduler::declare_deadlock() {
     text += ": nothing can wake any of these tasks\n" + report();
   } catch (const std::bad_alloc&) {
   }
-  main_.thrown_in = std::make_exception_ptr(deadlock(text));
+  main_.stage = task_state::running;
+  try {
+    throw deadlock(text);
+  } catch (...) {  // for want of memory, it may be another
+    main_.thrown_in = std::current_exception();
+  }
   if (ending_ || due(main_).what == interruption::none) die(text.c_str());
 }
 
