@@ -1,8 +1,13 @@
-// checks.hpp - what several tests ask
+// checks.hpp - what several tests ask, and do
 #pragma once
 
+#include <unistd.h>
+
 #include <atomic>
+#include <fstream>
 #include <string>
+
+#include "bao.hpp"
 
 inline bool says(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
@@ -34,3 +39,15 @@ class crowd {
  private:
   std::atomic<int> now_{0}, most_{0};
 };
+
+inline void wait_for_ever() {
+  bao::this_scheduler().park(bao::never, {"waiting for ever"});
+}
+
+// How much memory this process holds, where Linux tells.
+inline long resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  long total = 0, resident = 0;
+  statm >> total >> resident;
+  return resident * ::sysconf(_SC_PAGESIZE);
+}

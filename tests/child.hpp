@@ -68,3 +68,10 @@ struct note {
   ~note() { std::fprintf(stderr, "%s gone\n", word); }
   const char* word;
 };
+
+// Returns only when it has run out of numbers, and needs a lot of stack.
+[[gnu::noinline]] inline int too_deep(int n) {
+  volatile char frame[1000] = {};
+  frame[n % 1000] = 1;
+  return n == 0 ? 0 : too_deep(n - 1) + frame[n % 1000];
+}

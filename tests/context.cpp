@@ -136,28 +136,29 @@ TEST_CASE("aligned variables and arrays of variable size survive a switch") {
   CHECK(second == 328);
 }
 
-// GCC's -fipa-reference takes the function below for one that leaves `counter`
-// alone, for it cannot see who runs meanwhile. Its address is never taken.
-static int counter;
-static bao::context counting_from, counting;
+// GCC's -fipa-reference takes the function below for one that leaves this
+// variable alone, for it cannot see who runs meanwhile. Its address is never
+// taken.
+static int count_of_flow;
+static bao::context before_counting, counting_flow;
 
 [[gnu::noinline]] static void let_it_count() {
-  bao::switch_context(counting_from, counting, nullptr);
+  bao::switch_context(before_counting, counting_flow, nullptr);
 }
 
 TEST_CASE("a static variable that another flow has changed is seen changed") {
   static char memory[64 * 1024];
-  counting = bao::make_context(memory, memory + sizeof memory, [] {
+  counting_flow = bao::make_context(memory, memory + sizeof memory, [] {
     for (;;) {
-      ++counter;
-      bao::switch_context(counting, counting_from, nullptr);
+      ++count_of_flow;
+      bao::switch_context(counting_flow, before_counting, nullptr);
     }
   });
   int stale = 0;
   for (int i = 0; i < 3; ++i) {
-    int before = counter;
+    int before = count_of_flow;
     let_it_count();
-    if (counter == before) ++stale;
+    if (count_of_flow == before) ++stale;
   }
   CHECK(stale == 0);
 }

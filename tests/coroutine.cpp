@@ -1016,7 +1016,7 @@ TEST_CASE("X14: a coroutine that holds others is unwound with them") {
 }
 
 // What is below this line happens at the end of a process.
-static bao::coroutine<> at_namespace_scope;
+static bao::coroutine<> coroutine_at_namespace_scope;
 
 TEST_CASE("X14: a coroutine at namespace scope is unwound at exit") {
   int fds[2];
@@ -1030,11 +1030,11 @@ TEST_CASE("X14: a coroutine at namespace scope is unwound at exit") {
         if (::write(fd, "unwound", 7) != 7) ::_exit(1);
       }
     };
-    at_namespace_scope = bao::coroutine<>([to = fds[1]] {
+    coroutine_at_namespace_scope = bao::coroutine<>([to = fds[1]] {
       writes last{to};
       bao::main_coroutine().switch_to();
     });
-    at_namespace_scope.switch_to();
+    coroutine_at_namespace_scope.switch_to();
     std::exit(0);
   }
   ::close(fds[1]);

@@ -26,7 +26,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-void echo(bao::stream& peer) {
+void echo_bytes(bao::stream& peer) {
   for (;;) {
     const std::string block = peer.read_some(5000);
     if (block.empty()) return;
@@ -74,14 +74,14 @@ TEST_CASE("V65: what fails for a moment loses no byte, and no order") {
     bao::group all;
     all.spawn([&] {
       auto peer = door.accept();
-      echo(peer);
+      echo_bytes(peer);
     });
     all.spawn([&] { expect_echo(bao::connect(door.local_address()), sent); });
     for (int i = 0; i < 2; ++i)
       all.spawn([&] { expect_lines(bao::connect(server.local_address())); });
 
     auto ends = bao::socket_pair();
-    all.spawn([peer = std::move(ends.first)]() mutable { echo(peer); });
+    all.spawn([peer = std::move(ends.first)]() mutable { echo_bytes(peer); });
     all.spawn([&, peer = std::move(ends.second)]() mutable {
       expect_echo(std::move(peer), sent);
     });
@@ -124,14 +124,14 @@ TEST_CASE("V65: what fails for a moment loses no byte, and no order") {
 
 namespace {
 
-struct outcome {
+struct end_of_talk {
   std::error_code code;
   std::string text;
 };
 
 // Of body(), which tells whether it has had all.
 template <class Body>
-outcome outcome_of(Body&& body) {
+end_of_talk outcome_of(Body&& body) {
   try {
     return {{}, body() ? "all" : "the end"};
   } catch (const bao::end_of_stream&) {
@@ -152,7 +152,7 @@ char company_of(const std::string& name) {
 // empty if there are not so many.
 std::string talk(std::uint64_t seed, std::size_t n, int error) {
   faulty_system system(seed, 0);
-  std::map<std::string, outcome> ends;
+  std::map<std::string, end_of_talk> ends;
   {
     bao::timeout guard(1h);
     std::vector<bao::task<>> all;
@@ -226,7 +226,7 @@ std::string talk(std::uint64_t seed, std::size_t n, int error) {
   CHECK((struck.empty() || ends.count(struck) == 1));
   for (const auto& end : ends) {
     const std::string& name = end.first;
-    const outcome& how = end.second;
+    const end_of_talk& how = end.second;
     CAPTURE(name);
     CAPTURE(how.text);
     if (name == struck) {

@@ -256,7 +256,7 @@ TEST_CASE("X22: a rounding mode that is not restored is the whole thread's") {
 #endif
 
 // A file's own static variable, whose address is never taken.
-static int turns;
+static int turns_of_other;
 
 [[gnu::noinline]] static void let_run(bao::coroutine<>& other) {
   other.switch_to();
@@ -265,15 +265,15 @@ static int turns;
 TEST_CASE("a static variable that a coroutine changes is seen changed") {
   bao::coroutine<> other([] {
     for (;;) {
-      ++turns;
+      ++turns_of_other;
       bao::main_coroutine().switch_to();
     }
   });
   int stale = 0;
   for (int i = 0; i < 3; ++i) {
-    int before = turns;
+    int before = turns_of_other;
     let_run(other);
-    if (turns == before) ++stale;
+    if (turns_of_other == before) ++stale;
   }
   CHECK(stale == 0);
 }
@@ -305,13 +305,6 @@ TEST_CASE("a fiber that asks for too large a stack is as it was before") {
 }
 
 #if !defined(SANITIZED)
-
-// Returns only when it has run out of numbers, and needs a lot of stack.
-[[gnu::noinline]] static int too_deep(int n) {
-  volatile char frame[1000] = {};
-  frame[n % 1000] = 1;
-  return n == 0 ? 0 : too_deep(n - 1) + frame[n % 1000];
-}
 
 TEST_CASE("a stack that runs over ends the program with a line that says so") {
   for (bool on_other_thread : {false, true}) {

@@ -16,12 +16,12 @@ using namespace std::chrono_literals;
 
 // What becomes of a child that calls body() where we are: its exit status, and
 // what it wrote to `out`. It is killed after ten seconds.
-struct outcome {
+struct end_of_child {
   int status;
   std::string text;
 };
 
-outcome in_child(const std::function<void(bao::stream& out)>& body) {
+end_of_child in_child(const std::function<void(bao::stream& out)>& body) {
   int ends[2];
   REQUIRE(::pipe(ends) == 0);
   const pid_t child = ::fork();
@@ -35,7 +35,7 @@ outcome in_child(const std::function<void(bao::stream& out)>& body) {
   }
   ::close(ends[1]);
   bao::stream in(ends[0]);
-  outcome o{0, in.read_all()};
+  end_of_child o{0, in.read_all()};
   REQUIRE(::waitpid(child, &o.status, 0) == child);
   return o;
 }
@@ -50,7 +50,7 @@ TEST_CASE("X19, V33: the child has the task that forked, and no other") {
   });
   auto fresh = bao::spawn([&] { ran_in_child = true; });
   bao::yield();
-  const outcome o = in_child([&](bao::stream& out) {
+  const end_of_child o = in_child([&](bao::stream& out) {
     ran_in_child = false;
     bao::sleep(30ms);
     bao::join_all();  // nobody is left
@@ -79,7 +79,7 @@ TEST_CASE("X19: destructors of the other tasks do not run in the child") {
     bao::sleep(bao::never);
   });
   bao::yield();
-  const outcome o = in_child([&](bao::stream& out) {
+  const end_of_child o = in_child([&](bao::stream& out) {
     bao::yield();
     out.write_all("[" + where + "]");
   });
@@ -96,7 +96,7 @@ TEST_CASE("X19: parent and child both go on with I/O, timers and helpers") {
   });
   left.write_all("one\n");
   CHECK(left.read_line() == "one!");  // registered with the poller by now
-  const outcome o = in_child([&](bao::stream& out) {
+  const end_of_child o = in_child([&](bao::stream& out) {
     auto own = bao::socket_pair();
     bao::unix_stream &mine = own.first, &theirs = own.second;
     auto pong =
@@ -123,7 +123,7 @@ TEST_CASE("X19: events of the parent's sockets are not taken by the child") {
   bao::unix_stream &left = ends.first, &right = ends.second;
   auto reader = bao::spawn([&] { return right.read_line(10s); });
   bao::yield();
-  const outcome o = in_child([&](bao::stream& out) {
+  const end_of_child o = in_child([&](bao::stream& out) {
     right.close();  // the child's copy: the parent goes on reading
     out.write_all("closed");
   });
@@ -137,7 +137,7 @@ TEST_CASE("X19: a socket that the parent has waited for works in the child") {
   bao::unix_stream &left = ends.first, &right = ends.second;
   bao::spawn([&] { left.write_all("a\n"); });
   CHECK(right.read_line() == "a");
-  const outcome o = in_child([&](bao::stream& out) {
+  const end_of_child o = in_child([&](bao::stream& out) {
     bao::spawn([&] {
       bao::sleep(10ms);
       left.write_all("b\n");
@@ -150,7 +150,7 @@ TEST_CASE("X19: a socket that the parent has waited for works in the child") {
 TEST_CASE("X19: signals that the parent has not taken are not the child's") {
   CHECK(bao::wait_signal({SIGUSR1}, 0s) == 0);
   ::raise(SIGUSR1);
-  const outcome o = in_child([](bao::stream& out) {
+  const end_of_child o = in_child([](bao::stream& out) {
     out.write_all(std::to_string(bao::wait_signal({SIGUSR1}, 0s)));
   });
   CHECK(o.text == "0");
@@ -161,7 +161,7 @@ TEST_CASE("X19, V34: handlers of signals stay with the parent") {
   int calls = 0;
   auto on = bao::on_signal(SIGUSR1, [&] { ++calls; });
   bao::yield();  // it waits
-  const outcome o = in_child([&](bao::stream& out) {
+  const end_of_child o = in_child([&](bao::stream& out) {
     ::raise(SIGUSR1);
     bao::sleep(5ms);
     out.write_all(std::to_string(calls));

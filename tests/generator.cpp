@@ -1322,7 +1322,7 @@ TEST_CASE("X14: a destroyed generator is unwound with those that it holds") {
   CHECK(order == "ba");
 }
 
-static bao::generator<int> at_namespace_scope;
+static bao::generator<int> generator_at_namespace_scope;
 
 TEST_CASE("X14: a generator at namespace scope is unwound at exit") {
   int fds[2];
@@ -1336,11 +1336,12 @@ TEST_CASE("X14: a generator at namespace scope is unwound at exit") {
         if (::write(fd, "unwound", 7) != 7) ::_exit(1);
       }
     };
-    at_namespace_scope = bao::generator<int>([to = fds[1]](auto& yield) {
-      writes last{to};
-      yield(1);
-    });
-    at_namespace_scope.next();
+    generator_at_namespace_scope =
+        bao::generator<int>([to = fds[1]](auto& yield) {
+          writes last{to};
+          yield(1);
+        });
+    generator_at_namespace_scope.next();
     std::exit(0);
   }
   ::close(fds[1]);

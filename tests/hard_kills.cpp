@@ -26,7 +26,7 @@ struct counted {
   ~counted() { --alive; }
 };
 
-bao::task_local<counted> own;
+bao::task_local<counted> counted_by_task;
 
 // Kills the victim at the turn numbered `at`, wherever it is then.
 class killing_clock final : public bao::virtual_time {
@@ -91,7 +91,7 @@ void work_with_locks(world& w) {
 }
 
 void scenario(world& w) {
-  own = counted(1);
+  counted_by_task = counted(1);
   bao::channel<counted> goods(1);
   bao::event begun;
   bao::async_result<int> answer;
@@ -102,7 +102,7 @@ void scenario(world& w) {
   bao::group all;  // goes before what its members use
 
   all.spawn([&] {
-    own = counted(2);
+    counted_by_task = counted(2);
     for (counted& c : count(4)) goods.send(c);
     goods.close();
   });

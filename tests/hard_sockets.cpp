@@ -28,8 +28,8 @@ using namespace std::chrono_literals;
 
 namespace {
 
-struct connection {
-  connection() {
+struct tcp_connection {
+  tcp_connection() {
     bao::tcp_listener door("127.0.0.1:0");
     here = bao::connect(door.local_address(), 30s);
     there = door.accept(30s);
@@ -74,7 +74,7 @@ TEST_CASE("V65: all that comes before the end is read, however they come") {
         CAPTURE(size);
         CAPTURE(end);
         CAPTURE(when);
-        connection c;
+        tcp_connection c;
         char bytes[100];
         CHECK(error_of([&] { c.here.read_some(bytes, 100, 100us); }) ==
               std::errc::timed_out);  // the poller knows it now
@@ -128,7 +128,7 @@ TEST_CASE("V65: both ends may shut their halves, and still read the other's") {
     CHECK(error_of([&] { here.writev({"x", "y"}); }) == std::errc::broken_pipe);
   };
   SUBCASE("of TCP") {
-    connection c;
+    tcp_connection c;
     talk(c.here, c.there);
   }
   SUBCASE("of unix sockets") {
@@ -141,7 +141,7 @@ TEST_CASE("V65: both ends may shut their halves, and still read the other's") {
 TEST_CASE("V65: a reset ends whoever reads, writes or waits, at once") {
   const sigpipes signals;
   bao::timeout guard(60s);
-  connection c;
+  tcp_connection c;
   const std::string much(20'000'000, 'x');
   auto reader = bao::spawn([&] { return c.here.read_line(); });
   auto next = bao::spawn([&] { return c.here.read_some(10); });
@@ -167,7 +167,7 @@ TEST_CASE("V65: a reset ends whoever reads, writes or waits, at once") {
 TEST_CASE("V65: what was said before a reset is read before it is thrown") {
   bao::timeout guard(60s);
   for (const bool waits : {true, false}) {
-    connection c;
+    tcp_connection c;
     CHECK(error_of([&] { c.here.read_some(10, 100us); }) ==
           std::errc::timed_out);
     auto reader = bao::spawn([&] {
@@ -235,7 +235,7 @@ TEST_CASE("V65: no way of writing to a closed socket raises SIGPIPE") {
              why == std::errc::connection_reset));
     }
   };
-  connection c;
+  tcp_connection c;
   c.there.close();
   write(c.here);
   for (const int type : {SOCK_STREAM, SOCK_SEQPACKET}) {
@@ -447,7 +447,7 @@ TEST_CASE("V65: ten megabytes wait for a slow reader, and not in memory") {
     send(ends.first, ends.second);
   }
   SUBCASE("of TCP") {
-    connection c;
+    tcp_connection c;
     send(c.here, c.there);
   }
 }
@@ -483,7 +483,7 @@ TEST_CASE("V65: a quiet connection is served while another one floods") {
 
 TEST_CASE("V45: of one connection all are served in order, though some go") {
   bao::timeout guard(60s);
-  connection c;
+  tcp_connection c;
   constexpr int most = 40;
   std::string order;
   std::vector<bao::task<>> readers;

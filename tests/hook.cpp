@@ -480,19 +480,20 @@ TEST_CASE("V74: SO_RCVTIMEO and SO_SNDTIMEO are kept") {
 }
 
 TEST_CASE("V75: waitpid lets others run until the child has ended") {
+  pair_of_sockets s;
   const pid_t child = ::fork();
   if (child == 0) {
-    ::usleep(20000);
-    ::_exit(7);
+    ::alarm(30);  // one that is never told to end
+    char byte;
+    ::_exit(::read(s.ends[1], &byte, 1) == 1 ? 7 : 1);
   }
   int turns = 0;
-  bool ended = false;
   auto other = bao::spawn([&] {
-    while (!ended) bao::sleep(1ms), ++turns;
+    while (turns < 2) bao::sleep(1ms), ++turns;
+    CHECK(::write(s.ends[0], "x", 1) == 1);
   });
   int status = 0;
   CHECK(hook::waitpid(child, &status, 0) == child);
-  ended = true;
   CHECK(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) == 7);
   other.join();

@@ -15,7 +15,7 @@ using namespace std::literals;
 namespace {
 
 bao::task_local<std::string> user("nobody");
-std::string ended;
+std::string what_ended;
 
 struct noted {
   std::string name;
@@ -26,7 +26,7 @@ struct noted {
     name.swap(other.name);
     return *this;
   }
-  ~noted() { ended += name; }
+  ~noted() { what_ended += name; }
 };
 
 }  // namespace
@@ -69,23 +69,23 @@ TEST_CASE("S19: coroutines and generators have the value of their task") {
 
 TEST_CASE("V55: a value goes when its task ends, the latest first") {
   bao::task_local<noted> first, second;
-  ended.clear();
+  what_ended.clear();
   auto t = bao::spawn([&] {
     first = noted("1");
     second = noted("2");
     const noted in_body("body ");
   });
-  CHECK(ended.empty());
+  CHECK(what_ended.empty());
   t.join();
-  CHECK(ended == "body 21");
-  ended.clear();
+  CHECK(what_ended == "body 21");
+  what_ended.clear();
   auto doomed = bao::spawn([&] {
     first = noted("3");
     bao::sleep(1h);
   });
   bao::yield();
   doomed.kill();
-  CHECK(ended == "3");
+  CHECK(what_ended == "3");
 }
 
 TEST_CASE("V55: a value may outlive its variable, and wait when it goes") {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "checks.hpp"
 #include "child.hpp"
 #include "sanitized.hpp"
 
@@ -61,12 +62,6 @@ namespace {
 // The stack that a coroutine runs on.
 const bao::stack& stack_of(const bao::coroutine<>& c) {
   return *static_cast<const bao::fiber*>(c.id())->memory;
-}
-
-[[gnu::noinline]] int too_deep(int n) {
-  volatile char frame[1000] = {};
-  frame[n % 1000] = 1;
-  return n == 0 ? 0 : too_deep(n - 1) + frame[n % 1000];
 }
 
 // One frame that is larger than the stack, and is touched at its far end only.
@@ -350,13 +345,6 @@ long mappings() {
   return std::count(std::istreambuf_iterator<char>(maps), {}, '\n');
 }
 
-long resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  long total = 0, resident = 0;
-  statm >> total >> resident;
-  return resident * ::sysconf(_SC_PAGESIZE);
-}
-
 bool can_be_touched(const char* p) {
   int ends[2];
   bao::check(::pipe(ends), "pipe");
@@ -371,8 +359,8 @@ std::string text_of(const std::exception_ptr& error) {
 }
 
 // Tasks that wait at a gate, as many as get a stack; the last one does not.
-struct crowd {
-  explicit crowd(std::size_t most) {
+struct gathering {
+  explicit gathering(std::size_t most) {
     while (tasks.size() < most) {
       auto t = bao::spawn([this] {
         const leaves at_end{left};
@@ -406,7 +394,7 @@ void check_the_end_of(std::size_t most, const char* words) {
     for (int i = 1;; ++i) yield(i);
   });
   CHECK(begun.next() == 1);
-  crowd all(most);
+  gathering all(most);
   const std::size_t n = all.tasks.size();
   REQUIRE(n > 100);
   REQUIRE(n < most);
@@ -439,7 +427,7 @@ void check_the_end_of(std::size_t most, const char* words) {
   CHECK(all.left == n);
   CHECK(all.ran == n / 2);
 
-  crowd again(n - 10);
+  gathering again(n - 10);
   CHECK(again.tasks.size() == n - 10);
   CHECK(again.refusal == "");
   CHECK(begun.next() == 3);

@@ -11,13 +11,13 @@
 
 #include "bao.hpp"
 
-using numbers = std::vector<int>;
+using ints = std::vector<int>;
 
 TEST_CASE("from yields the elements of a range, to collects them") {
-  const numbers some{1, 2, 3};
+  const ints some{1, 2, 3};
   CHECK((bao::from(some) | bao::to<std::vector>()) == some);
-  CHECK((bao::from(numbers{4, 5}) | bao::to<std::vector>()) == numbers{4, 5});
-  CHECK((bao::from(numbers()) | bao::to<std::vector>()).empty());
+  CHECK((bao::from(ints{4, 5}) | bao::to<std::vector>()) == ints{4, 5});
+  CHECK((bao::from(ints()) | bao::to<std::vector>()).empty());
   CHECK((bao::from(some) | bao::to<std::set<int>>()) == std::set<int>{1, 2, 3});
   CHECK((bao::from(std::string("abc")) | bao::to<std::string>()) == "abc");
   CHECK((bao::from(std::map<int, int>{{1, 2}}) | bao::to<std::map<int, int>>())
@@ -39,13 +39,13 @@ TEST_CASE("from lends what has a name, and gives away what has none") {
 
 TEST_CASE("from takes a temporary whose elements are constant") {
   CHECK((bao::from(std::set<int>{2, 1}) | bao::to<std::vector>()) ==
-        numbers{1, 2});
+        ints{1, 2});
   CHECK((bao::from(std::initializer_list<int>{3, 4}) |
-         bao::to<std::vector>()) == numbers{3, 4});
+         bao::to<std::vector>()) == ints{3, 4});
 }
 
 TEST_CASE("map yields what the function makes of each value") {
-  CHECK((bao::from(numbers{1, 2, 3}) |
+  CHECK((bao::from(ints{1, 2, 3}) |
          bao::map([](int n) { return std::to_string(n * n); }) |
          bao::to<std::vector>()) == std::vector<std::string>{"1", "4", "9"});
 }
@@ -60,69 +60,67 @@ TEST_CASE("map hands on the reference that a function returns") {
 }
 
 TEST_CASE("a function may change its own state from value to value") {
-  CHECK((bao::from(numbers{1, 2, 3}) |
+  CHECK((bao::from(ints{1, 2, 3}) |
          bao::map([sum = 0](int n) mutable { return sum += n; }) |
-         bao::to<std::vector>()) == numbers{1, 3, 6});
+         bao::to<std::vector>()) == ints{1, 3, 6});
 }
 
 TEST_CASE("filter yields the values for which the predicate holds") {
-  CHECK((bao::from(numbers{1, 2, 3, 4}) |
+  CHECK((bao::from(ints{1, 2, 3, 4}) |
          bao::filter([](int n) { return n % 2 == 0; }) |
-         bao::to<std::vector>()) == numbers{2, 4});
+         bao::to<std::vector>()) == ints{2, 4});
 }
 
 TEST_CASE("take yields the first few, drop the others") {
-  const numbers some{1, 2, 3, 4};
+  const ints some{1, 2, 3, 4};
   CHECK((bao::from(some) | bao::take(2) | bao::to<std::vector>()) ==
-        numbers{1, 2});
+        ints{1, 2});
   CHECK((bao::from(some) | bao::take(9) | bao::to<std::vector>()) == some);
   CHECK((bao::from(some) | bao::take(0) | bao::to<std::vector>()).empty());
-  CHECK((bao::from(some) | bao::drop(3) | bao::to<std::vector>()) ==
-        numbers{4});
+  CHECK((bao::from(some) | bao::drop(3) | bao::to<std::vector>()) == ints{4});
   CHECK((bao::from(some) | bao::drop(0) | bao::to<std::vector>()) == some);
   CHECK((bao::from(some) | bao::drop(9) | bao::to<std::vector>()).empty());
 }
 
 TEST_CASE(
     "chunk collects vectors of a size, the last of which may be shorter") {
-  using chunks = std::vector<numbers>;
-  const numbers some{1, 2, 3, 4, 5};
+  using chunks = std::vector<ints>;
+  const ints some{1, 2, 3, 4, 5};
   CHECK((bao::from(some) | bao::chunk(2) | bao::to<std::vector>()) ==
         chunks{{1, 2}, {3, 4}, {5}});
   CHECK((bao::from(some) | bao::chunk(5) | bao::to<std::vector>()) ==
         chunks{{1, 2, 3, 4, 5}});
-  CHECK(
-      (bao::from(numbers()) | bao::chunk(2) | bao::to<std::vector>()).empty());
+  CHECK((bao::from(ints()) | bao::chunk(2) | bao::to<std::vector>()).empty());
   CHECK_THROWS_AS(bao::chunk(0), std::invalid_argument);
 }
 
 TEST_CASE("flatten yields the elements of the elements") {
-  CHECK((bao::from(std::vector<numbers>{{1, 2}, {}, {3}}) | bao::flatten() |
-         bao::to<std::vector>()) == numbers{1, 2, 3});
+  CHECK((bao::from(std::vector<ints>{{1, 2}, {}, {3}}) | bao::flatten() |
+         bao::to<std::vector>()) == ints{1, 2, 3});
   // Generators are ranges as well.
-  CHECK((bao::from(numbers{1, 2, 3}) | bao::map([](int n) {
+  CHECK((bao::from(ints{1, 2, 3}) | bao::map([](int n) {
            return bao::generator<int>([n](auto& yield) {
              for (int i = 0; i < n; ++i) yield(n);
            });
          }) |
-         bao::flatten() | bao::to<std::vector>()) == numbers{1, 2, 2, 3, 3, 3});
+         bao::flatten() | bao::to<std::vector>()) == ints{1, 2, 2, 3, 3, 3});
 }
 
 TEST_CASE("flatten lends the elements of what is lent") {
-  std::vector<numbers> nested{{1, 2}, {3}};
+  std::vector<ints> nested{{1, 2}, {3}};
   for (int& n : bao::from(nested) | bao::flatten()) n *= 10;
-  CHECK(nested == std::vector<numbers>{{10, 20}, {30}});
+  CHECK(nested == std::vector<ints>{{10, 20}, {30}});
 }
 
 TEST_CASE("chunk and flatten undo each other") {
-  const numbers some{1, 2, 3, 4, 5, 6, 7};
+  const ints some{1, 2, 3, 4, 5, 6, 7};
   CHECK((bao::from(some) | bao::chunk(3) | bao::flatten() |
          bao::to<std::vector>()) == some);
 }
 
 TEST_CASE("zip yields pairs until either side ends") {
   using pairs = std::vector<std::pair<int, char>>;
-  const auto zipped = [](numbers a, std::string b) {
+  const auto zipped = [](ints a, std::string b) {
     return bao::from(std::move(a)) | bao::zip(bao::from(std::move(b))) |
            bao::to<std::vector>();
   };
@@ -134,10 +132,10 @@ TEST_CASE("zip yields pairs until either side ends") {
 }
 
 TEST_CASE("zip lends what is lent") {
-  numbers a{1, 2}, b{10, 20};
+  ints a{1, 2}, b{10, 20};
   for (auto& [x, y] : bao::from(a) | bao::zip(bao::from(b))) std::swap(x, y);
-  CHECK(a == numbers{10, 20});
-  CHECK(b == numbers{1, 2});
+  CHECK(a == ints{10, 20});
+  CHECK(b == ints{1, 2});
 }
 
 TEST_CASE("zip asks the right side only when the left one has a value") {
@@ -145,7 +143,7 @@ TEST_CASE("zip asks the right side only when the left one has a value") {
     for (int n = 1;; ++n) yield(n);
   });
   const auto pairs =
-      bao::from(numbers{7, 8}) | bao::zip(right) | bao::to<std::vector>();
+      bao::from(ints{7, 8}) | bao::zip(right) | bao::to<std::vector>();
   CHECK(pairs.size() == 2);
   CHECK(right.next() == 3);
 }
@@ -154,7 +152,7 @@ TEST_CASE("zip asks the left side no more once the right one has ended") {
   bao::generator<int> left([](auto& yield) {
     for (int n = 1;; ++n) yield(n);
   });
-  auto zipped = left | bao::zip(bao::from(numbers{7, 8}));
+  auto zipped = left | bao::zip(bao::from(ints{7, 8}));
   CHECK(zipped.next());
   CHECK(zipped.next());
   CHECK(!zipped.next());
@@ -177,10 +175,9 @@ TEST_CASE("zip has asked nobody when it yields, but for the pair itself") {
 }
 
 TEST_CASE("chain yields all of the left side, then all of the other") {
-  CHECK((bao::from(numbers{1, 2}) | bao::chain(bao::from(numbers{3})) |
-         bao::chain(bao::from(numbers())) |
-         bao::chain(bao::from(numbers{4, 5})) | bao::to<std::vector>()) ==
-        numbers{1, 2, 3, 4, 5});
+  CHECK((bao::from(ints{1, 2}) | bao::chain(bao::from(ints{3})) |
+         bao::chain(bao::from(ints())) | bao::chain(bao::from(ints{4, 5})) |
+         bao::to<std::vector>()) == ints{1, 2, 3, 4, 5});
 }
 
 TEST_CASE("stage makes a stage of a loop of one's own") {
@@ -190,10 +187,10 @@ TEST_CASE("stage makes a stage of a loop of one's own") {
       yield(std::to_string(n) + "!");
     }
   });
-  CHECK((bao::from(numbers{1, 2}) | twice | bao::to<std::vector>()) ==
+  CHECK((bao::from(ints{1, 2}) | twice | bao::to<std::vector>()) ==
         std::vector<std::string>{"1", "1!", "2", "2!"});
   // A stage may be used again.
-  CHECK((bao::from(numbers{3}) | twice | bao::to<std::vector>()) ==
+  CHECK((bao::from(ints{3}) | twice | bao::to<std::vector>()) ==
         std::vector<std::string>{"3", "3!"});
 }
 
@@ -222,7 +219,7 @@ TEST_CASE("nothing runs before somebody asks for a value") {
 
 TEST_CASE("values go through one by one") {
   std::string order;
-  auto all = bao::from(numbers{1, 2}) | bao::map([&](int n) {
+  auto all = bao::from(ints{1, 2}) | bao::map([&](int n) {
                order += 'a';
                return n;
              }) |
@@ -239,7 +236,7 @@ TEST_CASE("take asks for no more than it takes") {
   bao::generator<int> endless([&](auto& yield) {
     for (;;) yield(++asked);
   });
-  CHECK((endless | bao::take(3) | bao::to<std::vector>()) == numbers{1, 2, 3});
+  CHECK((endless | bao::take(3) | bao::to<std::vector>()) == ints{1, 2, 3});
   CHECK(asked == 3);
   CHECK((endless | bao::take(0) | bao::to<std::vector>()).empty());
   CHECK(asked == 3);
@@ -252,17 +249,17 @@ TEST_CASE(
   bao::generator<int> count([](auto& yield) {
     for (int n = 1;; ++n) yield(n);
   });
-  CHECK((count | bao::take(2) | bao::to<std::vector>()) == numbers{1, 2});
+  CHECK((count | bao::take(2) | bao::to<std::vector>()) == ints{1, 2});
   CHECK(count.next() == 3);
   CHECK((count | bao::map([](int n) { return n * 10; }) | bao::take(1) |
-         bao::to<std::vector>()) == numbers{40});
+         bao::to<std::vector>()) == ints{40});
   CHECK((count | bao::filter([](int n) { return n % 2 == 0; }) | bao::take(1) |
-         bao::to<std::vector>()) == numbers{6});
+         bao::to<std::vector>()) == ints{6});
   CHECK((count | bao::drop(1) | bao::take(1) | bao::to<std::vector>()) ==
-        numbers{8});
+        ints{8});
   CHECK((count | bao::chunk(2) | bao::take(1) | bao::to<std::vector>()) ==
-        std::vector<numbers>{{9, 10}});
-  CHECK((count | bao::zip(bao::from(numbers{1, 2})) | bao::take(1) |
+        std::vector<ints>{{9, 10}});
+  CHECK((count | bao::zip(bao::from(ints{1, 2})) | bao::take(1) |
          bao::to<std::vector>())
             .size() == 1);
   CHECK(count.next() == 12);
@@ -274,10 +271,10 @@ TEST_CASE("chain leaves a generator that it has borrowed as it finds it") {
   };
   bao::generator<int> left(endless), right(endless);
   CHECK((left | bao::chain(right) | bao::take(2) | bao::to<std::vector>()) ==
-        numbers{1, 2});
+        ints{1, 2});
   CHECK(left.next() == 3);
-  CHECK((bao::from(numbers{7}) | bao::chain(right) | bao::take(2) |
-         bao::to<std::vector>()) == numbers{7, 1});
+  CHECK((bao::from(ints{7}) | bao::chain(right) | bao::take(2) |
+         bao::to<std::vector>()) == ints{7, 1});
   CHECK(right.next() == 2);
 }
 
@@ -329,16 +326,16 @@ TEST_CASE("values that can only be moved pass through every stage") {
 }
 
 TEST_CASE("a generator of references lends through every stage") {
-  numbers some{1, 2, 3, 4, 5};
+  ints some{1, 2, 3, 4, 5};
   auto lent = bao::from(some) | bao::filter([](int n) { return n != 2; }) |
               bao::map([](int& n) -> int& { return n; }) | bao::drop(1) |
               bao::take(2);
   for (int& n : lent) n = 0;
-  CHECK(some == numbers{1, 2, 0, 0, 5});
-  numbers others{6};
+  CHECK(some == ints{1, 2, 0, 0, 5});
+  ints others{6};
   for (int& n : bao::from(some) | bao::chain(bao::from(others))) n += 1;
-  CHECK(some == numbers{2, 3, 1, 1, 6});
-  CHECK(others == numbers{7});
+  CHECK(some == ints{2, 3, 1, 1, 6});
+  CHECK(others == ints{7});
   // What is collected is a copy.
   CHECK((bao::from(some) | bao::to<std::vector>()) == some);
 }
@@ -360,7 +357,7 @@ TEST_CASE("what is only lent is never moved away") {
 // --- errors ------------------------------------------------------------------
 
 TEST_CASE("an error of any stage comes out at the end of the pipeline") {
-  auto all = bao::from(numbers{1, 2}) | bao::map([](int n) {
+  auto all = bao::from(ints{1, 2}) | bao::map([](int n) {
                if (n == 2) throw std::runtime_error("two");
                return n;
              }) |
@@ -371,7 +368,7 @@ TEST_CASE("an error of any stage comes out at the end of the pipeline") {
 }
 
 TEST_CASE("thousands of stages may stand in a row") {
-  bao::generator<int> g = bao::from(numbers{0});
+  bao::generator<int> g = bao::from(ints{0});
   for (int i = 0; i < 2000; ++i)
     g = std::move(g) | bao::map([](int n) { return n + 1; });
   CHECK(g.next() == 2000);

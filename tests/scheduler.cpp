@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "bao.hpp"
+#include "checks.hpp"
 #include "child.hpp"
 #include "seeds.hpp"
 
@@ -33,28 +34,24 @@ std::size_t times(const std::string& text, const std::string& part) {
   return n;
 }
 
-bool in_child = false;
+bool is_silent_child = false;
 
 // As in_a_child(); of what the child prints nothing is seen, and no leaks are
 // looked for.
 template <class F>
 ending in_a_silent_child(F f) {
   return in_a_child([&] {
-    in_child = true;
+    is_silent_child = true;
     ::dup2(::open("/dev/null", O_WRONLY), 1);
     f();
   });
-}
-
-void wait_for_ever() {
-  bao::this_scheduler().park(bao::never, {"waiting for ever"});
 }
 
 }  // namespace
 
 // A child would be charged with whatever its parent still holds: LeakSanitizer,
 // where there is one, asks here whether it is wanted.
-extern "C" int __lsan_is_turned_off() { return in_child ? 1 : 0; }
+extern "C" int __lsan_is_turned_off() { return is_silent_child ? 1 : 0; }
 
 // --- who runs next -----------------------------------------------------------
 

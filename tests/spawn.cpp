@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "bao.hpp"
+#include "checks.hpp"
 #include "seeds.hpp"
 
 #include <functional>
@@ -41,10 +42,6 @@ struct can_be_spawned : std::false_type {};
 template <class F>
 struct can_be_spawned<F, decltype(bao::spawn(std::declval<F>()), void())>
     : std::true_type {};
-
-void wait_for_ever() {
-  bao::this_scheduler().park(bao::never, {"waiting for ever"});
-}
 
 }  // namespace
 
