@@ -4389,14 +4389,14 @@ class scheduler {
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
   // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
   // park in a loop.
-  bool park(deadline until, wait_reason why);
+  bool park(deadline until, const wait_reason& why);
 
   // The same for a caller in C, through whom nothing may be thrown. Returns 0
   // when somebody wakes us, ETIME when `until` passes, and when we are
   // interrupted ECANCELED (a kill, an error) or ETIMEDOUT (a limit): what it is
   // will be thrown by the first park() outside. Until then this one yields, and
   // does not park.
-  int park_in_c(deadline until, wait_reason why);
+  int park_in_c(deadline until, const wait_reason& why);
 
   // Makes a parked task ready. False when it is not parked (any more).
   bool wake(task_block& t);
@@ -4516,7 +4516,7 @@ class scheduler {
  private:
   friend class spawned_task;
 
-  void stand_still(deadline until, wait_reason why);
+  void stand_still(deadline until, const wait_reason& why);
   void let_others_run();
   task_block* pick();
   fiber* enter(task_block& next);
@@ -4694,8 +4694,8 @@ inline std::string scheduler::report() noexcept {
 }
 
 // Returns when the running task is made ready and has its turn.
-[[gnu::always_inline]] inline void scheduler::stand_still(deadline until,
-                                                          wait_reason why) {
+[[gnu::always_inline]] inline void scheduler::stand_still(
+    deadline until, const wait_reason& why) {
   task_block& me = *running_;
   if (!until.is_never()) timers_.arm(me, until.at());
   me.stage = task_state::parked;
@@ -4706,7 +4706,7 @@ inline std::string scheduler::report() noexcept {
   if (next != &me) switch_to(*next);
 }
 
-inline bool scheduler::park(deadline until, wait_reason why) {
+inline bool scheduler::park(deadline until, const wait_reason& why) {
   task_block& me = *running_;
   if (me.stage != task_state::running) return refuse_to_wait(until);
   meet_interruption();
@@ -4719,7 +4719,7 @@ inline bool scheduler::park(deadline until, wait_reason why) {
   return true;
 }
 
-inline int scheduler::park_in_c(deadline until, wait_reason why) {
+inline int scheduler::park_in_c(deadline until, const wait_reason& why) {
   task_block& me = *running_;
   if (const int error = interrupted_in_c()) {
     yield_in_c();
@@ -4785,6 +4785,7 @@ inline task_block* scheduler::pick() {
       if (task_block* const after = ready_->next_ready) {
         __builtin_prefetch(after);
         __builtin_prefetch(&after->next_ready);
+        __builtin_prefetch(&after->waits_since);
       }
     }
     if (t->parked_in != nullptr) return t;
