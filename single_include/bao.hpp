@@ -10355,11 +10355,11 @@ class virtual_time : public system_calls {
 // where libc's would block the thread. A program may call them by name;
 // patch.hpp makes every library call them.
 //
-// Whether a descriptor blocks, and how long a socket's SO_RCVTIMEO is, the
-// kernel knows best. Whoever remembers that by number is wrong after the next
-// dup(), fork() or fcntl() elsewhere. So nothing is remembered, and the flags
-// of a descriptor stay what they are. Each call is made so that it cannot
-// block; only when it would have is the kernel asked:
+// Whether a descriptor blocks, and how long a socket's SO_RCVTIMEO is, is the
+// kernel's to know: a table of ours would be wrong after the next dup(), fork()
+// or fcntl() elsewhere. So nothing is remembered, and the flags of a descriptor
+// stay what they are. Each call is made so that it cannot block; only when it
+// would have is the kernel asked:
 //
 //     recv(MSG_DONTWAIT) --> data? --yes--> return it
 //          ^                   no
@@ -10368,13 +10368,13 @@ class virtual_time : public system_calls {
 //          '--- park until readable, or until SO_RCVTIMEO has passed
 //
 // A file that no poller can watch blocks, as ever. On threads without tasks, in
-// handlers of ended tasks and under patch_off, each function is libc's own,
+// callbacks of ended tasks and under patch_off, each function is libc's own,
 // some ns later.
 //
 // The caller may be C, through which nothing can be thrown. So a kill makes a
-// call fail with ECANCELED, and a limit that has passed with ETIMEDOUT; what it
-// is will be thrown where the task waits by bao next. A signal whose handler
-// has run does not end a call, as if all had SA_RESTART.
+// call fail with ECANCELED, and a limit that has passed with ETIMEDOUT; the
+// exception itself is thrown at the task's next wait that is bao's. A signal
+// whose handler has run does not end a call, as if all had SA_RESTART.
 
 #if defined(__GLIBC__)
 #include <limits.h>
@@ -10403,7 +10403,8 @@ inline scheduler* tasks_here() {
   return t == nullptr ? nullptr : t->tasks;
 }
 
-// Whom to wait with; null when the call is to be libc's own.
+// Those tasks, if the running one may wait here; null when the call is to be
+// libc's own.
 inline scheduler* here() {
   scheduler* const s = tasks_here();
   if (s == nullptr) return nullptr;
@@ -10416,8 +10417,8 @@ inline int fail(int error) {
   return -1;
 }
 
-// What call() returns, or failed(error) for what it throws. Nothing that
-// interrupts a task is among that: it is never thrown here.
+// What call() returns; or failed(error) when it throws, which no interruption
+// of a task does here.
 template <class Call, class Failed = int (*)(int)>
 auto for_c(Call call, Failed failed = fail) -> decltype(call()) try {
   return call();
@@ -10432,11 +10433,11 @@ inline bool is_non_blocking(int fd) {
   return flags != -1 && (flags & O_NONBLOCK) != 0;
 }
 
-// Whether a call may be made; errno says why not. Suspends now and then: who is
-// interrupted, and calls on and on, must not keep the thread; nor who never has
-// to wait. But not where the descriptor does not block: that is how a signal
-// handler writes, and it must let nobody run in the middle of what it
-// interrupts.
+// Whether a call may be made; errno says why not. Suspends when the task is
+// interrupted, and every so many calls: else a loop of calls that fail, or that
+// never have to wait, would keep the thread. But not for a descriptor that does
+// not block, as a signal handler writes to one: no other task must run in the
+// middle of what it interrupts.
 inline bool may_begin(scheduler& s, int fd = -1) {
   const int errno_before = errno;
   int error = s.interrupted_in_c();
@@ -10458,8 +10459,8 @@ inline bool is_ready(int fd, readiness direction) {
   return original::poll(&p, 1, 0) != 0;
 }
 
-// Calls call() while the descriptor does not block. Others who use the same
-// open file see that too: so only what has no flag of its own comes here.
+// Calls call() with O_NONBLOCK set. Others who use the same open file see that
+// too: so this is for calls alone that take no flag such as MSG_DONTWAIT.
 template <class Call>
 auto without_blocking(int fd, Call call) -> decltype(call()) {
   const int flags = original::fcntl(fd, F_GETFL, nullptr);
@@ -10504,8 +10505,8 @@ inline deadline limit_of(int fd, readiness direction,
   return begin + duration_of({t.tv_sec, t.tv_usec * 1000});
 }
 
-// Suspends for a while, not beyond `until`, where the kernel gives no word: 0,
-// ETIME when late, else why not.
+// Suspends until it is time to try again, where the kernel gives no word.
+// Returns 0, ETIME when `until` has passed, or the error of an interruption.
 inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
   if (until.passed()) return ETIME;
   const int error =
@@ -10520,8 +10521,9 @@ class call {
       : scheduler_(s), fd_(fd), want_(want) {}
   call(const call&) = delete;
 
-  // Suspends until attempt(), which does not block, does not fail with EAGAIN:
-  // what it returns. block() is the call itself, for what cannot be waited for.
+  // Calls attempt(), which does not block, until it does not fail with EAGAIN;
+  // suspends in between. block() is the call itself, for what cannot be waited
+  // for.
   template <class Attempt, class Block>
   ssize_t one(Attempt attempt, Block block) {
     if (!may_begin(scheduler_, fd_)) return -1;
@@ -10535,7 +10537,7 @@ class call {
       if (errno != EAGAIN) return -1;
       if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
       const int news = has_waited_ ? what_poll_says() : 0;
-      // Of datagrams it is the blocking call alone that then says: the end.
+      // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
       switch (const int error =
@@ -10578,11 +10580,11 @@ class call {
     return static_cast<ssize_t>(done);
   }
 
-  // Suspends until there may be news: 0; ETIME when late, EPERM for what is
-  // always ready, else why not. Most replies come within a millisecond. Only
-  // after that is the poller told anew what it was told of this descriptor last
-  // time, and a socket's own limit asked for, which is not less than a tick of
-  // the kernel's clock.
+  // Suspends until there may be news. Returns 0, ETIME when late, EPERM for
+  // what is always ready, or another error. Most replies come within a
+  // millisecond, so two system calls wait for that: to tell the poller anew
+  // what it was told last time of this descriptor, and to ask for the socket's
+  // own limit, which is at least a tick of the kernel's clock.
   int wait() {
     if (until_) return wait(*until_);
     const auto begin = now();
@@ -10591,8 +10593,8 @@ class call {
     until_ = limit_of(fd_, want_, begin);
     return 0;
   }
-  // What is said to be ready, and is not, as long as nobody takes an error that
-  // is kept for MSG_ERRQUEUE, or another unix socket has no room for us.
+  // The same where poll() says ready and the call still finds nothing: an error
+  // is kept for MSG_ERRQUEUE, or the unix socket at the other end has no room.
   int wait_without_word(growing_pause& pauses) {
     if (!until_) until_ = limit_of(fd_, want_);
     return pause(scheduler_, pauses, *until_);
@@ -10610,8 +10612,8 @@ class call {
     return for_c(park, [](int error) { return error; });
   }
 
-  // Whether it is ready now; when not, and it blocks, parks until it is. What
-  // is not open in this direction is ready: the call fails.
+  // Suspends until it is ready, unless it does not block. Returns 0, or an
+  // error. What is not open in this direction is ready: the call fails.
   int until_ready() {
     const int other_way = want_ == readable ? O_WRONLY : O_RDONLY;
     while (!is_ready(fd_, want_)) {
@@ -10703,15 +10705,15 @@ inline bool is_unix_socket(int fd) {
   return option_of(fd, SO_DOMAIN) == AF_UNIX;
 }
 
-// Errors and urgent data are not waited for, by those sockets that have any.
+// Nobody waits for errors or urgent data, on sockets that have such.
 inline bool never_waits(int fd, int flags) {
   return (flags & MSG_DONTWAIT) != 0 ||
          ((flags & MSG_ERRQUEUE) != 0 && !is_unix_socket(fd)) ||
          ((flags & MSG_OOB) != 0 && is_stream_socket(fd));
 }
 
-// Whether descriptors have come along, or would have, had there been room: with
-// them a unix socket ends what it gives.
+// Whether descriptors have come along, or would have, had there been room. A
+// unix socket gives no bytes beyond them in the same call.
 inline bool has_descriptors(msghdr& m) {
   bool any = (m.msg_flags & MSG_CTRUNC) != 0;
   for (cmsghdr* c = CMSG_FIRSTHDR(&m); c != nullptr; c = CMSG_NXTHDR(&m, c))
@@ -10737,8 +10739,9 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
       n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
       !is_stream_socket(fd))
     return got;
-  // All of it, or what there is at the end: looked at from the beginning, or
-  // taken piece by piece. Unix sockets do not wait to be looked at.
+  // MSG_WAITALL goes on until all is there, or the end: MSG_PEEK from the
+  // beginning each time, else piece by piece. On unix sockets a peek takes what
+  // there is.
   const bool looks = (flags & MSG_PEEK) != 0;
   if (looks && is_unix_socket(fd)) return got;
   return for_c([&]() -> ssize_t {
@@ -10789,9 +10792,9 @@ inline ssize_t recv(int fd, void* p, std::size_t n, int flags) {
   return hook::recvfrom(fd, p, n, flags, nullptr, nullptr);
 }
 
-// Calls send(flags), for more than the flags of the caller. In the kernel, one
-// who is waiting for room is told of the socket's error, and by unix sockets
-// without SIGPIPE; so is one who has sent some, and then not told at all.
+// Calls send(flags), with flags to add to the caller's. As in the kernel, one
+// that has waited for room fails with the socket's error, on unix sockets
+// without SIGPIPE; and one that has sent some returns how much, without either.
 template <class Send>
 ssize_t try_to_send(const call& sending, int fd, std::size_t done, Send send) {
   bool quiet = done != 0;
@@ -10901,7 +10904,7 @@ inline int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
   if (s == nullptr || (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0)
     return original::accept4(fd, from, size, flags);
   const auto take = [&] { return original::accept4(fd, from, size, flags); };
-  // A look first: what does not block would be seen by others who accept, too.
+  // Others who accept here see O_NONBLOCK, too: it is set as rarely as can be.
   const auto look_and_take = [&] {
     return !is_ready(fd, readable) && option_of(fd, SO_ACCEPTCONN) == 1
                ? fail(EAGAIN)
@@ -10939,8 +10942,8 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
     if (const int error = call(*s, fd, writable).wait(until))
       return fail(error == ETIME ? when_late : error);
   } while (!is_ready(fd, writable));
-  // The same call tells how it has ended, to the socket as well: which is then
-  // connected, or may try again.
+  // The same call once more returns how it has ended, and only then does the
+  // socket count as connected, or may try again.
   if (original::connect(fd, to, size) == -1 && errno != EISCONN) return -1;
   errno = errno_before;
   return 0;
@@ -10948,12 +10951,12 @@ inline int connect(int fd, const sockaddr* to, socklen_t size) {
 
 // --- files -------------------------------------------------------------------
 //
-// read() and write() may be of sockets after all. Pipes, eventfds and timerfds
-// take RWF_NOWAIT. Named pipes and terminals do not: there the call is made
-// when they are ready, and for no more than goes through then.
+// What is read or written here may be a socket after all. Pipes, eventfds and
+// timerfds take RWF_NOWAIT. Named pipes and terminals do not: there the call is
+// made when they are ready, and for no more than goes through then.
 
 #if defined(BAO_ASAN)
-constexpr bool may_take_flag = false;  // its checks do not know the call
+constexpr bool may_take_flag = false;  // ASan does not know preadv2()
 #else
 constexpr bool may_take_flag = true;
 #endif
@@ -10961,7 +10964,7 @@ inline mode_t kind_of(int fd) {
   struct stat is {};
   return ::fstat(fd, &is) == 0 ? is.st_mode : 0;
 }
-// With the flag such a file would give what is in memory, and no more.
+// With RWF_NOWAIT such a file would give what is in memory, and no more.
 inline bool is_always_ready(mode_t kind) {
   return S_ISREG(kind) || S_ISBLK(kind);
 }
@@ -10991,7 +10994,7 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
           if (got != -1 || !takes_no_flag()) return got;
           takes_flag = false;
         }
-        // One that nobody has ever written to is at its end, and not ready.
+        // One that never had a writer is at its end: poll() does not say so.
         if (S_ISFIFO(kind)) return without_blocking(fd, block);
         const int error = reading.until_ready();
         return error == 0 ? block() : fail(error);
@@ -11026,7 +11029,7 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
       is_socket = false;
       kind = kind_of(fd);
     }
-    // A file is written once: to try the rest may be the end, by SIGXFSZ.
+    // A file gets one try: the rest may raise SIGXFSZ, which ends programs.
     if (is_always_ready(kind))
       return done != 0 ? 0 : original::writev(fd, rest.parts(), rest.count());
     if (takes_flag) {
@@ -11054,7 +11057,7 @@ inline ssize_t write(int fd, const void* p, std::size_t n) {
                                      : hook::writev(fd, &part, 1);
 }
 
-// What has a position is always ready.
+// What has positions is always ready.
 using original::pread;
 using original::preadv;
 using original::pwrite;
@@ -11130,7 +11133,7 @@ inline void closes(int fd) {
   descriptor_watch*& known = s->watch_of(fd);
   const bool waited_for = known != nullptr && !known->waiters.empty();
   if (!waited_for && (known != nullptr || !s->poller().lasts(fd))) return;
-  // In a child by vfork() it is the memory of the parent, who still has it.
+  // A child by vfork() is in its parent's memory, whose descriptor stays open.
   if (!s->is_in_its_process()) return;
   if (!waited_for) return s->poller().forget(fd);
   abandon(*s, *known, fd);
