@@ -10525,7 +10525,7 @@ class call {
   // suspends in between. block() is the call itself, for what cannot be waited
   // for.
   template <class Attempt, class Block>
-  ssize_t one(Attempt attempt, Block block) {
+  ssize_t retry(Attempt attempt, Block block) {
     if (!may_begin(scheduler_, fd_)) return -1;
     growing_pause pauses;
     for (;;) {
@@ -10556,9 +10556,9 @@ class call {
 
   // The same for a socket: attempt(flags) is the call, with these in addition.
   template <class Attempt>
-  ssize_t one(Attempt attempt) {
-    return one([&] { return attempt(MSG_DONTWAIT); },
-               [&] { return attempt(0); });
+  ssize_t retry(Attempt attempt) {
+    return retry([&] { return attempt(MSG_DONTWAIT); },
+                 [&] { return attempt(0); });
   }
 
   // The same until `n` bytes are through: piece(done) is the call for the rest.
@@ -10568,7 +10568,7 @@ class call {
     std::size_t done = 0;
     do {
       const ssize_t more = for_c([&] {
-        return one([&] { return piece(done); }, [&] { return block(done); });
+        return retry([&] { return piece(done); }, [&] { return block(done); });
       });
       if (more <= 0) {
         if (done == 0) return more;
@@ -10729,7 +10729,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
-    return receiving.one([&](int more_flags) {
+    return receiving.retry([&](int more_flags) {
       return original::recvmsg(fd, into, flags | more_flags);
     });
   };
@@ -10783,7 +10783,7 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
     if (got != -1 && from != nullptr) *size = message.msg_namelen;
     return got;
   }
-  return call(*s, fd, readable).one([&](int more_flags) {
+  return call(*s, fd, readable).retry([&](int more_flags) {
     return original::recvfrom(fd, p, n, flags | more_flags, from, size);
   });
 }
@@ -10874,7 +10874,7 @@ inline int recvmmsg(int fd, mmsghdr* messages, unsigned n, int flags,
       if (got != -1)
         messages[done].msg_len = static_cast<unsigned>(std::exchange(got, 1));
     } else {
-      got = receiving.one([&](int more) {
+      got = receiving.retry([&](int more) {
         return original::recvmmsg(fd, messages + done, n - done, flags | more,
                                   nullptr);
       });
@@ -10910,7 +10910,7 @@ inline int accept4(int fd, sockaddr* from, socklen_t* size, int flags) {
                ? fail(EAGAIN)
                : without_blocking(fd, take);
   };
-  return static_cast<int>(call(*s, fd, readable).one(look_and_take, take));
+  return static_cast<int>(call(*s, fd, readable).retry(look_and_take, take));
 }
 
 inline int accept(int fd, sockaddr* from, socklen_t* size) {
@@ -10980,7 +10980,7 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
   call reading(*s, fd, readable);
   bool is_socket = true, takes_flag = may_take_flag;
   mode_t kind = 0;
-  return reading.one(
+  return reading.retry(
       [&]() -> ssize_t {
         if (is_socket) {
           const ssize_t got = original::recvmsg(fd, &message, MSG_DONTWAIT);
@@ -11126,7 +11126,7 @@ inline ssize_t splice(int from, loff_t* from_at, int to, loff_t* to_at,
 
 // The number is about to stand for nothing, or for another file: those of this
 // thread who wait for it get EBADF.
-inline void closes(int fd) {
+inline void before_close(int fd) {
   scheduler* const s = tasks_here();
   if (s == nullptr || fd < 0 || static_cast<std::size_t>(fd) >= s->watches())
     return;
@@ -11141,14 +11141,14 @@ inline void closes(int fd) {
 }
 
 inline int close(int fd) {
-  closes(fd);
+  before_close(fd);
   return original::close(fd);
 }
 
 inline int dup3(int fd, int number, int flags) {
   if (tasks_here() != nullptr && fd != number &&
       original::fcntl(fd, F_GETFD, nullptr) != -1)
-    closes(number);
+    before_close(number);
   return original::dup3(fd, number, flags);
 }
 inline int dup2(int fd, int number) {
@@ -11161,7 +11161,7 @@ inline int close_range(unsigned first, unsigned last, int flags) {
   scheduler* const s = tasks_here();
   if (s != nullptr && (flags & only_marks) == 0)
     for (std::size_t fd = first; fd <= last && fd < s->watches(); ++fd)
-      closes(static_cast<int>(fd));
+      before_close(static_cast<int>(fd));
   return original::close_range(first, last, flags);
 }
 #endif
