@@ -11178,9 +11178,10 @@ inline int close_range(unsigned first, unsigned last, int flags) {
 // child to end. What hook.hpp says of its functions holds for these too.
 //
 // Where the kernel gives word, the task parks until the poller has it. Of some
-// things there is no word: a lock that another process holds, any of several
-// children, urgent data. Those are asked for again and again, after 1 ms first,
-// after twice as long each time, every 50 ms in the end.
+// things there is none: a lock that another process holds, any of several
+// children, urgent data. Those are asked for again and again: after 1 ms, then
+// after twice as long each time, every 50 ms in the end. So such a wait may
+// last 50 ms longer than libc's.
 
 #if defined(__GLIBC__)
 #include <pthread.h>
@@ -11205,8 +11206,8 @@ namespace hook {
 
 // --- several descriptors -----------------------------------------------------
 
-// A wait with a mask lets in other signals: of those that are pending, here. If
-// a handler runs, that ends it (true); what nobody handles does not.
+// A wait with a mask lets in other signals meanwhile: here, those of them that
+// are pending. True when a handler has run, which ends the wait.
 inline bool let_in(const sigset_t* mask) {
   if (mask == nullptr) return false;
   sigset_t pending, before;
@@ -11235,17 +11236,39 @@ inline readiness watchable(int events) {
   return want;
 }
 
-// Suspends until ask(), which does not block, finds something, or `until`
-// passes: what it returns. It is asked whenever there may be news of one of
-// `fds`, and again and again if one cannot be watched, as an epoll of an epoll
-// of an epoll.
+using places_in_line = std::vector<std::optional<place_in_line>>;
+
+// Has the task woken when there may be news of any of them. False when the
+// poller does not tell all that is asked for, or cannot watch one: an epoll of
+// an epoll of an epoll, say.
+inline bool watch_all(places_in_line& places, const pollfd* fds) {
+  bool all = true;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    if (fds[i].fd < 0) continue;
+    const readiness want = watchable(fds[i].events);
+    constexpr int others = POLLPRI | POLLRDHUP | POLLRDBAND;
+    all = all && want && (fds[i].events & others) == 0;
+    if (!want) continue;
+    if (!places[i]) get_in_line(places[i], fds[i].fd, want);
+    try {
+      places[i]->watch();
+    } catch (const std::system_error&) {
+      all = false;
+    }
+  }
+  return all;
+}
+
+// Calls ask(), which does not block, until it finds something or `until`
+// passes, and returns what it does. Suspends in between until there may be news
+// of one of `fds`; where no word of it may come, for a while.
 template <class Ask>
 int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
               const sigset_t* mask, Ask ask) {
   const int errno_before = errno;
   if (!may_begin(s)) return -1;
   growing_pause pauses;
-  std::vector<std::optional<place_in_line>> places;  // from the first wait on
+  places_in_line places;  // from the first wait on
   for (bool late = false;;) {
     const int found = ask();
     if (found != 0) {
@@ -11254,25 +11277,12 @@ int ask_until(scheduler& s, const pollfd* fds, std::size_t n, deadline until,
     }
     if (late || until.passed()) break;
     if (let_in(mask)) return fail(EINTR);
-    bool no_word = mask != nullptr;  // of a signal that comes
-    if (places.empty()) places = decltype(places)(n);
-    for (std::size_t i = 0; i < n; ++i) {
-      if (fds[i].fd < 0) continue;
-      const readiness want = watchable(fds[i].events);
-      constexpr int others = POLLPRI | POLLRDHUP | POLLRDBAND;
-      no_word = no_word || !want || (fds[i].events & others) != 0;
-      if (!want) continue;
-      if (!places[i]) get_in_line(places[i], fds[i].fd, want);
-      try {
-        places[i]->watch();
-      } catch (const std::system_error&) {
-        no_word = true;
-      }
-    }
-    const int error =
-        s.park_in_c(no_word ? std::min(until, deadline(pauses.next())) : until,
-                    {"polling"});
-    late = error == ETIME && !no_word;
+    if (places.empty()) places = places_in_line(n);
+    // Of a signal that the mask lets in there is no word either.
+    const bool word = watch_all(places, fds) && mask == nullptr;
+    const int error = s.park_in_c(
+        word ? until : std::min(until, deadline(pauses.next())), {"polling"});
+    late = error == ETIME && word;
     if (error != 0 && error != ETIME) return fail(error);
     for (const auto& place : places)
       if (place && place->closed()) return fail(EBADF);
@@ -11304,8 +11314,8 @@ inline int ppoll(pollfd* fds, nfds_t n, const timespec* limit,
 }
 
 // A set of descriptors has as many bits as the caller says, not FD_SETSIZE; but
-// at most as many as the kernel has room for descriptors now. Who says
-// getdtablesize() means that.
+// at most as many as the kernel has room for descriptors now: that is meant by
+// getdtablesize(), which may be a billion.
 inline int bits_of_sets(int n) {
   if (n <= FD_SETSIZE) return n;
   std::FILE* const status = std::fopen("/proc/self/status", "re");
@@ -11360,7 +11370,7 @@ inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
 inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
                   timeval* limit) {
   scheduler* const s = here();
-  // As many bits as libc looks at.
+  // libc, too, looks at the lower 32 bits alone.
   const auto us = static_cast<std::int32_t>(limit ? limit->tv_usec : 0);
   if (s == nullptr || n < 0 ||
       (limit != nullptr && (limit->tv_sec < 0 || us < 0)))
@@ -11409,7 +11419,8 @@ inline int epoll_wait(int fd, epoll_event* events, int n, int ms) {
 
 // --- time --------------------------------------------------------------------
 
-// Suspends so long: 0, else why not. No time at all lets the others run.
+// Suspends until then, at least until the others have run. Returns 0, or the
+// error of an interruption.
 inline int sleep_until(scheduler& s, deadline until) {
   const int errno_before = errno;
   int error = 0;
@@ -11442,7 +11453,7 @@ inline int clock_nanosleep(clockid_t clock, int flags, const timespec* time,
       (flags & ~TIMER_ABSTIME) != 0 || ::clock_gettime(clock, &is) != 0)
     return original::clock_nanosleep(clock, flags, time, left);
   if (flags == 0) return sleep_for(*s, *time, left);
-  // Deadlines go by bao's clock, which may be a virtual one: how long is that?
+  // Deadlines go by bao's clock, which may be virtual: it gets the difference.
   return sleep_until(*s, duration_of(*time) - duration_of(is));
 }
 
@@ -11473,8 +11484,8 @@ inline unsigned sleep(unsigned seconds) {
 
 // --- locks on files ----------------------------------------------------------
 
-// Suspends until attempt(), which does not block, does not fail because another
-// holds the lock: what it returns.
+// Calls attempt(), which does not block, until it does not fail because another
+// holds the lock; suspends in between.
 template <class Attempt>
 int until_unlocked(scheduler& s, Attempt attempt) {
   const int errno_before = errno;
@@ -11544,10 +11555,9 @@ inline pid_t waitpid(pid_t pid, int* status, int options) {
 }
 inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
 
-// Unlike libc's, it leaves SIGINT, SIGQUIT and SIGCHLD to us while the command
-// runs: the other tasks have not asked for that. So a handler that waits for
-// every child may take this one's end: ECHILD. Who is interrupted kills the
-// shell.
+// Unlike libc's, it leaves SIGINT, SIGQUIT and SIGCHLD alone while the command
+// runs, for the other tasks' sake. So a handler that waits for every child may
+// take this one's end: ECHILD. An interruption kills the shell.
 inline int system(const char* command) {
   scheduler* const s = here();
   if (s == nullptr || command == nullptr) return original::system(command);
