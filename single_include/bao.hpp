@@ -11891,9 +11891,9 @@ inline hostent* gethostbyaddr(const void* address, socklen_t size, int family) {
 // A task that locks a std::mutex and then waits for a socket takes the lock
 // along into its sleep. When another task of the thread wants it, the thread
 // stands still in libc, and with it the one task that could unlock. So here a
-// task never lets libc wait. It tries; who fails lies down in a parking lot,
-// under the address of what it waits for, and whoever unlocks that, on any
-// thread, looks whether somebody lies there:
+// task never lets libc wait. It tries to lock, and when that fails it lies down
+// in a parking lot, under the address of what it waits for. Whoever unlocks
+// that, on any thread, looks whether somebody lies there:
 //
 //     one waits       counts itself, then tries to lock --> busy: parks
 //                                                             |
@@ -11904,9 +11904,9 @@ inline hostent* gethostbyaddr(const void* address, socklen_t size, int family) {
 // learn that nobody waits. Linux's futexes are made like this, in the kernel.
 //
 // Nothing interrupts these waits, as hardly any caller looks at what they
-// return: a kill or a limit is met when the task has what it waits for. Timed
-// ones end at their time. Outside of tasks and under patch_off, a mutex is
-// locked by libc alone; for a condition, such threads stand in line with tasks.
+// return: a kill or a limit has to wait for them. Timed ones end at their time.
+// Outside of tasks and under patch_off, libc alone locks a mutex; for a
+// condition, such threads stand in line with tasks.
 //
 // A lock and an unlock that meet nobody take 3 to 5 ns more than the 6 of libc.
 
@@ -11950,7 +11950,7 @@ struct parking_lot {
   thread_mutex calls;               // may be locked after that of a line
 };
 
-// The process has one, which nobody has to make and nobody destroys: there are
+// The process has one, made by the compiler and never destroyed: there are
 // locks before main() and after it.
 union lasting_parking_lot {
   constexpr lasting_parking_lot() : itself() {}
@@ -11972,7 +11972,7 @@ inline parking_line& line_of(const pthread_cond_t* c) {
 
 // How a thread is told that others have woken tasks of it. Each has one, which
 // is sent again and again: so to wake needs no memory, and what arrives refers
-// to nobody who has left meanwhile. It is never destroyed, too.
+// to nobody who has left meanwhile. Nor is it ever destroyed.
 struct wake_up_call : message {
   class sleeper* first = nullptr;  // of those who are to be woken
   class sleeper** last = nullptr;
@@ -12023,13 +12023,14 @@ class sleeper : public list_node<sleeper> {
     errno = errno_before_;
   }
 
-  // Whoever calls one of these three, which do not suspend, holds the line's
-  // mutex. The first who waits for something; null when there is none.
+  // These three do not suspend; their callers hold the line's mutex.
+
+  // The first who waits for something; null when there is none.
   template <class What>
   static sleeper* first_of(const What* what) {
     return first_of(line_of(what), what);
   }
-  // To whom nobody else refers from then on, but for calls.
+  // From then on nobody else refers to this one, but for a call on its way.
   void step_out() {
     if (!in_list()) return;
     leave();
@@ -12051,8 +12052,8 @@ class sleeper : public list_node<sleeper> {
     return first_of(line_, address_) == this;
   }
 
-  // Suspends the task until somebody wakes it, for nothing perhaps, or `until`
-  // passes (false).
+  // Suspends the task until it is woken, perhaps for nothing, or `until` passes
+  // (false).
   bool park(deadline until, const char* why) {
     const shield from_interruptions;
     home_->park_in_c(way_ ? until : std::min(until, deadline(pauses_.next())),
@@ -12101,8 +12102,8 @@ class sleeper : public list_node<sleeper> {
     return woken_;
   }
 
-  // Where there is no memory for a mailbox, which a thread has once, the task
-  // looks for itself every now and then.
+  // Where there is no memory for a mailbox of the thread, the task looks for
+  // itself every now and then.
   void get_ready_for_calls() {
     try {
       way_.emplace(*home_);
@@ -12162,16 +12163,16 @@ bool may_be_wanted(const What* what) {
 
 // --- mutexes -----------------------------------------------------------------
 
-// What tasks wait for here. Left to libc, which blocks, is what other processes
-// unlock, and what has to do with priorities: the bits above.
+// Whether tasks wait for it here. Left to libc, which blocks, are mutexes that
+// other processes unlock, and those with priorities.
 inline bool is_for_tasks(const pthread_mutex_t* m) {
   constexpr int robust = 16, inherits = 32, protects = 64, shared = 128;
   return (m->__data.__kind & (robust | inherits | protects | shared)) == 0;
 }
 
-// Some mutexes know their owner, a thread. Which of its tasks that is, is noted
-// in the mutex, in links that glibc uses for robust ones alone: its number, 0
-// for the main task and where there are none. It is the owner who does that.
+// Some mutexes know their owner, a thread. The number of its task is noted in
+// links that glibc uses for robust ones alone; 0 is the main task, or a thread
+// without any. Only the owner writes it.
 inline bool knows_owner(const pthread_mutex_t* m) {
   const int type = m->__data.__kind & 3;
   return type == PTHREAD_MUTEX_RECURSIVE || type == PTHREAD_MUTEX_ERRORCHECK;
@@ -12189,7 +12190,8 @@ inline void note_owner(pthread_mutex_t* m) {
       s == nullptr ? 0 : s->running().id);
 }
 
-// pthread_mutex_trylock() for a task: also for the second of a thread.
+// pthread_mutex_trylock() for a task: what another task of the thread holds is
+// busy, even if it is recursive.
 inline int try_to_lock(pthread_mutex_t* m, const task_block& me) {
   const int error = original::pthread_mutex_trylock(m);
   if (error != 0 || !knows_owner(m)) return error;
@@ -12227,7 +12229,7 @@ inline int lock_until(scheduler& s, pthread_mutex_t* m,
       late = !place.park(until, "locking pthread mutex");
     }
   }
-  // Whoever has unlocked it may have called us, who have left.
+  // An unlock may have woken us, who go without: the next one is to try.
   if (error != 0) wake_next(m);
   return error == EBUSY ? ETIMEDOUT : error;
 }
@@ -12258,8 +12260,8 @@ inline int pthread_mutex_timedlock(pthread_mutex_t* m, const timespec* until) {
   return hook::pthread_mutex_clocklock(m, CLOCK_REALTIME, until);
 }
 
-// Suspends now and then: who tries again and again must not keep the thread
-// from the one that could unlock.
+// Suspends now and then: a loop of tries must not keep the thread from the task
+// that could unlock.
 inline int pthread_mutex_trylock(pthread_mutex_t* m) {
   scheduler* const s = here_for(m);
   if (s == nullptr)
@@ -12285,8 +12287,8 @@ inline bool is_shared(const pthread_cond_t* c) {
   return (__atomic_load_n(&c->__data.__wrefs, __ATOMIC_RELAXED) & 1) != 0;
 }
 
-// Never suspend. Whoever is woken has left the line: the next signal is for
-// another. Those whom libc itself has put to sleep are told, too.
+// None of these suspends. Whoever is woken has left the line: the next signal
+// is for another. libc is told, too, as threads may sleep there.
 inline void wake_waiters(const pthread_cond_t* c, bool all) {
   if (!may_be_wanted(c)) return;
   const thread_lock hold(line_of(c).mutex);
@@ -12306,8 +12308,8 @@ inline int pthread_cond_broadcast(pthread_cond_t* c) {
 }
 
 // Suspends a task and blocks other threads, until there is a signal or the
-// limit has passed. Threads, too, wait in the lot: were it in libc, that would
-// unlock the mutex, and know nothing of the tasks that want it.
+// limit has passed. Threads, too, wait in the lot: libc would unlock the mutex
+// by itself, and wake none of the tasks that want it.
 inline int wait_for_signal(pthread_cond_t* c, pthread_mutex_t* m,
                            const time_limit& limit) {
   if (!limit.is_valid()) return EINVAL;
@@ -12316,7 +12318,7 @@ inline int wait_for_signal(pthread_cond_t* c, pthread_mutex_t* m,
   bool woken = false;
   try {
     woken = place.sleep(limit);
-  } catch (...) {  // pthread_cancel(): what we were told is for another
+  } catch (...) {  // pthread_cancel(): a signal that was ours is for another
     const bool told = place.leave_line();
     hook::pthread_mutex_lock(m);
     if (told) hook::pthread_cond_signal(c);
@@ -12348,8 +12350,8 @@ inline int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m,
 
 // --- fork --------------------------------------------------------------------
 
-// In the child. Those who wait are in the parent; one of its threads may have
-// held a mutex of the lot.
+// In the child. Those who wait are in the parent, and one of its threads may
+// have held a mutex of the lot.
 inline void clear_parking_lot() {
   new (&lot) parking_lot;
   wake_up_call_of_thread.first = nullptr;
