@@ -3432,15 +3432,15 @@ class timer_wheels {
 //       EAGAIN since the last report, or drained it: some pollers report only
 //       what has changed.
 //   watch_again(fd, want, anew)
-//       As watch(), for whoever waits for fd again and again: what the system
-//       was told of it last time is taken to hold still, unless `anew`. Its
-//       number may stand for another file by now; so do not wait for long, but
-//       ask anew.
+//       As watch(), for whoever waits for fd again and again: unless `anew`,
+//       what the system was told of it last time is taken to hold still. The
+//       number may stand for another file by now; so do not wait for long
+//       before you ask anew.
 //   unwatch(fd)
-//       Nobody waits for fd, for now. Of what was watched again and again there
-//       may be a report yet, as lasts(fd) tells: forget(fd) when it comes.
+//       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
+//       forget(fd) then.
 //   forget(fd)
-//       Nothing is reported of fd any more. To be said before it is closed.
+//       Nothing is reported of fd any more. To be called before it is closed.
 //   wait(ns, report)
 //       Calls report(fd, readiness) for what is ready, at most 32 at a time.
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
@@ -3491,7 +3491,7 @@ inline constexpr readiness writable{2};
 // of which there is news only once, or has sent urgent data, where reads stop.
 inline constexpr readiness uncertain{4};
 
-// What is kept of a descriptor in a table, which grows with their numbers.
+// A descriptor's entry in a table, which grows with their numbers.
 template <class T>
 T& entry_of(std::vector<T>& table, int fd) {
   if (fd < 0)
@@ -3814,10 +3814,10 @@ class poll_poller {
 //
 // Owned descriptors are registered once, edge-triggered, in both directions:
 // from then on waiting costs no system call but epoll_wait itself. A foreign
-// one may be closed behind our back, and its number given to another file, of
-// which the kernel does not tell us: so nothing is believed about it for long,
-// and each watch registers it anew, for one report; or edge-triggered as well,
-// for those who soon ask again.
+// one may be closed behind our back, and its number given to another file,
+// without a word from the kernel. So each watch() registers it anew, for one
+// report, at a system call each; watch_again() trusts its last registration,
+// edge-triggered as well, until it is to ask anew.
 //
 // An event names its descriptor and the generation that was watching it. A file
 // that is closed here but lives on in a child or a duplicate still sends events
@@ -3873,7 +3873,7 @@ class epoll_poller {
 
   bool watch_owned(int fd, readiness) {
     entry& e = entry_of(entries_, fd);
-    // A foreign one of this number has not been asked for urgent data.
+    // Never those of a foreign one, which is not asked for urgent data.
     constexpr unsigned events =
         EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
     if (e.lasting == events) return true;
@@ -3934,7 +3934,7 @@ class epoll_poller {
     return events;
   }
 
-  // Nearly always it is known already, by its number.
+  // Nearly always the number is registered already.
   bool register_foreign(int fd, unsigned events) {
     const unsigned generation = ++entry_of(entries_, fd).generation;
     return control(EPOLL_CTL_MOD, fd, events, generation) ||

@@ -5,10 +5,10 @@
 //
 // Owned descriptors are registered once, edge-triggered, in both directions:
 // from then on waiting costs no system call but epoll_wait itself. A foreign
-// one may be closed behind our back, and its number given to another file, of
-// which the kernel does not tell us: so nothing is believed about it for long,
-// and each watch registers it anew, for one report; or edge-triggered as well,
-// for those who soon ask again.
+// one may be closed behind our back, and its number given to another file,
+// without a word from the kernel. So each watch() registers it anew, for one
+// report, at a system call each; watch_again() trusts its last registration,
+// edge-triggered as well, until it is to ask anew.
 //
 // An event names its descriptor and the generation that was watching it. A file
 // that is closed here but lives on in a child or a duplicate still sends events
@@ -70,7 +70,7 @@ class epoll_poller {
 
   bool watch_owned(int fd, readiness) {
     entry& e = entry_of(entries_, fd);
-    // A foreign one of this number has not been asked for urgent data.
+    // Never those of a foreign one, which is not asked for urgent data.
     constexpr unsigned events =
         EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
     if (e.lasting == events) return true;
@@ -131,7 +131,7 @@ class epoll_poller {
     return events;
   }
 
-  // Nearly always it is known already, by its number.
+  // Nearly always the number is registered already.
   bool register_foreign(int fd, unsigned events) {
     const unsigned generation = ++entry_of(entries_, fd).generation;
     return control(EPOLL_CTL_MOD, fd, events, generation) ||

@@ -13,15 +13,15 @@
 //       EAGAIN since the last report, or drained it: some pollers report only
 //       what has changed.
 //   watch_again(fd, want, anew)
-//       As watch(), for whoever waits for fd again and again: what the system
-//       was told of it last time is taken to hold still, unless `anew`. Its
-//       number may stand for another file by now; so do not wait for long, but
-//       ask anew.
+//       As watch(), for whoever waits for fd again and again: unless `anew`,
+//       what the system was told of it last time is taken to hold still. The
+//       number may stand for another file by now; so do not wait for long
+//       before you ask anew.
 //   unwatch(fd)
-//       Nobody waits for fd, for now. Of what was watched again and again there
-//       may be a report yet, as lasts(fd) tells: forget(fd) when it comes.
+//       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
+//       forget(fd) then.
 //   forget(fd)
-//       Nothing is reported of fd any more. To be said before it is closed.
+//       Nothing is reported of fd any more. To be called before it is closed.
 //   wait(ns, report)
 //       Calls report(fd, readiness) for what is ready, at most 32 at a time.
 //       Sleeps up to ns when nothing is, for ever when ns is negative; an
@@ -88,7 +88,7 @@ inline constexpr readiness writable{2};
 // of which there is news only once, or has sent urgent data, where reads stop.
 inline constexpr readiness uncertain{4};
 
-// What is kept of a descriptor in a table, which grows with their numbers.
+// A descriptor's entry in a table, which grows with their numbers.
 template <class T>
 T& entry_of(std::vector<T>& table, int fd) {
   if (fd < 0)
