@@ -53,8 +53,7 @@ inline readiness poll_now(int fd, readiness want) {
   return got & want;
 }
 
-// Tells those who wait for a descriptor that it is closed, and the poller that
-// it goes.
+// Tells those who wait for a descriptor, and the poller, that it is closed.
 inline void abandon(scheduler& s, descriptor_watch& w, int fd) noexcept {
   w.closed = true;
   s.wake_all(w);
@@ -91,8 +90,8 @@ class place_in_line {
     return w == &self_;
   }
 
-  // Each throws EBADF when the descriptor is closed meanwhile: then nothing
-  // else of it may be used. They suspend until `until` at the latest (false).
+  // Both suspend until `until` at the latest (false), and throw EBADF when the
+  // descriptor is closed meanwhile: then nothing of it may be used any more.
 
   // Until nobody is before us.
   bool wait_for_turn(deadline until, const char* what) {
@@ -110,8 +109,8 @@ class place_in_line {
     expect_open(what);
     return news;
   }
-  // Has us woken when there may be news; false when it is always ready. From
-  // then on it is no deadlock that we wait.
+  // Never suspends. Has us woken when there may be news; false when it is
+  // always ready. From then on our wait is no deadlock.
   bool watch() {
     return watch([&](poller& p) { return p.watch(fd_, wanted()); });
   }
@@ -183,8 +182,8 @@ inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   return ready;
 }
 
-// How long to wait for the next try at what the kernel will give no word of:
-// twice as long each time.
+// How long to wait before the next try where the kernel gives no word: twice as
+// long each time.
 class growing_pause {
  public:
   explicit growing_pause(clock::duration first = std::chrono::milliseconds(1),
@@ -271,7 +270,7 @@ class descriptor {
       if (known == nullptr)
         known = new descriptor_watch;
       else
-        s.wake_all(*known);  // who ask for themselves: they watch it anew
+        s.wake_all(*known);  // they look for themselves, and watch it anew
       watch_ = known;
       watch_->owned = true;
       ++watch_->references;
@@ -307,8 +306,8 @@ class descriptor {
 // kill or a limit that is due is thrown when it begins, and while it waits.
 //
 // Meanwhile the descriptor may be closed, and be gone: nothing of it is touched
-// after a wait that ends so. One who never has to wait yields now and then, so
-// that the others get their turn.
+// after a wait that ends so. A task that never has to wait yields now and then,
+// so that the others get their turn.
 class io_call {
  public:
   // `name` says who calls, for errors and reports. Suspends until it is our
