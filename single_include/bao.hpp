@@ -7549,12 +7549,12 @@ auto offload(F f, Args... args) {
 //
 // While a question is in flight, others who ask the same share its answer.
 //
-// It costs what offload() does, and less for the second who asks.
+// It costs what offload() does; who shares an answer pays for the wait alone.
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-// Belongs to all who ask it, and to the helper while one is at it.
+// Belongs to all who ask it, and to the helper while it looks for the answer.
 class question : public offloaded {
  public:
   // Never suspends. Has a helper thread call find(), which must own all it
@@ -7584,14 +7584,14 @@ class question : public offloaded {
     const at_end leave([this] { --askers_; });
     return waiters_.wait(until, asking, [&] { return done; });
   }
-  // The same for a caller in C: returns what park_in_c() does.
-  int wait_in_c(deadline until) {
+  // The same for a caller in C, without a limit: returns what park_in_c() does.
+  int wait_in_c() {
     const at_end leave([this] { --askers_; });
     scheduler& s = waiters_.enter(asking.what);
     waiter me(s.running());
     waiters_.push_back(me);
     while (!done)
-      if (const int error = s.park_in_c(until, asking)) return error;
+      if (const int error = s.park_in_c(never, asking)) return error;
     return 0;
   }
   // Never suspends. The answer, once it is there; throws std::bad_alloc when
@@ -7628,7 +7628,7 @@ class question : public offloaded {
     return q;
   }
 
-  // One more asks; not where the helper has found that nobody does.
+  // One more asks, unless the helper has found that nobody does (false).
   bool join() {
     int n = askers_;
     while (n >= 0 && !askers_.compare_exchange_weak(n, n + 1)) {
@@ -7654,7 +7654,7 @@ class question : public offloaded {
   answer answer_;
   wait_queue waiters_;
   std::atomic<int> askers_{1};
-  std::shared_ptr<question> self_;  // while a helper is at it
+  std::shared_ptr<question> self_;  // until a helper is done
 };
 
 }  // namespace BAO_ABI
@@ -11624,7 +11624,7 @@ int ask(std::string key, Find find, Use use, Failed failed) {
     answer->error = errno;
     return answer;
   });
-  if (const int error = asked->wait_in_c(never)) return failed(error);
+  if (const int error = asked->wait_in_c()) return failed(error);
   errno = errno_before;
   return use(asked->template get<Answer>());
 }

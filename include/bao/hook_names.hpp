@@ -46,7 +46,7 @@ int ask(std::string key, Find find, Use use, Failed failed) {
     answer->error = errno;
     return answer;
   });
-  if (const int error = asked->wait_in_c(never)) return failed(error);
+  if (const int error = asked->wait_in_c()) return failed(error);
   errno = errno_before;
   return use(asked->template get<Answer>());
 }
