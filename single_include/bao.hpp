@@ -326,8 +326,8 @@ inline unhandled_handler on_unhandled(unhandled_handler handler) {
 //
 // A program may have its blocking calls replaced by ones that let other tasks
 // run (patch.hpp). Then read() is no longer libc's, neither for the libraries
-// it uses nor for bao; and whoever waits on behalf of all must reach the real
-// one. Here they all are, as they can be called in any program:
+// it uses nor for bao. But the replacements and the scheduler itself need the
+// real ones. Here they all are, as they can be called in any program:
 //
 //     hook::original::read(fd, p, n)
 //
@@ -12383,7 +12383,7 @@ inline void clear_parking_lot() {
 // patch_status() tells what is live. A program that is linked statically says
 // that it cannot be patched, and ends.
 //
-// It costs about 2 ns a call where there is nothing to wait with.
+// It costs about 2 ns a call where there are no tasks.
 
 #if defined(__GLIBC__)
 #include <dlfcn.h>
@@ -12519,8 +12519,8 @@ inline void tell_if_dead() {
                patched.count != 0 ? "BAO_PATCH_ALL" : "BAO_PATCH_SYNC");
 }
 
-// Has the pointer to libc's function of this name point to what comes behind
-// ours. `version` is looked for first, where there are several.
+// Makes a pointer to libc's function of this name point to what comes behind
+// ours; to `version` of it, unless that is null or missing.
 template <class Call>
 void find_original(Call& call, const char* name, const char* version,
                    const char* macro) {
@@ -12542,8 +12542,8 @@ void find_original(Call& call, const char* name, const char* version,
 
 inline bool originals_found = false;
 
-// Finds libc's own functions; called before any of ours does anything. What it
-// calls may call ours in its turn, an allocator's read(), say: that fails.
+// Finds libc's own functions; called before any of ours does anything. If what
+// it calls calls one of ours, an allocator's read(), say, that fails.
 [[gnu::cold, gnu::noinline]] inline bool find_originals() {
   static bool searching = false;
   if (std::exchange(searching, true)) {
@@ -12559,9 +12559,9 @@ inline bool originals_found = false;
 
 inline bool original_locks_found = false;
 
-// The same for what threads wait in. Only one thread is here meanwhile: so the
-// locks that an allocator takes for it succeed, and do nothing. On x86-64 there
-// are conditions of 2002 by the same names, of another layout.
+// The same for mutexes and conditions. There is but one thread yet: so locks
+// that an allocator takes meanwhile succeed, and do nothing. On x86-64 glibc
+// has conditions of another layout by the same names, from before 2.3.2.
 [[gnu::cold, gnu::noinline]] inline bool find_original_locks() {
   static bool searching = false;
   if (std::exchange(searching, true)) return false;
@@ -12597,8 +12597,8 @@ inline void begin_patch_of_locks(const char* const* names, std::size_t n) {
 }
 #endif
 
-// Where a compiler knows how much room there is, it calls other functions under
-// _FORTIFY_SOURCE, which end the program if that is not enough.
+// Under _FORTIFY_SOURCE, where a compiler knows how much room there is, it
+// calls other functions, which end the program if that is not enough.
 extern "C" [[noreturn]] void __chk_fail();
 inline std::size_t within(std::size_t n, std::size_t room) {
   if (n > room) __chk_fail();
@@ -12626,8 +12626,8 @@ inline std::size_t within(std::size_t n, std::size_t room) {
     "only one of them may define it"                                         \
   }
 
-// Visible to all. Weak, so that a program links where libc is a part of it;
-// but not beside a sanitizer, which defines the same names.
+// Visible to all. Weak, so that a program links statically with libc, too; but
+// not beside a sanitizer, which defines the same names.
 #if defined(BAO_ASAN) || defined(BAO_TSAN)
 #define BAO_PATCH_LINKAGE visibility("default"), used
 #else

@@ -2,8 +2,8 @@
 //
 // A program may have its blocking calls replaced by ones that let other tasks
 // run (patch.hpp). Then read() is no longer libc's, neither for the libraries
-// it uses nor for bao; and whoever waits on behalf of all must reach the real
-// one. Here they all are, as they can be called in any program:
+// it uses nor for bao. But the replacements and the scheduler itself need the
+// real ones. Here they all are, as they can be called in any program:
 //
 //     hook::original::read(fd, p, n)
 //
