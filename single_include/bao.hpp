@@ -6620,10 +6620,11 @@ class channel {
 //
 // A task that nobody waits for is easily forgotten. Those of a group end with
 // it: when it goes, those that are left are killed and waited for. So declare
-// it after all variables that its members use: it goes before they do. A pool
-// is a group of limited size, and its map functions call a function for each
-// element of a range, in tasks. It asks for the next element when a slot is
-// free, so the range may be endless, and may wait itself.
+// it after all variables that its members use: it goes before they do.
+//
+// A pool limits how many tasks it has at a time, and its map functions call a
+// function for each element of a range, in tasks. They ask for the next element
+// when a slot is free, so the range may be endless, and may wait itself.
 //
 // A member costs a small note on the heap beside its task. A group that has
 // members when the process forks is of no use in the child, but can be
@@ -6920,7 +6921,7 @@ class pool : public task_set {
     void add(task<R> t, bool in_order) try {
       all.push_back(t);
       if (in_order) return;
-      // To be told is no time to fail.
+      // The callback must not fail for want of memory.
       if (ended.capacity() < all.size()) ended.reserve(2 * all.size());
       t.on_done([this](const task<R>& done) {
         ended.push_back(done);
@@ -9242,7 +9243,7 @@ class udp_socket : public bound_socket {
 // To accept and spawn takes two lines and needs no class. This one adds what a
 // program in service needs. It limits how many clients are served at a time:
 // the others wait in the system's queue. It ends gracefully: the clients that
-// are there may finish. And it runs on more than one thread, each with a
+// are there may finish. And it may run on several threads, each with a
 // scheduler and a listener of its own, among which the system divides the
 // connections:
 //
@@ -9428,7 +9429,7 @@ class server {
         for (int left = server_.options_.backlog_; left > 0; --left)
           if (!accept_one(grace, clock::duration{0})) break;
       } catch (const std::system_error&) {
-        // Nobody else can come in. If it was so before, serve() says why.
+        // Nobody else can come in. What the acceptor has met, serve() throws.
         if (!acceptor_ || acceptor_.killed())
           tell_unhandled("stop", std::current_exception());
       }
@@ -9474,12 +9475,12 @@ class server {
       if (door.fd() == -1) return;
       const std::string name = door.local_address().to_string();
       door.close();
-      // The file would be in the way of who wants to listen there again.
+      // Else nobody could listen there again.
       if constexpr (std::is_same_v<Stream, unix_stream>)
         if (name.size() > 5 && name[5] != '@') ::unlink(name.c_str() + 5);
     }
 
-    // How many clients of all are for the thread of that number.
+    // How many of all clients the thread of that number may serve.
     static std::ptrdiff_t share(const server_options& o, std::size_t index) {
       const auto n = static_cast<std::size_t>(o.threads_);
       return static_cast<std::ptrdiff_t>(o.most_ / n + (index < o.most_ % n));
@@ -13071,7 +13072,7 @@ class watchdog final : private onlooker {
   doorbell bell_;  // wakes the one that looks on
   std::atomic<unsigned long> looks_{0};
   std::atomic<bool> asleep_{false};
-  std::atomic<bool> dozes_{false};  // who looks on, until we are awake
+  std::atomic<bool> dozes_{false};  // the one that looks on, until we wake
   std::atomic<bool> ending_{false};
 
   // The turn that was met, and since when it is known to last.
@@ -13116,7 +13117,8 @@ inline watchdog::watchdog(std::chrono::nanoseconds limit,
   }
 }
 
-// Also when the thread does. In a child process there is nobody to wait for.
+// Called by the destructor, and when the thread ends, whichever comes first. In
+// a child process there is nobody to wait for.
 inline void watchdog::ends() noexcept {
   scheduler& s = *std::exchange(home_, nullptr);
   if (s.seen_by != this) return;
@@ -13195,8 +13197,8 @@ inline void watchdog::look_closer(const void* where) {
 }
 
 // In the middle of a switch the code is still that of one flow, and the stack
-// that of the other: who went up from there would be lost. Where that cannot be
-// ruled out, there is no trace.
+// that of the other: an unwinder would get lost. Where that cannot be ruled
+// out, there is no trace.
 inline bool watchdog::between_flows(const void* where) {
 #if defined(__GLIBC__) && defined(__x86_64__)
   const auto& now = static_cast<const ucontext_t*>(where)->uc_mcontext.gregs;

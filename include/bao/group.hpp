@@ -12,10 +12,11 @@
 //
 // A task that nobody waits for is easily forgotten. Those of a group end with
 // it: when it goes, those that are left are killed and waited for. So declare
-// it after all variables that its members use: it goes before they do. A pool
-// is a group of limited size, and its map functions call a function for each
-// element of a range, in tasks. It asks for the next element when a slot is
-// free, so the range may be endless, and may wait itself.
+// it after all variables that its members use: it goes before they do.
+//
+// A pool limits how many tasks it has at a time, and its map functions call a
+// function for each element of a range, in tasks. They ask for the next element
+// when a slot is free, so the range may be endless, and may wait itself.
 //
 // A member costs a small note on the heap beside its task. A group that has
 // members when the process forks is of no use in the child, but can be
@@ -331,7 +332,7 @@ class pool : public task_set {
     void add(task<R> t, bool in_order) try {
       all.push_back(t);
       if (in_order) return;
-      // To be told is no time to fail.
+      // The callback must not fail for want of memory.
       if (ended.capacity() < all.size()) ended.reserve(2 * all.size());
       t.on_done([this](const task<R>& done) {
         ended.push_back(done);

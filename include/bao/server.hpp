@@ -9,7 +9,7 @@
 // To accept and spawn takes two lines and needs no class. This one adds what a
 // program in service needs. It limits how many clients are served at a time:
 // the others wait in the system's queue. It ends gracefully: the clients that
-// are there may finish. And it runs on more than one thread, each with a
+// are there may finish. And it may run on several threads, each with a
 // scheduler and a listener of its own, among which the system divides the
 // connections:
 //
@@ -29,8 +29,8 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -219,7 +219,7 @@ class server {
         for (int left = server_.options_.backlog_; left > 0; --left)
           if (!accept_one(grace, clock::duration{0})) break;
       } catch (const std::system_error&) {
-        // Nobody else can come in. If it was so before, serve() says why.
+        // Nobody else can come in. What the acceptor has met, serve() throws.
         if (!acceptor_ || acceptor_.killed())
           tell_unhandled("stop", std::current_exception());
       }
@@ -265,12 +265,12 @@ class server {
       if (door.fd() == -1) return;
       const std::string name = door.local_address().to_string();
       door.close();
-      // The file would be in the way of who wants to listen there again.
+      // Else nobody could listen there again.
       if constexpr (std::is_same_v<Stream, unix_stream>)
         if (name.size() > 5 && name[5] != '@') ::unlink(name.c_str() + 5);
     }
 
-    // How many clients of all are for the thread of that number.
+    // How many of all clients the thread of that number may serve.
     static std::ptrdiff_t share(const server_options& o, std::size_t index) {
       const auto n = static_cast<std::size_t>(o.threads_);
       return static_cast<std::ptrdiff_t>(o.most_ / n + (index < o.most_ % n));

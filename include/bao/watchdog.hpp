@@ -117,7 +117,7 @@ class watchdog final : private onlooker {
   doorbell bell_;  // wakes the one that looks on
   std::atomic<unsigned long> looks_{0};
   std::atomic<bool> asleep_{false};
-  std::atomic<bool> dozes_{false};  // who looks on, until we are awake
+  std::atomic<bool> dozes_{false};  // the one that looks on, until we wake
   std::atomic<bool> ending_{false};
 
   // The turn that was met, and since when it is known to last.
@@ -162,7 +162,8 @@ inline watchdog::watchdog(std::chrono::nanoseconds limit,
   }
 }
 
-// Also when the thread does. In a child process there is nobody to wait for.
+// Called by the destructor, and when the thread ends, whichever comes first. In
+// a child process there is nobody to wait for.
 inline void watchdog::ends() noexcept {
   scheduler& s = *std::exchange(home_, nullptr);
   if (s.seen_by != this) return;
@@ -241,8 +242,8 @@ inline void watchdog::look_closer(const void* where) {
 }
 
 // In the middle of a switch the code is still that of one flow, and the stack
-// that of the other: who went up from there would be lost. Where that cannot be
-// ruled out, there is no trace.
+// that of the other: an unwinder would get lost. Where that cannot be ruled
+// out, there is no trace.
 inline bool watchdog::between_flows(const void* where) {
 #if defined(__GLIBC__) && defined(__x86_64__)
   const auto& now = static_cast<const ucontext_t*>(where)->uc_mcontext.gregs;
