@@ -147,7 +147,7 @@ class scheduler {
   timer_wheels& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
   task_block& main_task() { return main_; }
-  list<task_block>& tasks() { return tasks_; }  // but for that one
+  list<task_block>& tasks() { return tasks_; }  // all but the main task
   nanoseconds turn_began() const { return now_; }
   // A random number, quick and not very good: xorshift (Marsaglia, 2003).
   std::uint32_t draw_lot() {
@@ -202,7 +202,7 @@ class scheduler {
   int descriptor_waits = 0;
   int jobs = 0;
   int remotes = 0;
-  // Of descriptor_waits, those of tasks that wake nobody.
+  // Of descriptor_waits, those of tasks that wake no other when they go on.
   int idle_waits = 0;
   onlooker* seen_by = nullptr;
   // Takes in what other threads have left; `last` when we end.
@@ -304,7 +304,8 @@ class scheduler {
 // destroyed after all tasks may ask.
 inline thread_local bool tasks_have_ended = false;
 
-// Called once, before there is a task: patch.hpp has something to say.
+// Called once, before there is a task. Set by patch.hpp, which then warns of a
+// patch that has no effect.
 inline std::atomic<void (*)()> before_first_task{nullptr};
 
 [[gnu::noinline]] inline scheduler& make_scheduler() {
@@ -816,8 +817,8 @@ inline void scheduler::end_unstarted(task_block& t) {
 
 // Called by whoever looks for the next task, on a stack whose own flow may be
 // gone: no place to unwind what this one was given, a generator, say, whose end
-// may have to wait. So that is left for later. Those who are told that it has
-// ended find themselves on its flow.
+// may have to wait. So that is left for later. Callbacks that are told of its
+// end find themselves on its flow.
 [[gnu::cold]] inline void scheduler::end_without_stack(task_block& t) {
   fiber* const flow = current_flow;
   fiber* const root = current_root;
