@@ -254,7 +254,6 @@ inline std::size_t within(std::size_t n, std::size_t room) {
 }  // namespace bao
 
 // In one source file of a program, at namespace scope: defines libc's names.
-// The last name makes a second use an error.
 #define BAO_PATCH_ALL()                                                      \
   BAO_LIBC(BAO_PATCH_CALL)                                                   \
   BAO_LIBC_ALIASES(BAO_PATCH_CALL_AS)                                        \
@@ -265,9 +264,12 @@ inline std::size_t within(std::size_t n, std::size_t room) {
     bao::hook::begin_patch(bao_patched_names, std::size(bao_patched_names)); \
   }                                                                          \
   }                                                                          \
-  extern "C" __attribute__((visibility("default")))                          \
-  const char BAO_PATCH_ALL_is_in_two_files[] {                               \
-    "only one of them may define it"                                         \
+  BAO_PATCH_IN_ONE_FILE(BAO_PATCH_ALL)
+// A name that makes a second use an error.
+#define BAO_PATCH_IN_ONE_FILE(macro)                \
+  extern "C" __attribute__((visibility("default"))) \
+  const char macro##_is_in_two_files[] {            \
+    "only one of them may define it"                \
   }
 
 // Visible to all. Weak, so that a program links statically with libc, too; but
@@ -311,10 +313,7 @@ inline std::size_t within(std::size_t n, std::size_t room) {
                                     std::size(bao_patched_locks));          \
   }                                                                         \
   }                                                                         \
-  extern "C" __attribute__((visibility("default")))                         \
-  const char BAO_PATCH_SYNC_is_in_two_files[] {                             \
-    "only one of them may define it"                                        \
-  }
+  BAO_PATCH_IN_ONE_FILE(BAO_PATCH_SYNC)
 #endif
 #define BAO_PATCH_LOCK(result, name, parameters, arguments)                    \
   extern "C" __attribute__((BAO_PATCH_LINKAGE))                                \
