@@ -407,8 +407,8 @@ inline bool is_shared(const pthread_cond_t* c) {
   return (__atomic_load_n(&c->__data.__wrefs, __ATOMIC_RELAXED) & 1) != 0;
 }
 
-// None of these suspends. Whoever is woken has left the line: the next signal
-// is for another. libc is told, too, as threads may sleep there.
+// These three never suspend. Whoever is woken has left the line: the next
+// signal is for another. libc is told, too, as threads may sleep there.
 inline void wake_waiters(const pthread_cond_t* c, bool all) {
   if (!may_be_wanted(c)) return;
   const thread_lock hold(line_of(c).mutex);

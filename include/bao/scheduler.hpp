@@ -70,8 +70,8 @@ class onlooker {
   ~onlooker() = default;
 };
 
-// Of its members only park(), yield(), run_ready(), the destructor and, after a
-// kill that was swallowed, meet_interruption() suspend.
+// Of its members only park(), yield(), their twins for C, run_ready(), the
+// destructor and, after a kill that was swallowed, meet_interruption() suspend.
 class scheduler {
  public:
   explicit scheduler(thread_state& t);
