@@ -28,7 +28,6 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
