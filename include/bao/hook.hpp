@@ -59,8 +59,7 @@ inline scheduler* tasks_here() {
   return t == nullptr ? nullptr : t->tasks;
 }
 
-// Those tasks, if the running one may wait here; null when the call is to be
-// libc's own.
+// Those tasks, to wait with; null when the call is to be libc's own.
 inline scheduler* here() {
   scheduler* const s = tasks_here();
   if (s == nullptr) return nullptr;
@@ -73,8 +72,8 @@ inline int fail(int error) {
   return -1;
 }
 
-// What call() returns; or failed(error) when it throws, which no interruption
-// of a task does here.
+// What call() returns, or failed(error) when it throws. What interrupts a task
+// is never thrown here.
 template <class Call, class Failed = int (*)(int)>
 auto for_c(Call call, Failed failed = fail) -> decltype(call()) try {
   return call();
@@ -90,10 +89,9 @@ inline bool is_non_blocking(int fd) {
 }
 
 // Whether a call may be made; errno says why not. Suspends when the task is
-// interrupted, and every so many calls: else a loop of calls that fail, or that
-// never have to wait, would keep the thread. But not for a descriptor that does
-// not block, as a signal handler writes to one: no other task must run in the
-// middle of what it interrupts.
+// interrupted, and every so many calls: else a loop of calls that fail, or
+// never wait, would keep the thread. But not for a descriptor that does not
+// block: a signal handler writes to such, and nobody must run in its middle.
 inline bool may_begin(scheduler& s, int fd = -1) {
   const int errno_before = errno;
   int error = s.interrupted_in_c();
@@ -161,8 +159,9 @@ inline deadline limit_of(int fd, readiness direction,
   return begin + duration_of({t.tv_sec, t.tv_usec * 1000});
 }
 
-// Suspends until it is time to try again, where the kernel gives no word.
-// Returns 0, ETIME when `until` has passed, or the error of an interruption.
+// Suspends until it is time to try again where the kernel gives no word, or
+// until `until`. Returns 0, ETIME when that has passed before, or what
+// interrupts the task.
 inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
   if (until.passed()) return ETIME;
   const int error =
@@ -309,7 +308,7 @@ inline std::size_t bytes_of(const iovec* parts, std::size_t n) {
   return all;
 }
 
-// A message of these. No call changes the list of them.
+// A message of these parts, which no call changes.
 inline msghdr message_of(const iovec* parts, std::size_t n) {
   msghdr m{};
   m.msg_iov = const_cast<iovec*>(parts);
@@ -317,8 +316,8 @@ inline msghdr message_of(const iovec* parts, std::size_t n) {
   return m;
 }
 
-// What is left of them after so many bytes. May throw std::bad_alloc when that
-// is several parts, and not all.
+// The parts that are left after so many bytes. Throws std::bad_alloc where it
+// needs memory: for several, when the first has been begun.
 class rest_of {
  public:
   rest_of(const iovec* parts, std::size_t n, std::size_t done)
@@ -361,7 +360,7 @@ inline bool is_unix_socket(int fd) {
   return option_of(fd, SO_DOMAIN) == AF_UNIX;
 }
 
-// Nobody waits for errors or urgent data, on sockets that have such.
+// Errors and urgent data are not waited for, by sockets that can have them.
 inline bool never_waits(int fd, int flags) {
   return (flags & MSG_DONTWAIT) != 0 ||
          ((flags & MSG_ERRQUEUE) != 0 && !is_unix_socket(fd)) ||
@@ -713,7 +712,7 @@ inline ssize_t write(int fd, const void* p, std::size_t n) {
                                      : hook::writev(fd, &part, 1);
 }
 
-// What has positions is always ready.
+// What has a position is always ready.
 using original::pread;
 using original::preadv;
 using original::pwrite;
