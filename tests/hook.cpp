@@ -427,17 +427,20 @@ TEST_CASE("who waits for the same descriptor does not wake each other") {
   bao::virtual_time clock;
   pair_of_sockets s;
   bao::group waiting;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 3; ++i)
     waiting.spawn([&] {
       char byte;
       hook::recv(s.ends[0], &byte, 1, 0);
     });
+  for (int i = 0; i < 3; ++i)
     waiting.spawn([&] {
       pollfd p{s.ends[0], POLLIN, 0};
       hook::poll(&p, 1, -1);
     });
-  }
   bao::sleep(1s);
+  CHECK(::write(s.ends[1], "x", 1) == 1);  // the first takes it
+  bao::sleep(1s);
+  CHECK(waiting.size() == 5);
   const auto turn = bao::this_scheduler().turn();
   for (int i = 0; i < 10; ++i) bao::sleep(1s);
   CHECK(bao::this_scheduler().turn() - turn < 5000);
