@@ -4237,10 +4237,16 @@ inline std::string title(const task_block& t) {
   return text;
 }
 
-inline std::string describe(const task_block& t, nanoseconds now) {
+// The same, and where it was spawned.
+inline std::string title_and_place(const task_block& t) {
   std::string text = title(t);
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
+  return text;
+}
+
+inline std::string describe(const task_block& t, nanoseconds now) {
+  std::string text = title_and_place(t);
   switch (t.stage) {
     case task_state::created:
       return text + " has not started";
@@ -5034,9 +5040,9 @@ inline void scheduler::limit_passed(scope& limit) {
     // nothing but swallow cannot keep the thread.
     if (++t.kill_refusals == 1)
       std::fprintf(stderr, "bao: %s swallowed bao::killed, and gets it again\n",
-                   describe(t, now_).c_str());
+                   title_and_place(t).c_str());
     if (ending_ && t.kill_refusals > 16)
-      die(describe(t, now_).c_str(), " does not end, though its thread does");
+      die(title_and_place(t).c_str(), " does not end, though its thread does");
     let_others_run();
   }
   t.kill_thrown = std::make_exception_ptr(killed(t.flow));
@@ -5928,7 +5934,8 @@ class timeout : public scope, private alarm {
 };
 
 // Suspends as f does. Returns the value that f() returns, or an empty optional
-// when it took longer than `limit`; true or false where f returns nothing.
+// when it took longer than `limit`; true or false where f returns nothing. A
+// patched C library that is cut off returns, too: with an error of its own.
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::decay_t<std::invoke_result_t<F&>>;
@@ -6072,7 +6079,8 @@ class lock_holder {
   void expect_not_mine(const char* call) {
     if (held_.task != nobody && held_.task == me(call))
       throw deadlock(std::string(call) + ": " + held_.what +
-                     " is held by this task itself");
+                     " is held by this task itself, " +
+                     title_and_place(waiters_.enter(call).running()));
   }
   void expect_mine(const char* call) {
     if (held_.task != me(call))
@@ -9244,9 +9252,10 @@ class udp_socket : public bound_socket {
 // To accept and spawn takes two lines and needs no class. This one adds what a
 // program in service needs. It limits how many clients are served at a time:
 // the others wait in the system's queue. It ends gracefully: the clients that
-// are there may finish. And it may run on several threads, each with a
-// scheduler and a listener of its own, among which the system divides the
-// connections:
+// are there may finish in a time of grace, but their handlers are not told, and
+// one that waits for a silent client takes all of it. And a server may run on
+// several threads, each with a scheduler and a listener of its own, among which
+// the system divides the connections:
 //
 //              port 8080
 //     thread 1   thread 2   thread 3        no task ever leaves its thread,
@@ -12378,6 +12387,8 @@ inline void clear_parking_lot() {
 //     curl_easy_perform() --> poll() --> hook::poll() --> other tasks run
 //                                             |
 //                                             '--> libc's, where none could
+//
+// BAO_PATCH_SYNC() does the same for the mutexes and conditions of threads.
 //
 // What libc calls itself is not seen: a FILE* blocks as ever, but for one that
 // bao::fdopen() has made. Nor is anything of plugins loaded by RTLD_DEEPBIND;

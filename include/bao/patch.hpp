@@ -13,6 +13,8 @@
 //                                             |
 //                                             '--> libc's, where none could
 //
+// BAO_PATCH_SYNC() does the same for the mutexes and conditions of threads.
+//
 // What libc calls itself is not seen: a FILE* blocks as ever, but for one that
 // bao::fdopen() has made. Nor is anything of plugins loaded by RTLD_DEEPBIND;
 // patch_status() tells what is live. A program that is linked statically says

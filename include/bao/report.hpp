@@ -101,10 +101,16 @@ inline std::string title(const task_block& t) {
   return text;
 }
 
-inline std::string describe(const task_block& t, nanoseconds now) {
+// The same, and where it was spawned.
+inline std::string title_and_place(const task_block& t) {
   std::string text = title(t);
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
+  return text;
+}
+
+inline std::string describe(const task_block& t, nanoseconds now) {
+  std::string text = title_and_place(t);
   switch (t.stage) {
     case task_state::created:
       return text + " has not started";

@@ -731,9 +731,9 @@ inline void scheduler::limit_passed(scope& limit) {
     // nothing but swallow cannot keep the thread.
     if (++t.kill_refusals == 1)
       std::fprintf(stderr, "bao: %s swallowed bao::killed, and gets it again\n",
-                   describe(t, now_).c_str());
+                   title_and_place(t).c_str());
     if (ending_ && t.kill_refusals > 16)
-      die(describe(t, now_).c_str(), " does not end, though its thread does");
+      die(title_and_place(t).c_str(), " does not end, though its thread does");
     let_others_run();
   }
   t.kill_thrown = std::make_exception_ptr(killed(t.flow));

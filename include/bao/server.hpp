@@ -9,9 +9,10 @@
 // To accept and spawn takes two lines and needs no class. This one adds what a
 // program in service needs. It limits how many clients are served at a time:
 // the others wait in the system's queue. It ends gracefully: the clients that
-// are there may finish. And it may run on several threads, each with a
-// scheduler and a listener of its own, among which the system divides the
-// connections:
+// are there may finish in a time of grace, but their handlers are not told, and
+// one that waits for a silent client takes all of it. And a server may run on
+// several threads, each with a scheduler and a listener of its own, among which
+// the system divides the connections:
 //
 //              port 8080
 //     thread 1   thread 2   thread 3        no task ever leaves its thread,

@@ -126,7 +126,8 @@ class lock_holder {
   void expect_not_mine(const char* call) {
     if (held_.task != nobody && held_.task == me(call))
       throw deadlock(std::string(call) + ": " + held_.what +
-                     " is held by this task itself");
+                     " is held by this task itself, " +
+                     title_and_place(waiters_.enter(call).running()));
   }
   void expect_mine(const char* call) {
     if (held_.task != me(call))

@@ -66,7 +66,8 @@ class timeout : public scope, private alarm {
 };
 
 // Suspends as f does. Returns the value that f() returns, or an empty optional
-// when it took longer than `limit`; true or false where f returns nothing.
+// when it took longer than `limit`; true or false where f returns nothing. A
+// patched C library that is cut off returns, too: with an error of its own.
 template <class F>
 auto with_timeout(deadline limit, F&& f) {
   using R = std::decay_t<std::invoke_result_t<F&>>;
