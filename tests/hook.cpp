@@ -479,6 +479,22 @@ TEST_CASE("V74: SO_RCVTIMEO and SO_SNDTIMEO are kept") {
         outcome{-1, EAGAIN});
 }
 
+TEST_CASE("V74: SO_RCVTIMEO is kept by one who is woken all the time") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  const timeval limit{0, 20000};
+  ::setsockopt(s.ends[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  const auto begin = bao::now();
+  auto reader = bao::spawn([&] {
+    char byte;
+    return in_c([&] { return hook::recv(s.ends[0], &byte, 1, 0); });
+  });
+  for (int i = 0; i < 100 && !reader.done(); ++i)  // whoever leaves wakes it
+    bao::wait_fd(s.ends[0], bao::readable, 500us);
+  CHECK(bao::now() - begin < 21ms);
+  CHECK(reader.get() == outcome{-1, EAGAIN});
+}
+
 TEST_CASE("V75: waitpid lets others run until the child has ended") {
   pair_of_sockets s;
   const pid_t child = ::fork();

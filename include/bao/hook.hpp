@@ -241,16 +241,15 @@ class call {
   // the kernel's clock.
   int wait() {
     if (until_) return wait(*until_);
-    const auto begin = now();
-    const int error = wait(std::chrono::milliseconds(1), false);
+    const int error = wait(began() + std::chrono::milliseconds(1), false);
     if (error != ETIME) return error;
-    until_ = limit_of(fd_, want_, begin);
+    until_ = limit_of(fd_, want_, began());
     return 0;
   }
   // What is said to be ready, and is not, as long as nobody takes an error that
   // is kept for MSG_ERRQUEUE, or another unix socket has no room for us.
   int wait_without_word(growing_pause& pauses) {
-    if (!until_) until_ = limit_of(fd_, want_);
+    if (!until_) until_ = limit_of(fd_, want_, began());
     return pause(scheduler_, pauses, *until_);
   }
   int wait(deadline until, bool anew = true) {
@@ -284,6 +283,12 @@ class call {
   bool has_waited() const { return has_waited_; }
 
  private:
+  // When it first had to wait. It may be woken for others since, any number of
+  // times.
+  bao::clock::time_point began() {
+    if (!began_) began_ = now();
+    return *began_;
+  }
   int what_poll_says() const {
     const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
     pollfd p{fd_, static_cast<short>(events), 0};
@@ -294,6 +299,7 @@ class call {
   const int fd_;
   const readiness want_;
   const int errno_before_ = errno;
+  std::optional<bao::clock::time_point> began_;
   std::optional<deadline> until_;  // once it is known
   bool has_waited_ = false;
   std::optional<place_in_line> place_;  // from the first wait on
