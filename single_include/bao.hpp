@@ -10538,6 +10538,7 @@ class call {
       // Of datagrams it is the blocking call alone that then says: the end.
       if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
+      if (news == 0) pauses = growing_pause();
       switch (const int error =
                   news == 0 ? wait() : wait_without_word(pauses)) {
         case 0:

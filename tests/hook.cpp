@@ -444,6 +444,34 @@ TEST_CASE("who waits for the same descriptor does not wake each other") {
   waiting.kill();
 }
 
+TEST_CASE("who comes too late for what there was is not later each time") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  auto peer = bao::spawn([&] {
+    for (int i = 0; i < 8; ++i) {
+      bao::sleep(100ms);
+      hook::write(s.ends[1], "x", 1);
+    }
+  });
+  // What comes is taken by others, just after poll() has told us of it.
+  bool is_there = false;
+  int lost = 0;
+  auto since = bao::now();
+  hook::call reading(bao::this_scheduler(), s.ends[0], bao::readable);
+  reading.one([&](int flags) -> ssize_t {
+    char byte;
+    if (is_there) {
+      hook::original::recv(s.ends[0], &byte, 1, flags);
+      CHECK(bao::now() - since <= 1ms);
+      if (++lost == 8) return 0;
+    }
+    is_there = hook::original::recv(s.ends[0], &byte, 1, flags | MSG_PEEK) == 1;
+    since = bao::now();
+    return hook::fail(EAGAIN);
+  });
+  CHECK(lost == 8);
+}
+
 TEST_CASE("V78: who sleeps for longer than nanoseconds can count, sleeps") {
   bao::virtual_time clock;
   for (const time_t time : {time_t{10000000000}, ~(time_t{1} << 63)}) {
