@@ -374,9 +374,11 @@ inline bool never_waits(int fd, int flags) {
 }
 
 // Whether descriptors have come along, or would have, had there been room: with
-// them a unix socket ends what it gives.
-inline bool has_descriptors(msghdr& m) {
-  bool any = (m.msg_flags & MSG_CTRUNC) != 0;
+// them a unix socket ends what it gives. Times and credentials come with all
+// and end nothing, so where those are asked for, a want of room says nothing.
+inline bool has_descriptors(int fd, msghdr& m) {
+  bool any = (m.msg_flags & MSG_CTRUNC) != 0 && is_unix_socket(fd) &&
+             option_of(fd, SO_PASSCRED) == 0;
   for (cmsghdr* c = CMSG_FIRSTHDR(&m); c != nullptr; c = CMSG_NXTHDR(&m, c))
     any = any || (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS);
   return any;
@@ -410,7 +412,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     std::size_t done = n;
     const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
-    while (done < all && !has_descriptors(*message)) {
+    while (done < all && !has_descriptors(fd, *message)) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
                          looks ? 0 : done);
       msghdr more = rest.message();
