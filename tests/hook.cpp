@@ -447,6 +447,34 @@ TEST_CASE("who waits for the same descriptor does not wake each other") {
   waiting.kill();
 }
 
+TEST_CASE("who comes too late for what there was is not later each time") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  auto peer = bao::spawn([&] {
+    for (int i = 0; i < 8; ++i) {
+      bao::sleep(100ms);
+      hook::write(s.ends[1], "x", 1);
+    }
+  });
+  // What comes is taken by others, just after poll() has told us of it.
+  bool is_there = false;
+  int lost = 0;
+  auto since = bao::now();
+  hook::call reading(bao::this_scheduler(), s.ends[0], bao::readable);
+  reading.one([&](int flags) -> ssize_t {
+    char byte;
+    if (is_there) {
+      hook::original::recv(s.ends[0], &byte, 1, flags);
+      CHECK(bao::now() - since <= 1ms);
+      if (++lost == 8) return 0;
+    }
+    is_there = hook::original::recv(s.ends[0], &byte, 1, flags | MSG_PEEK) == 1;
+    since = bao::now();
+    return hook::fail(EAGAIN);
+  });
+  CHECK(lost == 8);
+}
+
 TEST_CASE("V78: who sleeps for longer than nanoseconds can count, sleeps") {
   bao::virtual_time clock;
   for (const time_t time : {time_t{10000000000}, ~(time_t{1} << 63)}) {
@@ -480,6 +508,22 @@ TEST_CASE("V74: SO_RCVTIMEO and SO_SNDTIMEO are kept") {
   CHECK(bao::now() - begin == 3500ms);
   CHECK(in_c([&] { return hook::send(s.ends[0], "x", 1, 0); }) ==
         outcome{-1, EAGAIN});
+}
+
+TEST_CASE("V74: SO_RCVTIMEO is kept by one who is woken all the time") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  const timeval limit{0, 20000};
+  ::setsockopt(s.ends[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  const auto begin = bao::now();
+  auto reader = bao::spawn([&] {
+    char byte;
+    return in_c([&] { return hook::recv(s.ends[0], &byte, 1, 0); });
+  });
+  for (int i = 0; i < 100 && !reader.done(); ++i)  // whoever leaves wakes it
+    bao::wait_fd(s.ends[0], bao::readable, 500us);
+  CHECK(bao::now() - begin < 21ms);
+  CHECK(reader.get() == outcome{-1, EAGAIN});
 }
 
 TEST_CASE("V75: waitpid lets others run until the child has ended") {

@@ -195,6 +195,7 @@ class call {
       // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
+      if (news == 0) pauses = growing_pause();
       switch (const int error =
                   news == 0 ? wait() : wait_without_word(pauses)) {
         case 0:
@@ -242,16 +243,15 @@ class call {
   // own limit, which is at least a tick of the kernel's clock.
   int wait() {
     if (until_) return wait(*until_);
-    const auto begin = now();
-    const int error = wait(std::chrono::milliseconds(1), false);
+    const int error = wait(began() + std::chrono::milliseconds(1), false);
     if (error != ETIME) return error;
-    until_ = limit_of(fd_, want_, begin);
+    until_ = limit_of(fd_, want_, began());
     return 0;
   }
   // The same where poll() says ready and the call still finds nothing: an error
   // is kept for MSG_ERRQUEUE, or the unix socket at the other end has no room.
   int wait_without_word(growing_pause& pauses) {
-    if (!until_) until_ = limit_of(fd_, want_);
+    if (!until_) until_ = limit_of(fd_, want_, began());
     return pause(scheduler_, pauses, *until_);
   }
   int wait(deadline until, bool anew = true) {
@@ -285,6 +285,12 @@ class call {
   bool has_waited() const { return has_waited_; }
 
  private:
+  // When it first had to wait. It may be woken for others since, any number of
+  // times.
+  bao::clock::time_point began() {
+    if (!began_) began_ = now();
+    return *began_;
+  }
   int what_poll_says() const {
     const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
     pollfd p{fd_, static_cast<short>(events), 0};
@@ -295,6 +301,7 @@ class call {
   const int fd_;
   const readiness want_;
   const int errno_before_ = errno;
+  std::optional<bao::clock::time_point> began_;
   std::optional<deadline> until_;  // once it is known
   bool has_waited_ = false;
   std::optional<place_in_line> place_;  // from the first wait on
@@ -368,9 +375,12 @@ inline bool never_waits(int fd, int flags) {
 }
 
 // Whether descriptors have come along, or would have, had there been room. A
-// unix socket gives no bytes beyond them in the same call.
-inline bool has_descriptors(msghdr& m) {
-  bool any = (m.msg_flags & MSG_CTRUNC) != 0;
+// unix socket gives no bytes beyond them in the same call. Times and credentials
+// come with all bytes and end nothing: so where those are asked for, a want of
+// room says nothing.
+inline bool has_descriptors(int fd, msghdr& m) {
+  bool any = (m.msg_flags & MSG_CTRUNC) != 0 && is_unix_socket(fd) &&
+             option_of(fd, SO_PASSCRED) == 0;
   for (cmsghdr* c = CMSG_FIRSTHDR(&m); c != nullptr; c = CMSG_NXTHDR(&m, c))
     any = any || (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS);
   return any;
@@ -405,7 +415,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     std::size_t done = n;
     const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
-    while (done < all && !has_descriptors(*message)) {
+    while (done < all && !has_descriptors(fd, *message)) {
       const rest_of rest(message->msg_iov, message->msg_iovlen,
                          looks ? 0 : done);
       msghdr more = rest.message();

@@ -1171,6 +1171,18 @@ TEST_CASE("MSG_WAITALL waits for all, or for the end") {
            return got(r, l.in, 8, MSG_WAITALL | MSG_DONTWAIT);
          });
          if (k != stream && k != tcp) return;
+         waits(name + ", no room for what comes along", [&](situation& s) {
+           const line l = make(s, k);
+           const int on = 1;
+           must(::setsockopt(l.in, SOL_SOCKET,
+                             k == tcp ? SO_TIMESTAMP : SO_PASSCRED, &on,
+                             sizeof on));
+           put(l.out, "hel");
+           const auto helps = s.later([&] { put(l.out, "lo, world"); });
+           outcome o = got(r, l.in, 8, MSG_WAITALL);
+           s.finish();
+           return o.add(rest(l.in));
+         });
          waits(name + ", the end", [&](situation& s) {
            const line l = make(s, k);
            put(l.out, "hel");
