@@ -523,6 +523,24 @@ TEST_CASE("V74: SO_RCVTIMEO is kept by one who is woken all the time") {
   CHECK(reader.get() == outcome{-1, EAGAIN});
 }
 
+TEST_CASE("V74: SO_SNDTIMEO of a unix socket is for each piece it takes") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  const timeval limit{0, 20000};
+  ::setsockopt(s.ends[0], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  const std::string much(1 << 22, 'x');
+  auto sender = bao::spawn(
+      [&] { return hook::send(s.ends[0], much.data(), much.size(), 0); });
+  std::string piece(1 << 16, 'x');
+  const auto begin = bao::now();
+  while (!sender.done()) {
+    bao::sleep(5ms);
+    hook::recv(s.ends[1], piece.data(), piece.size(), MSG_DONTWAIT);
+  }
+  CHECK(bao::now() - begin > 100ms);
+  CHECK(sender.get() == long{1} << 22);
+}
+
 TEST_CASE("V75: waitpid lets others run until the child has ended") {
   pair_of_sockets s;
   const pid_t child = ::fork();
