@@ -10500,6 +10500,18 @@ inline deadline in_milliseconds(int ms) {
   return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
 }
 
+inline int option_of(int fd, int which) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  return ::getsockopt(fd, SOL_SOCKET, which, &value, &size) == 0 ? value : -1;
+}
+inline bool is_stream_socket(int fd) {
+  return option_of(fd, SO_TYPE) == SOCK_STREAM;
+}
+inline bool is_unix_socket(int fd) {
+  return option_of(fd, SO_DOMAIN) == AF_UNIX;
+}
+
 // Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
 // that has begun at `begin`.
 inline deadline limit_of(int fd, readiness direction,
@@ -10586,6 +10598,9 @@ class call {
         break;
       }
       done += static_cast<std::size_t>(more);
+      // Unix sockets give each piece that they take the whole time.
+      if (began_ && done < n && is_unix_socket(fd_))
+        began_.reset(), until_.reset();
     } while (done < n);
     return static_cast<ssize_t>(done);
   }
@@ -10709,18 +10724,6 @@ class rest_of {
 
 // --- sockets -----------------------------------------------------------------
 
-inline int option_of(int fd, int which) {
-  int value = 0;
-  socklen_t size = sizeof value;
-  return ::getsockopt(fd, SOL_SOCKET, which, &value, &size) == 0 ? value : -1;
-}
-inline bool is_stream_socket(int fd) {
-  return option_of(fd, SO_TYPE) == SOCK_STREAM;
-}
-inline bool is_unix_socket(int fd) {
-  return option_of(fd, SO_DOMAIN) == AF_UNIX;
-}
-
 // Errors and urgent data are not waited for, by sockets that can have them.
 inline bool never_waits(int fd, int flags) {
   return (flags & MSG_DONTWAIT) != 0 ||
@@ -10729,9 +10732,9 @@ inline bool never_waits(int fd, int flags) {
 }
 
 // Whether descriptors have come along, or would have, had there been room. A
-// unix socket gives no bytes beyond them in the same call. Times and credentials
-// come with all bytes and end nothing: so where those are asked for, a want of
-// room says nothing.
+// unix socket gives no bytes beyond them in the same call. Times and
+// credentials come with all bytes and end nothing: so where those are asked
+// for, a want of room says nothing.
 inline bool has_descriptors(int fd, msghdr& m) {
   bool any = (m.msg_flags & MSG_CTRUNC) != 0 && is_unix_socket(fd) &&
              option_of(fd, SO_PASSCRED) == 0;

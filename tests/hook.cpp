@@ -461,7 +461,7 @@ TEST_CASE("who comes too late for what there was is not later each time") {
   int lost = 0;
   auto since = bao::now();
   hook::call reading(bao::this_scheduler(), s.ends[0], bao::readable);
-  reading.one([&](int flags) -> ssize_t {
+  reading.retry([&](int flags) -> ssize_t {
     char byte;
     if (is_there) {
       hook::original::recv(s.ends[0], &byte, 1, flags);
@@ -524,6 +524,24 @@ TEST_CASE("V74: SO_RCVTIMEO is kept by one who is woken all the time") {
     bao::wait_fd(s.ends[0], bao::readable, 500us);
   CHECK(bao::now() - begin < 21ms);
   CHECK(reader.get() == outcome{-1, EAGAIN});
+}
+
+TEST_CASE("V74: SO_SNDTIMEO of a unix socket is for each piece it takes") {
+  bao::virtual_time clock;
+  pair_of_sockets s;
+  const timeval limit{0, 20000};
+  ::setsockopt(s.ends[0], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  const std::string much(1 << 22, 'x');
+  auto sender = bao::spawn(
+      [&] { return hook::send(s.ends[0], much.data(), much.size(), 0); });
+  std::string piece(1 << 16, 'x');
+  const auto begin = bao::now();
+  while (!sender.done()) {
+    bao::sleep(5ms);
+    hook::recv(s.ends[1], piece.data(), piece.size(), MSG_DONTWAIT);
+  }
+  CHECK(bao::now() - begin > 100ms);
+  CHECK(sender.get() == long{1} << 22);
 }
 
 TEST_CASE("V75: waitpid lets others run until the child has ended") {
