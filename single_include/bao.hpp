@@ -10367,9 +10367,9 @@ class virtual_time : public system_calls {
 //
 // Whether a descriptor blocks, and how long a socket's SO_RCVTIMEO is, is the
 // kernel's to know: a table of ours would be wrong after the next dup(), fork()
-// or fcntl() elsewhere. So nothing is remembered, and the flags of a descriptor
-// stay what they are. Each call is made so that it cannot block; only when it
-// would have is the kernel asked:
+// or fcntl() elsewhere. So none of it is remembered, and the flags of a
+// descriptor stay what they are. Each call is made so that it cannot block;
+// only when it would have is the kernel asked:
 //
 //     recv(MSG_DONTWAIT) --> data? --yes--> return it
 //          ^                   no
@@ -10747,7 +10747,9 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   scheduler* const s = here();
   if (s == nullptr || message == nullptr || never_waits(fd, flags))
     return original::recvmsg(fd, message, flags);
-  const auto begin = now();
+  const bool wants_all = (flags & MSG_WAITALL) != 0;
+  // Asked for only where it may count: see `until` below.
+  const auto begin = wants_all ? now() : bao::clock::time_point();
   const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
@@ -10757,7 +10759,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   };
   const ssize_t got = receive(message);
   const auto n = static_cast<std::size_t>(got);
-  if (got <= 0 || (flags & MSG_WAITALL) == 0 ||
+  if (got <= 0 || !wants_all ||
       n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
       !is_stream_socket(fd))
     return got;
