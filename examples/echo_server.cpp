@@ -31,10 +31,12 @@ char upper(char c) { return 'a' <= c && c <= 'z' ? char(c - 'a' + 'A') : c; }
 // One connection. Its task owns the stream, which is closed when the task ends.
 void serve(bao::tcp_stream peer, bool in_capitals) {
   try {
-    char buffer[16 * 1024];
-    while (const std::size_t n = peer.read_some(buffer, sizeof buffer)) {
-      if (in_capitals) std::transform(buffer, buffer + n, buffer, upper);
-      peer.write_all(buffer, n);
+    for (;;) {
+      std::string text = peer.read_some();
+      if (text.empty()) return;
+      if (in_capitals)
+        std::transform(text.begin(), text.end(), text.begin(), upper);
+      peer.write_all(text);
     }
   } catch (const std::system_error&) {
     // A client that breaks off is no concern of the others.

@@ -1262,6 +1262,48 @@ TEST_CASE("V73: of a file there is one operation at a time") {
   CHECK(std::count(seen.begin(), seen.end(), 1) == 200'000);
 }
 
+TEST_CASE("V73: what a helper reads is not what others read meanwhile") {
+  char path[] = "/tmp/bao_io_XXXXXX";
+  bao::stream file(::mkstemp(path));
+  ::unlink(path);
+  const std::string text(2'000'000, 'f');
+  file.write_all(text);
+  ::lseek(file.fd(), 0, SEEK_SET);
+  auto reader = bao::spawn([&] { return file.read_all(); });
+  auto ends = bao::socket_pair();
+  while (!reader.done()) {
+    ends.first.write_all("socket\n");
+    CHECK(ends.second.read_line() == "socket");
+  }
+  const bool same = reader.get() == text;
+  CHECK(same);
+}
+
+TEST_CASE("a task with the smallest stack reads lines") {
+  auto ends = bao::socket_pair();
+  auto reader = bao::spawn(bao::task_options().stack_size(16 * 1024), [&] {
+    return ends.second.read_line().value_or("none");
+  });
+  bao::yield();
+  ends.first.write_all("in pieces ");
+  bao::yield();
+  ends.first.write_all("of any size\n");
+  CHECK(reader.get() == "in pieces of any size");
+}
+
+TEST_CASE("a short line does not come in the memory of a long one") {
+  auto ends = bao::socket_pair();
+  auto writer = bao::spawn([&] {
+    ends.first.write_all(std::string(50'000, 'x') + "\nshort, but ");
+    bao::yield();
+    ends.first.write_all("not tiny\n");
+  });
+  CHECK(ends.second.read_line()->size() == 50'000);
+  const std::string line = ends.second.read_line().value_or("none");
+  CHECK(line == "short, but not tiny");
+  CHECK(line.capacity() < 100);
+}
+
 // --- threads -----------------------------------------------------------------
 
 TEST_CASE("V65: a descriptor that was waited for belongs to that thread") {

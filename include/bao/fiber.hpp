@@ -211,6 +211,7 @@ struct thread_state {
   main_flow main;
   stack_pool stacks;
   spare_blocks blocks;
+  std::unique_ptr<char[]> scratch;        // room for bytes on their way
   std::atomic<fiber*> released{nullptr};  // by other threads; see take_back()
   class scheduler* tasks = nullptr;       // once there are any
   unsigned number;                        // of the thread, for messages

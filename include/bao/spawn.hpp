@@ -137,8 +137,7 @@ class task_options {
     name_ = std::move(name);
     return *this;
   }
-  // In bytes, rounded up to a power of two, 16 KiB to 1 GiB. To read a stream
-  // by lines or counts takes more than 16 KiB by itself.
+  // In bytes, rounded up to a power of two, 16 KiB to 1 GiB.
   task_options& stack_size(std::size_t bytes) {
     stack_size_ = bytes;
     return *this;

@@ -2,8 +2,7 @@
 //
 // Reading asks for as much as there is and keeps what was not wanted yet, so
 // that a line, a delimiter or a count of bytes may come in pieces of any size.
-// That takes one more copy, and more than 16 KiB of stack, which only
-// read_some() into memory of yours saves.
+// That takes one more copy, which read_some() into memory of yours saves.
 //
 // A stream changes no flag of its descriptor, which others may share: sockets
 // are told with each call not to block, pipes and terminals are polled before
@@ -24,6 +23,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -195,9 +195,18 @@ inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
 
 // Adds what there is to the buffer. False at the end. What there is no memory
 // for is lost: nobody shall read on as if it had not been.
+//
+// It is read into memory that all tasks of the thread share, as nothing comes
+// between the arrival and the copy. A buffer on each reader's stack would cost
+// a connection two pages, and be cold.
 inline bool stream::read_ahead(io_call& reading) {
-  char piece[16 * 1024];
-  const std::size_t n = receive(reading, piece, sizeof piece);
+  constexpr std::size_t size = 16 * 1024;
+  auto& shared = this_thread_state().scratch;
+  std::unique_ptr<char[]> own;  // a helper thread fills it while others run
+  auto& memory = kind_ == kind::file ? own : shared;
+  if (memory == nullptr) memory.reset(new char[size]);
+  char* const piece = memory.get();
+  const std::size_t n = receive(reading, piece, size);
   try {
     buffer_.append(piece, n);
   } catch (...) {
@@ -208,6 +217,10 @@ inline bool stream::read_ahead(io_call& reading) {
 }
 
 inline std::string stream::take_ahead(std::size_t n) {
+  // All of it can go as it is, unless little lies in much memory.
+  if (consumed_ == 0 && n >= buffer_.size() &&
+      buffer_.capacity() <= 2 * buffer_.size())
+    return std::exchange(buffer_, {});
   std::string taken = buffer_.substr(consumed_, n);
   consumed_ += taken.size();
   if (consumed_ == buffer_.size()) {
