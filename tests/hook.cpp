@@ -357,6 +357,67 @@ TEST_CASE("a number that stands for another file, unnoticed, is waited for") {
   ::close(number);
 }
 
+// The ends of a TCP connection, which block.
+struct tcp_pair {
+  bao::tcp_listener door{"127.0.0.1:0"};
+  bao::tcp_stream near = bao::connect(door.local_address());
+  bao::tcp_stream far = door.accept();
+  tcp_pair() {
+    for (int fd : {near.fd(), far.fd()}) ::fcntl(fd, F_SETFL, 0);
+  }
+};
+
+TEST_CASE("what comes over TCP is read at once, however short the last read") {
+  tcp_pair c;
+  const int fd = ::dup(c.near.fd());  // of which only libc knows
+  char room[100];
+  const auto read = [&] { return hook::recv(fd, room, sizeof room, 0); };
+  const auto send = [&] { CHECK(::send(c.far.fd(), "abc", 3, 0) == 3); };
+  const auto exchange = [&] {
+    auto reader = bao::spawn([&] { CHECK(read() == 3); });
+    bao::yield();
+    send();
+    CHECK(reader.join(10s));
+  };
+  bao::poller& poller = bao::this_scheduler().poller();
+  for (int round = 0; round < 3; ++round) exchange();
+  // Before we wait, with or without a look at the poller; and twice.
+  send();
+  CHECK(read() == 3);
+  exchange();
+  send();
+  bao::sleep(1ms);
+  CHECK(read() == 3);
+  exchange();
+  send();
+  CHECK(hook::recv(fd, room, 2, 0) == 2);
+  CHECK(hook::recv(fd, room, 2, 0) == 1);
+  exchange();
+  // By one that does not block, without a word of the poller's.
+  ::fcntl(fd, F_SETFL, O_NONBLOCK);
+  CHECK(in_c(read) == outcome{-1, EAGAIN});
+  send();
+  CHECK(read() == 3);
+  ::fcntl(fd, F_SETFL, 0);
+  // Of another file with its number.
+  exchange();
+  const bool knows = poller.emptied(fd);
+  CHECK(knows == poller.lasts(fd));
+  pair_of_sockets other;
+  REQUIRE(::dup2(other.ends[0], fd) == fd);  // not the hook's
+  CHECK(::send(other.ends[1], "of it", 5, 0) == 5);
+  CHECK(read() == 5);
+  // The end, when it comes with the last bytes and behind them.
+  REQUIRE(::dup2(c.near.fd(), fd) == fd);
+  exchange();
+  send();
+  c.far.shutdown_write();
+  CHECK(read() == 3);
+  CHECK(read() == 0);
+  CHECK(read() == 0);
+  ::close(fd);
+}
+
 TEST_CASE("one that is waited for no more wakes nobody, twice") {
   pair_of_sockets s;
   auto reader = bao::spawn([&] {

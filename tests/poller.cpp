@@ -477,6 +477,36 @@ TEST_CASE_TEMPLATE("what is watched again and again is reported each time", P,
   CHECK_FALSE(poller.lasts(c.ours));
 }
 
+TEST_CASE_TEMPLATE("a short read tells that there is no more, if it can", P,
+                   POLLERS) {
+  P poller;
+  connection c;
+  const auto read_short = [&](bool tells) {
+    poller.read_short(c.ours, [tells] { return tells; });
+    return poller.emptied(c.ours);
+  };
+  CHECK_FALSE(read_short(true));  // not watched yet
+  CHECK(poller.watch_again(c.ours, bao::readable, false));
+  const bool lasts = poller.lasts(c.ours);
+  CHECK(read_short(true) == lasts);
+  c.they_write();
+  ask(poller, at_most);
+  CHECK_FALSE(poller.emptied(c.ours));
+  CHECK(read_short(false) == lasts);  // asked only once
+  CHECK(poller.watch_again(c.ours, bao::readable, true));
+  CHECK_FALSE(poller.emptied(c.ours));
+  CHECK_FALSE(read_short(false));
+  CHECK_FALSE(read_short(true));
+  // What is read behind a hang-up is short, and is not the end.
+  CHECK(poller.watch_again(c.ours, bao::readable, true));
+  c.they_write();
+  ::shutdown(c.theirs, SHUT_WR);
+  ask(poller, at_most);
+  CHECK_FALSE(read_short(true));
+  poller.forget(c.ours);
+  CHECK_FALSE(poller.emptied(c.ours));
+}
+
 TEST_CASE_TEMPLATE("a number with a new file is watched when told anew", P,
                    POLLERS) {
   P poller;

@@ -154,6 +154,7 @@ inline int option_of(int fd, int which) {
 inline bool is_stream_socket(int fd) {
   return option_of(fd, SO_TYPE) == SOCK_STREAM;
 }
+inline bool is_tcp(int fd) { return option_of(fd, SO_PROTOCOL) == IPPROTO_TCP; }
 inline bool is_unix_socket(int fd) {
   return option_of(fd, SO_DOMAIN) == AF_UNIX;
 }
@@ -184,8 +185,10 @@ inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
 // One call of C's about one descriptor, however many system calls it takes.
 class call {
  public:
-  call(scheduler& s, int fd, readiness want)
-      : scheduler_(s), fd_(fd), want_(want) {}
+  // `n` is what a plain read asks for: one that gives less has emptied a TCP
+  // socket, and the next one waits without trying.
+  call(scheduler& s, int fd, readiness want, std::size_t n = 0)
+      : scheduler_(s), fd_(fd), want_(want), n_(n) {}
   call(const call&) = delete;
 
   // Calls attempt(), which does not block, until it does not fail with EAGAIN;
@@ -195,14 +198,18 @@ class call {
   ssize_t retry(Attempt attempt, Block block) {
     if (!may_begin(scheduler_, fd_)) return -1;
     growing_pause pauses;
-    for (;;) {
-      const ssize_t result = attempt();
+    poller& p = scheduler_.poller();
+    bool waits = n_ != 0 && p.emptied(fd_) && !is_non_blocking(fd_);
+    for (;; waits = false) {
+      const ssize_t result = waits ? fail(EAGAIN) : attempt();
       if (result != -1) {
+        if (result > 0 && static_cast<std::size_t>(result) < n_)
+          p.read_short(fd_, [&] { return is_tcp(fd_); });
         errno = errno_before_;
         return result;
       }
       if (errno != EAGAIN) return -1;
-      if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
+      if (!until_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
       const int news = has_waited_ ? what_poll_says() : 0;
       // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
@@ -315,6 +322,7 @@ class call {
   scheduler& scheduler_;
   const int fd_;
   const readiness want_;
+  const std::size_t n_;
   const int errno_before_ = errno;
   std::optional<bao::clock::time_point> began_;
   std::optional<deadline> until_;  // once it is known
@@ -453,7 +461,7 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
     if (got != -1 && from != nullptr) *size = message.msg_namelen;
     return got;
   }
-  return call(*s, fd, readable).retry([&](int more_flags) {
+  return call(*s, fd, readable, flags == 0 ? n : 0).retry([&](int more_flags) {
     return original::recvfrom(fd, p, n, flags | more_flags, from, size);
   });
 }
@@ -647,7 +655,7 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
       bytes_of(parts, static_cast<std::size_t>(n)) == 0)
     return block();
   msghdr message = message_of(parts, static_cast<std::size_t>(n));
-  call reading(*s, fd, readable);
+  call reading(*s, fd, readable, bytes_of(parts, static_cast<std::size_t>(n)));
   bool is_socket = true, takes_flag = may_take_flag;
   mode_t kind = 0;
   return reading.retry(

@@ -3,7 +3,7 @@
 //
 //     fetch N       one thread, N tasks, each gets a page that takes 0.3 s
 //     threads N     the same with N threads, in which nothing is patched
-//     exchange N    N requests and replies by recv() and send() in tasks;
+//     exchange N    N requests and replies over TCP, by recv() and send();
 //     own N         by bao's own streams: count the system calls (strace -c)
 //     outside N     ns that a patched call takes more, where there are no tasks
 //     locks N       ns that a lock and unlock take more, there and in a task
@@ -90,8 +90,9 @@ void fetch_all(const char* library, Run run) {
 constexpr char request[] = "a request of some bytes";
 
 void exchange(int n, bool own) {
-  auto ends = bao::socket_pair();
-  auto &near = ends.first, &far = ends.second;
+  bao::tcp_listener door("127.0.0.1:0");
+  bao::tcp_stream near = bao::connect(door.local_address());
+  bao::tcp_stream far = door.accept();
   if (!own)
     for (int fd : {near.fd(), far.fd()}) ::fcntl(fd, F_SETFL, 0);
   bao::spawn([&] {

@@ -63,9 +63,17 @@ class epoll_poller {
   void unwatch(int fd) noexcept {
     if (!lasts(fd)) forget(fd);
   }
-  bool lasts(int fd) const noexcept {
-    const auto i = static_cast<std::size_t>(fd);
-    return i < entries_.size() && entries_[i].lasting != 0;
+  bool lasts(int fd) const noexcept { return entry_at(fd).lasting != 0; }
+
+  template <class Tells>
+  void read_short(int fd, Tells tells) {
+    if ((entry_at(fd).lasting & EPOLLIN) == 0) return;
+    entry& e = entry_of(entries_, fd);
+    if (e.said == news::first) e.said = tells() ? news::some : news::useless;
+    if (e.said == news::some) e.said = news::none;
+  }
+  bool emptied(int fd) const noexcept {
+    return entry_at(fd).said == news::none;
   }
 
   bool watch_owned(int fd, readiness) {
@@ -86,6 +94,7 @@ class epoll_poller {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
     entry& e = entry_of(entries_, fd);
     ++e.generation;
+    e.said = news::first;
     if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
 
@@ -107,6 +116,11 @@ class epoll_poller {
         if (e & (EPOLLOUT | EPOLLHUP | EPOLLERR)) ready = ready | writable;
         if (e & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
           ready = ready | uncertain;
+        news& said = entries_[static_cast<std::size_t>(fd)].said;
+        if (ready & uncertain)
+          said = news::useless;
+        else if (said == news::none)
+          said = news::some;
         report(fd, ready);
       }
     }
@@ -119,10 +133,18 @@ class epoll_poller {
   void wake() const noexcept { bell_.ring(); }
 
  private:
+  // What a foreign one's registration has told, and what that is worth once a
+  // read was short: `useless` where more may come all the same.
+  enum class news : unsigned char { first, some, none, useless };
   struct entry {
     unsigned generation = 0;
     unsigned lasting = 0;  // the events for which it stays registered
+    news said = news::first;
   };
+  entry entry_at(int fd) const noexcept {
+    const auto i = static_cast<std::size_t>(fd);
+    return i < entries_.size() ? entries_[i] : entry();
+  }
 
   static unsigned events_of(readiness want) {
     unsigned events = 0;
@@ -133,10 +155,12 @@ class epoll_poller {
 
   // Nearly always the number is registered already.
   bool register_foreign(int fd, unsigned events) {
-    const unsigned generation = ++entry_of(entries_, fd).generation;
-    return control(EPOLL_CTL_MOD, fd, events, generation) ||
+    entry& e = entry_of(entries_, fd);
+    ++e.generation;
+    e.said = news::first;
+    return control(EPOLL_CTL_MOD, fd, events, e.generation) ||
            (errno == ENOENT &&
-            control(EPOLL_CTL_ADD, fd, events, generation)) ||
+            control(EPOLL_CTL_ADD, fd, events, e.generation)) ||
            cannot_watch(fd);
   }
 

@@ -38,6 +38,9 @@ class poll_poller {
   bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
   void unwatch(int fd) noexcept { forget(fd); }
   bool lasts(int) const noexcept { return false; }
+  template <class Tells>
+  void read_short(int, Tells) {}
+  bool emptied(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     const auto i = static_cast<std::size_t>(fd);

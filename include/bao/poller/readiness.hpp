@@ -17,6 +17,11 @@
 //       what the system was told of it last time is taken to hold still. The
 //       number may stand for another file by now; so do not wait for long
 //       before you ask anew.
+//   read_short(fd, tells)
+//       A read gave less than was asked for. Where tells(), which is asked once
+//       a registration, says that this means that fd was empty, emptied(fd)
+//       holds until there is news: then a read is not worth trying. Like what
+//       watch_again() trusts, it may be wrong.
 //   unwatch(fd)
 //       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
 //       forget(fd) then.

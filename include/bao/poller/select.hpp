@@ -52,6 +52,9 @@ class select_poller {
   bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
   void unwatch(int fd) noexcept { forget(fd); }
   bool lasts(int) const noexcept { return false; }
+  template <class Tells>
+  void read_short(int, Tells) {}
+  bool emptied(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     if (fd < 0 || fd >= FD_SETSIZE) return;
