@@ -82,7 +82,8 @@ class scheduler {
   task_block& running() { return *running_; }
 
   // Suspends the running task until somebody wakes it (true) or `until` passes
-  // (false; at once, without suspending, if it has). Throws what interrupts it:
+  // (false; at once, without suspending, if it had when the thread last looked
+  // at the clock: to do so each time takes as long as the rest). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
   // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
   // park in a loop.
@@ -408,7 +409,7 @@ inline bool scheduler::park(deadline until, const wait_reason& why) {
   task_block& me = *running_;
   if (me.stage != task_state::running) return refuse_to_wait(until);
   meet_interruption();
-  if (until.passed()) return false;
+  if (until.at() <= now_) return false;
   stand_still(until, why);
   if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
@@ -423,7 +424,7 @@ inline int scheduler::park_in_c(deadline until, const wait_reason& why) {
     yield_in_c();
     return error;
   }
-  if (until.passed()) return ETIME;
+  if (until.at() <= now_) return ETIME;
   stand_still(until, why);
   if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;

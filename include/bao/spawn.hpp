@@ -409,9 +409,10 @@ inline task<> self() { return task<>(&this_scheduler().running()); }
 // has passed, just yields. Throws what interrupts us.
 inline void sleep(deadline until) {
   scheduler& s = this_scheduler();
-  if (until.passed()) return s.yield();
+  const unsigned long turn = s.turn();
   while (s.park(until, {"sleeping"})) {
   }
+  if (s.turn() == turn) s.yield();  // it had passed before
 }
 
 // --- several tasks at once ---------------------------------------------------
