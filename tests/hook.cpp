@@ -150,7 +150,7 @@ TEST_CASE("X8: who is killed and calls on and on does not keep the thread") {
   bool enough = false;
   auto stubborn = bao::spawn([&] {
     while (!enough) {
-      CHECK(hook::sleep(1) == 1);
+      CHECK(hook::usleep(1000000) == -1);
       ++calls;
     }
   });
@@ -165,27 +165,47 @@ TEST_CASE("X8: who is killed and calls on and on does not keep the thread") {
   CHECK(calls > 90);
 }
 
+TEST_CASE("X8: who sleeps for what is left ends when interrupted") {
+  bao::virtual_time clock;
+  int naps = 0;
+  const auto sleep = [&] {
+    for (unsigned left = 9; left != 0 && naps < 100; ++naps)
+      left = hook::sleep(left);
+    CHECK(naps == 1);
+    bao::yield();
+  };
+  auto t = bao::spawn(sleep);
+  bao::yield();
+  CHECK(t.kill(1s));
+  CHECK(t.killed());
+  naps = 0;
+  CHECK_FALSE(bao::with_timeout(4s, sleep));
+}
+
 TEST_CASE(
     "X1, X2, X8: who is handling a kill may call, and so may destructors") {
   bao::virtual_time clock;
   int first = 0, in_handler = -1, in_destructor = -1;
+  const timespec nine_seconds{9, 0};
+  timespec left{};
   struct says {
     int& what;
-    ~says() { what = static_cast<int>(hook::sleep(1)); }
+    ~says() { what = hook::usleep(1000000); }
   };
   auto t = bao::spawn([&] {
     try {
-      first = static_cast<int>(hook::sleep(9));
+      first = hook::nanosleep(&nine_seconds, &left);
       const says goodbye{in_destructor};
       bao::yield();
     } catch (const bao::killed&) {
-      in_handler = static_cast<int>(hook::sleep(1));
+      in_handler = hook::usleep(1000000);
       throw;
     }
   });
   bao::sleep(4s);
   CHECK(t.kill(10s));
-  CHECK(first == 5);
+  CHECK(first == -1);
+  CHECK(left.tv_sec == 5);
   CHECK(in_destructor == 0);
   CHECK(in_handler == 0);
 }
@@ -199,7 +219,7 @@ TEST_CASE("a call of what does not block lets nobody else run") {
     for (;; bao::yield()) ++turns;
   });
   auto t = bao::spawn([&] {
-    CHECK(hook::sleep(9) == 9);  // killed, which C does not know
+    CHECK(hook::usleep(9) == -1);  // killed, which C does not know
     const int before = turns;
     for (int i = 0; i < 100; ++i) {
       CHECK(hook::write(ends[1], &byte, 1) == 1);

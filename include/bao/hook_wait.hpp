@@ -304,15 +304,12 @@ inline int usleep(useconds_t microseconds) {
   return hook::nanosleep(&time, nullptr);
 }
 
-// Returns the seconds that are left when it is interrupted.
+// Says that nothing is left when it is interrupted, too: C may try until then.
 inline unsigned sleep(unsigned seconds) {
-  scheduler* const s = here();
-  if (s == nullptr) return original::sleep(seconds);
-  timespec left{};
-  const int error = sleep_for(*s, {static_cast<time_t>(seconds), 0}, &left);
-  if (error == 0) return 0;
-  errno = error;
-  return static_cast<unsigned>(left.tv_sec) + (left.tv_nsec != 0);
+  if (here() == nullptr) return original::sleep(seconds);
+  const timespec time{static_cast<time_t>(seconds), 0};
+  hook::nanosleep(&time, nullptr);
+  return 0;
 }
 
 // --- locks on files ----------------------------------------------------------
