@@ -297,6 +297,30 @@ TEST_CASE("V71: select waits for several, and says how much time is left") {
   CHECK(limit.tv_sec + limit.tv_usec == 0);
 }
 
+TEST_CASE("V71: select for writing waits on where the other end has hung up") {
+  pair_of_sockets s;
+  const std::string much(1 << 20, 'x');
+  while (::send(s.ends[0], much.data(), much.size(), MSG_DONTWAIT) > 0) {
+  }
+  ::shutdown(s.ends[1], SHUT_RDWR);
+  const auto turn = bao::this_scheduler().turn();
+  fd_set out;
+  FD_ZERO(&out);
+  FD_SET(s.ends[0], &out);
+  timeval limit{0, 20000};
+  CHECK(hook::select(s.ends[0] + 1, nullptr, &out, nullptr, &limit) == 0);
+  CHECK(bao::this_scheduler().turn() - turn < 100);
+  // To read all makes room.
+  auto reader = bao::spawn([&] {
+    std::string some(1 << 20, 'x');
+    while (::recv(s.ends[1], some.data(), some.size(), 0) > 0) bao::sleep(1ms);
+  });
+  FD_SET(s.ends[0], &out);
+  CHECK(hook::select(s.ends[0] + 1, nullptr, &out, nullptr, nullptr) == 1);
+  CHECK(FD_ISSET(s.ends[0], &out));
+  reader.join();
+}
+
 TEST_CASE("V72: epoll_wait waits, and an epoll of ours is as any other") {
   bao::virtual_time clock;
   pair_of_sockets s;

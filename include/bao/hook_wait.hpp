@@ -73,12 +73,14 @@ using places_in_line = std::vector<std::optional<place_in_line>>;
 
 // Has the task woken when there may be news of any of them. False when the
 // poller does not tell all that is asked for, or cannot watch one: an epoll of
-// an epoll of an epoll, say.
+// an epoll of an epoll, say. Nor is one watched that has `revents`: its news,
+// which nobody has asked for, would end each wait at once.
 inline bool watch_all(places_in_line& places, const pollfd* fds) {
   bool all = true;
   for (std::size_t i = 0; i < places.size(); ++i) {
     if (fds[i].fd < 0) continue;
-    const readiness want = watchable(fds[i].events);
+    const readiness want =
+        fds[i].revents == 0 ? watchable(fds[i].events) : readiness();
     constexpr int others = POLLPRI | POLLRDHUP | POLLRDBAND;
     all = all && want && (fds[i].events & others) == 0;
     if (!want) continue;
@@ -194,7 +196,11 @@ inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
     return ask_until(s, fds.data(), fds.size(), until, mask, [&] {
       reads.restore(), writes.restore(), urgents.restore();
       timeval at_once{};
-      return original::select(n, in, out, urgent, &at_once);
+      const int found = original::select(n, in, out, urgent, &at_once);
+      // To a poller, a hang-up is news; to select(), it is no room to write.
+      if (found == 0 && out != nullptr)
+        original::poll(fds.data(), fds.size(), 0);
+      return found;
     });
   });
 }
