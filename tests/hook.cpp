@@ -610,6 +610,9 @@ TEST_CASE("V75: waitpid lets others run until the child has ended") {
   CHECK(in_c([&] { return hook::waitpid(child, &status, 0); }) ==
         outcome{-1, ECHILD});
   CHECK(WEXITSTATUS(hook::system("exit 3")) == 3);
+  // The number that has stood for the child is as any other.
+  const bao::descriptor next(::dup(s.ends[0]));
+  CHECK_FALSE(bao::this_scheduler().poller().lasts(next.fd()));
 }
 
 TEST_CASE("V75: a kill ends system(), and the command with it") {

@@ -368,6 +368,7 @@ inline pid_t wait4(pid_t pid, int* status, int options, rusage* used) {
   if (!may_begin(*s)) return -1;
   growing_pause pauses;
   descriptor end;
+  const at_end forget([&] { before_close(end.fd()); });
   bool asked = false;
   for (;;) {
     const pid_t ended = original::wait4(pid, status, options | WNOHANG, used);
