@@ -270,6 +270,16 @@ TEST_CASE_SEEDS("V72, V74: reads and writes wait for each other") {
   CHECK((::fcntl(s.ends[0], F_GETFL) & O_NONBLOCK) == 0);
 }
 
+TEST_CASE("V74: more bytes than there can be are refused as libc does it") {
+  pair_of_sockets s;
+  const volatile std::size_t n = SIZE_MAX;
+  char byte = 0;
+  CHECK(in_c([&] { return hook::read(s.ends[0], &byte, n); }) ==
+        in_c([&] { return hook::original::read(s.ends[0], &byte, n); }));
+  CHECK(in_c([&] { return hook::write(s.ends[0], &byte, n); }) ==
+        in_c([&] { return hook::original::write(s.ends[0], &byte, n); }));
+}
+
 TEST_CASE("V71: select waits for several, and says how much time is left") {
   bao::virtual_time clock;
   pair_of_sockets a, b;
