@@ -665,6 +665,35 @@ TEST_CASE(
   CHECK(found == 20);
 }
 
+TEST_CASE("V64, V68, X8: a job may look up names in tasks of its own") {
+  int found = 0;
+  outcome killed;
+  bao::offload([&] {
+    addrinfo hints{}, *list = nullptr;
+    hints.ai_socktype = SOCK_STREAM;
+    const auto look_up = [&] {
+      return hook::getaddrinfo("localhost", "80", &hints, &list);
+    };
+    std::vector<bao::task<>> tasks;
+    for (int i = 0; i < 20; ++i)
+      tasks.push_back(bao::spawn([&] {
+        if (look_up() != 0) return;
+        ++found;
+        ::freeaddrinfo(list);
+      }));
+    bao::join_all(tasks);
+    auto leaves = bao::spawn([&] {
+      hook::usleep(1000000);
+      killed = in_c(look_up);
+    });
+    bao::yield();
+    leaves.kill();
+  });
+  CHECK(found == 20);
+  CHECK(killed.result == EAI_SYSTEM);
+  CHECK(killed.error == ECANCELED);
+}
+
 TEST_CASE("V68: names of addresses, and the older family") {
   sockaddr_in address{};
   address.sin_family = AF_INET;
