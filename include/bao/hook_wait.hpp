@@ -391,6 +391,9 @@ inline pid_t waitpid(pid_t pid, int* status, int options) {
   return hook::wait4(pid, status, options, nullptr);
 }
 inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
+inline pid_t wait3(int* status, int options, rusage* used) {
+  return hook::wait4(-1, status, options, used);
+}
 
 // Unlike libc's, it leaves SIGINT, SIGQUIT and SIGCHLD alone while the command
 // runs, for the other tasks' sake. So a handler that waits for every child may
