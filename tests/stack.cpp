@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "checks.hpp"
 #include "sanitized.hpp"
 
 TEST_CASE("a stack has the size asked for, rounded up to a power of two") {
@@ -117,8 +118,9 @@ TEST_CASE("a stack beyond all reason is refused with its size") {
 TEST_CASE("when the address space is used up, the error says so") {
   const pid_t child = ::fork();
   if (child == 0) {
-    rlimit little{};
-    little.rlim_cur = little.rlim_max = rlim_t{4} << 30;
+    rlimit little{};  // beside what the tests before have left
+    little.rlim_cur = little.rlim_max =
+        static_cast<rlim_t>(mapped_bytes()) + (rlim_t{4} << 30);
     ::setrlimit(RLIMIT_AS, &little);
     if (::mmap(nullptr, std::size_t{5} << 30, PROT_NONE,
                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
