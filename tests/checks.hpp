@@ -51,3 +51,9 @@ inline long resident_bytes() {
   statm >> total >> resident;
   return resident * ::sysconf(_SC_PAGESIZE);
 }
+// And how much of its address space is in use.
+inline long mapped_bytes() {
+  long pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * ::sysconf(_SC_PAGESIZE);
+}

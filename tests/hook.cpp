@@ -150,7 +150,7 @@ TEST_CASE("X8: who is killed and calls on and on does not keep the thread") {
   bool enough = false;
   auto stubborn = bao::spawn([&] {
     while (!enough) {
-      CHECK(hook::sleep(1) == 1);
+      CHECK(hook::usleep(1000000) == -1);
       ++calls;
     }
   });
@@ -165,27 +165,47 @@ TEST_CASE("X8: who is killed and calls on and on does not keep the thread") {
   CHECK(calls > 90);
 }
 
+TEST_CASE("X8: who sleeps for what is left ends when interrupted") {
+  bao::virtual_time clock;
+  int naps = 0;
+  const auto sleep = [&] {
+    for (unsigned left = 9; left != 0 && naps < 100; ++naps)
+      left = hook::sleep(left);
+    CHECK(naps == 1);
+    bao::yield();
+  };
+  auto t = bao::spawn(sleep);
+  bao::yield();
+  CHECK(t.kill(1s));
+  CHECK(t.killed());
+  naps = 0;
+  CHECK_FALSE(bao::with_timeout(4s, sleep));
+}
+
 TEST_CASE(
     "X1, X2, X8: who is handling a kill may call, and so may destructors") {
   bao::virtual_time clock;
   int first = 0, in_handler = -1, in_destructor = -1;
+  const timespec nine_seconds{9, 0};
+  timespec left{};
   struct says {
     int& what;
-    ~says() { what = static_cast<int>(hook::sleep(1)); }
+    ~says() { what = hook::usleep(1000000); }
   };
   auto t = bao::spawn([&] {
     try {
-      first = static_cast<int>(hook::sleep(9));
+      first = hook::nanosleep(&nine_seconds, &left);
       const says goodbye{in_destructor};
       bao::yield();
     } catch (const bao::killed&) {
-      in_handler = static_cast<int>(hook::sleep(1));
+      in_handler = hook::usleep(1000000);
       throw;
     }
   });
   bao::sleep(4s);
   CHECK(t.kill(10s));
-  CHECK(first == 5);
+  CHECK(first == -1);
+  CHECK(left.tv_sec == 5);
   CHECK(in_destructor == 0);
   CHECK(in_handler == 0);
 }
@@ -199,7 +219,7 @@ TEST_CASE("a call of what does not block lets nobody else run") {
     for (;; bao::yield()) ++turns;
   });
   auto t = bao::spawn([&] {
-    CHECK(hook::sleep(9) == 9);  // killed, which C does not know
+    CHECK(hook::usleep(9) == -1);  // killed, which C does not know
     const int before = turns;
     for (int i = 0; i < 100; ++i) {
       CHECK(hook::write(ends[1], &byte, 1) == 1);
@@ -250,6 +270,16 @@ TEST_CASE_SEEDS("V72, V74: reads and writes wait for each other") {
   CHECK((::fcntl(s.ends[0], F_GETFL) & O_NONBLOCK) == 0);
 }
 
+TEST_CASE("V74: more bytes than there can be are refused as libc does it") {
+  pair_of_sockets s;
+  const volatile std::size_t n = SIZE_MAX;
+  char byte = 0;
+  CHECK(in_c([&] { return hook::read(s.ends[0], &byte, n); }) ==
+        in_c([&] { return hook::original::read(s.ends[0], &byte, n); }));
+  CHECK(in_c([&] { return hook::write(s.ends[0], &byte, n); }) ==
+        in_c([&] { return hook::original::write(s.ends[0], &byte, n); }));
+}
+
 TEST_CASE("V71: select waits for several, and says how much time is left") {
   bao::virtual_time clock;
   pair_of_sockets a, b;
@@ -275,6 +305,30 @@ TEST_CASE("V71: select waits for several, and says how much time is left") {
   CHECK(hook::select(a.ends[0] + 1, &in, nullptr, nullptr, &limit) == 0);
   CHECK(!FD_ISSET(a.ends[0], &in));
   CHECK(limit.tv_sec + limit.tv_usec == 0);
+}
+
+TEST_CASE("V71: select for writing waits on where the other end has hung up") {
+  pair_of_sockets s;
+  const std::string much(1 << 20, 'x');
+  while (::send(s.ends[0], much.data(), much.size(), MSG_DONTWAIT) > 0) {
+  }
+  ::shutdown(s.ends[1], SHUT_RDWR);
+  const auto turn = bao::this_scheduler().turn();
+  fd_set out;
+  FD_ZERO(&out);
+  FD_SET(s.ends[0], &out);
+  timeval limit{0, 20000};
+  CHECK(hook::select(s.ends[0] + 1, nullptr, &out, nullptr, &limit) == 0);
+  CHECK(bao::this_scheduler().turn() - turn < 100);
+  // To read all makes room.
+  auto reader = bao::spawn([&] {
+    std::string some(1 << 20, 'x');
+    while (::recv(s.ends[1], some.data(), some.size(), 0) > 0) bao::sleep(1ms);
+  });
+  FD_SET(s.ends[0], &out);
+  CHECK(hook::select(s.ends[0] + 1, nullptr, &out, nullptr, nullptr) == 1);
+  CHECK(FD_ISSET(s.ends[0], &out));
+  reader.join();
 }
 
 TEST_CASE("V72: epoll_wait waits, and an epoll of ours is as any other") {
@@ -627,6 +681,9 @@ TEST_CASE("V75: waitpid lets others run until the child has ended") {
   CHECK(in_c([&] { return hook::waitpid(child, &status, 0); }) ==
         outcome{-1, ECHILD});
   CHECK(WEXITSTATUS(hook::system("exit 3")) == 3);
+  // The number that has stood for the child is as any other.
+  const bao::descriptor next(::dup(s.ends[0]));
+  CHECK_FALSE(bao::this_scheduler().poller().lasts(next.fd()));
 }
 
 TEST_CASE("V75: a kill ends system(), and the command with it") {
@@ -667,6 +724,35 @@ TEST_CASE(
   CHECK(killed.error == ECANCELED);
   CHECK(bao::join_all(tasks));
   CHECK(found == 20);
+}
+
+TEST_CASE("V64, V68, X8: a job may look up names in tasks of its own") {
+  int found = 0;
+  outcome killed;
+  bao::offload([&] {
+    addrinfo hints{}, *list = nullptr;
+    hints.ai_socktype = SOCK_STREAM;
+    const auto look_up = [&] {
+      return hook::getaddrinfo("localhost", "80", &hints, &list);
+    };
+    std::vector<bao::task<>> tasks;
+    for (int i = 0; i < 20; ++i)
+      tasks.push_back(bao::spawn([&] {
+        if (look_up() != 0) return;
+        ++found;
+        ::freeaddrinfo(list);
+      }));
+    bao::join_all(tasks);
+    auto leaves = bao::spawn([&] {
+      hook::usleep(1000000);
+      killed = in_c(look_up);
+    });
+    bao::yield();
+    leaves.kill();
+  });
+  CHECK(found == 20);
+  CHECK(killed.result == EAI_SYSTEM);
+  CHECK(killed.error == ECANCELED);
 }
 
 TEST_CASE("V68: names of addresses, and the older family") {

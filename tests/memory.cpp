@@ -494,9 +494,7 @@ TEST_CASE("where guards take mappings they are as good, while there are any") {
 }
 
 TEST_CASE("alone: the last of the address space" * doctest::skip()) {
-  long pages = 0;
-  std::ifstream("/proc/self/statm") >> pages;
-  const auto used = static_cast<rlim_t>(pages * ::sysconf(_SC_PAGESIZE));
+  const auto used = static_cast<rlim_t>(mapped_bytes());
   const rlimit little{used + (rlim_t{200} << 20), RLIM_INFINITY};
   REQUIRE(::setrlimit(RLIMIT_AS, &little) == 0);
   check_the_end_of(2000, "mmap: ");

@@ -2,7 +2,6 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,6 +11,8 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "checks.hpp"
+#include "child.hpp"
 #include "sanitized.hpp"
 
 TEST_CASE("a stack has the size asked for, rounded up to a power of two") {
@@ -115,10 +116,10 @@ TEST_CASE("a stack beyond all reason is refused with its size") {
 // The sanitizers need more address space than the limit leaves them.
 #if !defined(SANITIZED)
 TEST_CASE("when the address space is used up, the error says so") {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    rlimit little{};
-    little.rlim_cur = little.rlim_max = rlim_t{4} << 30;
+  const ending how = in_a_child([] {
+    rlimit little{};  // beside what the tests before have left
+    little.rlim_cur = little.rlim_max =
+        static_cast<rlim_t>(mapped_bytes()) + (rlim_t{4} << 30);
     ::setrlimit(RLIMIT_AS, &little);
     if (::mmap(nullptr, std::size_t{5} << 30, PROT_NONE,
                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
@@ -134,14 +135,11 @@ TEST_CASE("when the address space is used up, the error says so") {
       ::_exit(good && pool.take(1)->size == 16 * 1024 ? 0 : 1);
     }
     ::_exit(2);
-  }
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  CHECK(WIFEXITED(status));
-  if (WEXITSTATUS(status) == 3) {
+  });
+  if (how.code == 3) {
     MESSAGE("skipped: there is no limit on address space here");
     return;
   }
-  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(how.code == 0);
 }
 #endif

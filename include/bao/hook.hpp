@@ -682,8 +682,9 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
 
 inline ssize_t read(int fd, void* p, std::size_t n) {
   const iovec part{p, n};
-  return here() == nullptr || n == 0 ? original::read(fd, p, n)
-                                     : hook::readv(fd, &part, 1);
+  return here() == nullptr || n == 0 || n > SSIZE_MAX
+             ? original::read(fd, p, n)
+             : hook::readv(fd, &part, 1);
 }
 
 inline ssize_t writev(int fd, const iovec* parts, int n) {
@@ -731,8 +732,9 @@ inline ssize_t writev(int fd, const iovec* parts, int n) {
 
 inline ssize_t write(int fd, const void* p, std::size_t n) {
   const iovec part{const_cast<void*>(p), n};
-  return here() == nullptr || n == 0 ? original::write(fd, p, n)
-                                     : hook::writev(fd, &part, 1);
+  return here() == nullptr || n == 0 || n > SSIZE_MAX
+             ? original::write(fd, p, n)
+             : hook::writev(fd, &part, 1);
 }
 
 // What has a position is always ready.

@@ -40,6 +40,7 @@ namespace hook {
 template <class Answer, class Find, class Use, class Failed>
 int ask(std::string key, Find find, Use use, Failed failed) {
   const int errno_before = errno;
+  if (!may_begin(*here())) return failed(errno);
   const auto asked = question::ask(std::move(key), [find = std::move(find)] {
     auto answer = std::make_shared<Answer>();
     find(*answer);

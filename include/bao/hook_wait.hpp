@@ -73,12 +73,14 @@ using places_in_line = std::vector<std::optional<place_in_line>>;
 
 // Has the task woken when there may be news of any of them. False when the
 // poller does not tell all that is asked for, or cannot watch one: an epoll of
-// an epoll of an epoll, say.
+// an epoll of an epoll, say. Nor is one watched that has `revents`: its news,
+// which nobody has asked for, would end each wait at once.
 inline bool watch_all(places_in_line& places, const pollfd* fds) {
   bool all = true;
   for (std::size_t i = 0; i < places.size(); ++i) {
     if (fds[i].fd < 0) continue;
-    const readiness want = watchable(fds[i].events);
+    const readiness want =
+        fds[i].revents == 0 ? watchable(fds[i].events) : readiness();
     constexpr int others = POLLPRI | POLLRDHUP | POLLRDBAND;
     all = all && want && (fds[i].events & others) == 0;
     if (!want) continue;
@@ -194,7 +196,11 @@ inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
     return ask_until(s, fds.data(), fds.size(), until, mask, [&] {
       reads.restore(), writes.restore(), urgents.restore();
       timeval at_once{};
-      return original::select(n, in, out, urgent, &at_once);
+      const int found = original::select(n, in, out, urgent, &at_once);
+      // To a poller, a hang-up is news; to select(), it is no room to write.
+      if (found == 0 && out != nullptr)
+        original::poll(fds.data(), fds.size(), 0);
+      return found;
     });
   });
 }
@@ -304,15 +310,12 @@ inline int usleep(useconds_t microseconds) {
   return hook::nanosleep(&time, nullptr);
 }
 
-// Returns the seconds that are left when it is interrupted.
+// Says that nothing is left when it is interrupted, too: C may try until then.
 inline unsigned sleep(unsigned seconds) {
-  scheduler* const s = here();
-  if (s == nullptr) return original::sleep(seconds);
-  timespec left{};
-  const int error = sleep_for(*s, {static_cast<time_t>(seconds), 0}, &left);
-  if (error == 0) return 0;
-  errno = error;
-  return static_cast<unsigned>(left.tv_sec) + (left.tv_nsec != 0);
+  if (here() == nullptr) return original::sleep(seconds);
+  const timespec time{static_cast<time_t>(seconds), 0};
+  hook::nanosleep(&time, nullptr);
+  return 0;
 }
 
 // --- locks on files ----------------------------------------------------------
@@ -365,6 +368,7 @@ inline pid_t wait4(pid_t pid, int* status, int options, rusage* used) {
   if (!may_begin(*s)) return -1;
   growing_pause pauses;
   descriptor end;
+  const at_end forget([&] { before_close(end.fd()); });
   bool asked = false;
   for (;;) {
     const pid_t ended = original::wait4(pid, status, options | WNOHANG, used);
@@ -387,6 +391,9 @@ inline pid_t waitpid(pid_t pid, int* status, int options) {
   return hook::wait4(pid, status, options, nullptr);
 }
 inline pid_t wait(int* status) { return hook::waitpid(-1, status, 0); }
+inline pid_t wait3(int* status, int options, rusage* used) {
+  return hook::wait4(-1, status, options, used);
+}
 
 // Unlike libc's, it leaves SIGINT, SIGQUIT and SIGCHLD alone while the command
 // runs, for the other tasks' sake. So a handler that waits for every child may

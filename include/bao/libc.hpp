@@ -129,6 +129,8 @@
   CALL(int, dup2, (int fd, int number), (fd, number))                          \
   CALL(int, dup3, (int fd, int number, int flags), (fd, number, flags))        \
   CALL(pid_t, wait, (int* status), (status))                                   \
+  CALL(pid_t, wait3, (int* status, int options, rusage* used),                 \
+       (status, options, used))                                                \
   CALL(pid_t, wait4, (pid_t pid, int* status, int options, rusage* used),      \
        (pid, status, options, used))                                           \
   CALL(int, system, (const char* command), (command))                          \

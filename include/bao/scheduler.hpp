@@ -888,8 +888,10 @@ inline void scheduler::start_over() {
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
-  poller_.~type();  // closes our duplicates; the parent's are its own
+  thread_.tasks = nullptr;  // a patched close() must not tell what is going
+  poller_.~type();          // closes our duplicates; the parent's are its own
   new (&poller_) type;
+  thread_.tasks = this;
 }
 
 // The task that forked has ended, and nobody else is here: so the child does,

@@ -2411,6 +2411,10 @@ static const child_waiter child_waiters[] = {
        if (p > 0 && used.ru_nvcsw < 0) *status = -2;
        return p;
      }},
+    {"wait3, whoever is asked for",
+     [](pid_t, int* status, int options) {
+       return ::wait3(status, options, nullptr);
+     }},
 };
 
 // What became of the child: it itself stands as 1.
@@ -2421,7 +2425,7 @@ static outcome became(const child_waiter& w, pid_t pid, pid_t of,
   return outcome(p == pid ? 1 : p).add(status);
 }
 
-TEST_CASE("waitpid and wait4") {
+TEST_CASE("waitpid, wait4 and wait3") {
   for (const child_waiter& w : child_waiters) {
     const std::string name = w.name;
     const auto of = [](int whom, pid_t pid) {
