@@ -1362,6 +1362,7 @@ struct thread_state {
   main_flow main;
   stack_pool stacks;
   spare_blocks blocks;
+  std::unique_ptr<char[]> scratch;        // room for bytes on their way
   std::atomic<fiber*> released{nullptr};  // by other threads; see take_back()
   class scheduler* tasks = nullptr;       // once there are any
   unsigned number;                        // of the thread, for messages
@@ -3438,6 +3439,11 @@ class timer_wheels {
 //       what the system was told of it last time is taken to hold still. The
 //       number may stand for another file by now; so do not wait for long
 //       before you ask anew.
+//   read_short(fd, tells)
+//       A read gave less than was asked for. Where tells(), which is asked once
+//       a registration, says that this means that fd was empty, emptied(fd)
+//       holds until there is news: then a read is not worth trying. Like what
+//       watch_again() trusts, it may be wrong.
 //   unwatch(fd)
 //       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
 //       forget(fd) then.
@@ -3615,6 +3621,9 @@ class select_poller {
   bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
   void unwatch(int fd) noexcept { forget(fd); }
   bool lasts(int) const noexcept { return false; }
+  template <class Tells>
+  void read_short(int, Tells) {}
+  bool emptied(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     if (fd < 0 || fd >= FD_SETSIZE) return;
@@ -3725,6 +3734,9 @@ class poll_poller {
   bool watch_again(int fd, readiness want, bool) { return watch(fd, want); }
   void unwatch(int fd) noexcept { forget(fd); }
   bool lasts(int) const noexcept { return false; }
+  template <class Tells>
+  void read_short(int, Tells) {}
+  bool emptied(int) const noexcept { return false; }
 
   void forget(int fd) noexcept {
     const auto i = static_cast<std::size_t>(fd);
@@ -3868,9 +3880,17 @@ class epoll_poller {
   void unwatch(int fd) noexcept {
     if (!lasts(fd)) forget(fd);
   }
-  bool lasts(int fd) const noexcept {
-    const auto i = static_cast<std::size_t>(fd);
-    return i < entries_.size() && entries_[i].lasting != 0;
+  bool lasts(int fd) const noexcept { return entry_at(fd).lasting != 0; }
+
+  template <class Tells>
+  void read_short(int fd, Tells tells) {
+    if ((entry_at(fd).lasting & EPOLLIN) == 0) return;
+    entry& e = entry_of(entries_, fd);
+    if (e.said == news::first) e.said = tells() ? news::some : news::useless;
+    if (e.said == news::some) e.said = news::none;
+  }
+  bool emptied(int fd) const noexcept {
+    return entry_at(fd).said == news::none;
   }
 
   bool watch_owned(int fd, readiness) {
@@ -3891,6 +3911,7 @@ class epoll_poller {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
     entry& e = entry_of(entries_, fd);
     ++e.generation;
+    e.said = news::first;
     if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
 
@@ -3912,6 +3933,11 @@ class epoll_poller {
         if (e & (EPOLLOUT | EPOLLHUP | EPOLLERR)) ready = ready | writable;
         if (e & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
           ready = ready | uncertain;
+        news& said = entries_[static_cast<std::size_t>(fd)].said;
+        if (ready & uncertain)
+          said = news::useless;
+        else if (said == news::none)
+          said = news::some;
         report(fd, ready);
       }
     }
@@ -3924,10 +3950,18 @@ class epoll_poller {
   void wake() const noexcept { bell_.ring(); }
 
  private:
+  // What a foreign one's registration has told, and what that is worth once a
+  // read was short: `useless` where more may come all the same.
+  enum class news : unsigned char { first, some, none, useless };
   struct entry {
     unsigned generation = 0;
     unsigned lasting = 0;  // the events for which it stays registered
+    news said = news::first;
   };
+  entry entry_at(int fd) const noexcept {
+    const auto i = static_cast<std::size_t>(fd);
+    return i < entries_.size() ? entries_[i] : entry();
+  }
 
   static unsigned events_of(readiness want) {
     unsigned events = 0;
@@ -3938,10 +3972,12 @@ class epoll_poller {
 
   // Nearly always the number is registered already.
   bool register_foreign(int fd, unsigned events) {
-    const unsigned generation = ++entry_of(entries_, fd).generation;
-    return control(EPOLL_CTL_MOD, fd, events, generation) ||
+    entry& e = entry_of(entries_, fd);
+    ++e.generation;
+    e.said = news::first;
+    return control(EPOLL_CTL_MOD, fd, events, e.generation) ||
            (errno == ENOENT &&
-            control(EPOLL_CTL_ADD, fd, events, generation)) ||
+            control(EPOLL_CTL_ADD, fd, events, e.generation)) ||
            cannot_watch(fd);
   }
 
@@ -4393,7 +4429,8 @@ class scheduler {
   task_block& running() { return *running_; }
 
   // Suspends the running task until somebody wakes it (true) or `until` passes
-  // (false; at once, without suspending, if it has). Throws what interrupts it:
+  // (false; at once, without suspending, if it had when the thread last looked
+  // at the clock: to do so each time takes as long as the rest). Throws what interrupts it:
   // killed, timed_out, what was thrown in; in the main task deadlock as well.
   // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
   // park in a loop.
@@ -4719,7 +4756,7 @@ inline bool scheduler::park(deadline until, const wait_reason& why) {
   task_block& me = *running_;
   if (me.stage != task_state::running) return refuse_to_wait(until);
   meet_interruption();
-  if (until.passed()) return false;
+  if (until.at() <= now_) return false;
   stand_still(until, why);
   if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
@@ -4734,7 +4771,7 @@ inline int scheduler::park_in_c(deadline until, const wait_reason& why) {
     yield_in_c();
     return error;
   }
-  if (until.passed()) return ETIME;
+  if (until.at() <= now_) return ETIME;
   stand_still(until, why);
   if (deadlocked_ && &me == &main_) declare_deadlock();
   me.stage = task_state::running;
@@ -5493,8 +5530,7 @@ class task_options {
     name_ = std::move(name);
     return *this;
   }
-  // In bytes, rounded up to a power of two, 16 KiB to 1 GiB. To read a stream
-  // by lines or counts takes more than 16 KiB by itself.
+  // In bytes, rounded up to a power of two, 16 KiB to 1 GiB.
   task_options& stack_size(std::size_t bytes) {
     stack_size_ = bytes;
     return *this;
@@ -5766,9 +5802,10 @@ inline task<> self() { return task<>(&this_scheduler().running()); }
 // has passed, just yields. Throws what interrupts us.
 inline void sleep(deadline until) {
   scheduler& s = this_scheduler();
-  if (until.passed()) return s.yield();
+  const unsigned long turn = s.turn();
   while (s.park(until, {"sleeping"})) {
   }
+  if (s.turn() == turn) s.yield();  // it had passed before
 }
 
 // --- several tasks at once ---------------------------------------------------
@@ -8070,8 +8107,7 @@ class io_call {
 //
 // Reading asks for as much as there is and keeps what was not wanted yet, so
 // that a line, a delimiter or a count of bytes may come in pieces of any size.
-// That takes one more copy, and more than 16 KiB of stack, which only
-// read_some() into memory of yours saves.
+// That takes one more copy, which read_some() into memory of yours saves.
 //
 // A stream changes no flag of its descriptor, which others may share: sockets
 // are told with each call not to block, pipes and terminals are polled before
@@ -8244,9 +8280,18 @@ inline std::size_t stream::receive(io_call& reading, void* p, std::size_t n) {
 
 // Adds what there is to the buffer. False at the end. What there is no memory
 // for is lost: nobody shall read on as if it had not been.
+//
+// It is read into memory that all tasks of the thread share, as nothing comes
+// between the arrival and the copy. A buffer on each reader's stack would cost
+// a connection two pages, and be cold.
 inline bool stream::read_ahead(io_call& reading) {
-  char piece[16 * 1024];
-  const std::size_t n = receive(reading, piece, sizeof piece);
+  constexpr std::size_t size = 16 * 1024;
+  auto& shared = this_thread_state().scratch;
+  std::unique_ptr<char[]> own;  // a helper thread fills it while others run
+  auto& memory = kind_ == kind::file ? own : shared;
+  if (memory == nullptr) memory.reset(new char[size]);
+  char* const piece = memory.get();
+  const std::size_t n = receive(reading, piece, size);
   try {
     buffer_.append(piece, n);
   } catch (...) {
@@ -8257,6 +8302,10 @@ inline bool stream::read_ahead(io_call& reading) {
 }
 
 inline std::string stream::take_ahead(std::size_t n) {
+  // All of it can go as it is, unless little lies in much memory.
+  if (consumed_ == 0 && n >= buffer_.size() &&
+      buffer_.capacity() <= 2 * buffer_.size())
+    return std::exchange(buffer_, {});
   std::string taken = buffer_.substr(consumed_, n);
   consumed_ += taken.size();
   if (consumed_ == buffer_.size()) {
@@ -10512,6 +10561,7 @@ inline int option_of(int fd, int which) {
 inline bool is_stream_socket(int fd) {
   return option_of(fd, SO_TYPE) == SOCK_STREAM;
 }
+inline bool is_tcp(int fd) { return option_of(fd, SO_PROTOCOL) == IPPROTO_TCP; }
 inline bool is_unix_socket(int fd) {
   return option_of(fd, SO_DOMAIN) == AF_UNIX;
 }
@@ -10542,8 +10592,10 @@ inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
 // One call of C's about one descriptor, however many system calls it takes.
 class call {
  public:
-  call(scheduler& s, int fd, readiness want)
-      : scheduler_(s), fd_(fd), want_(want) {}
+  // `n` is what a plain read asks for: one that gives less has emptied a TCP
+  // socket, and the next one waits without trying.
+  call(scheduler& s, int fd, readiness want, std::size_t n = 0)
+      : scheduler_(s), fd_(fd), want_(want), n_(n) {}
   call(const call&) = delete;
 
   // Calls attempt(), which does not block, until it does not fail with EAGAIN;
@@ -10553,14 +10605,18 @@ class call {
   ssize_t retry(Attempt attempt, Block block) {
     if (!may_begin(scheduler_, fd_)) return -1;
     growing_pause pauses;
-    for (;;) {
-      const ssize_t result = attempt();
+    poller& p = scheduler_.poller();
+    bool waits = n_ != 0 && p.emptied(fd_) && !is_non_blocking(fd_);
+    for (;; waits = false) {
+      const ssize_t result = waits ? fail(EAGAIN) : attempt();
       if (result != -1) {
+        if (result > 0 && static_cast<std::size_t>(result) < n_)
+          p.read_short(fd_, [&] { return is_tcp(fd_); });
         errno = errno_before_;
         return result;
       }
       if (errno != EAGAIN) return -1;
-      if (!until_ && is_non_blocking(fd_)) return fail(EAGAIN);
+      if (!until_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
       const int news = has_waited_ ? what_poll_says() : 0;
       // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
@@ -10673,6 +10729,7 @@ class call {
   scheduler& scheduler_;
   const int fd_;
   const readiness want_;
+  const std::size_t n_;
   const int errno_before_ = errno;
   std::optional<bao::clock::time_point> began_;
   std::optional<deadline> until_;  // once it is known
@@ -10811,7 +10868,7 @@ inline ssize_t recvfrom(int fd, void* p, std::size_t n, int flags,
     if (got != -1 && from != nullptr) *size = message.msg_namelen;
     return got;
   }
-  return call(*s, fd, readable).retry([&](int more_flags) {
+  return call(*s, fd, readable, flags == 0 ? n : 0).retry([&](int more_flags) {
     return original::recvfrom(fd, p, n, flags | more_flags, from, size);
   });
 }
@@ -11005,7 +11062,7 @@ inline ssize_t readv(int fd, const iovec* parts, int n) {
       bytes_of(parts, static_cast<std::size_t>(n)) == 0)
     return block();
   msghdr message = message_of(parts, static_cast<std::size_t>(n));
-  call reading(*s, fd, readable);
+  call reading(*s, fd, readable, bytes_of(parts, static_cast<std::size_t>(n)));
   bool is_socket = true, takes_flag = may_take_flag;
   mode_t kind = 0;
   return reading.retry(
