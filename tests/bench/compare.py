@@ -107,6 +107,8 @@ RATIOS = {
          "bao gen", "stackless gen", 1.8),
         ("generator / boost.coroutine2",
          "bao gen", "boost.coroutine2 gen", 0.5),
+        ("the bare inline switch with exception state / stackless",
+         "limit-inline+eh gen", "stackless gen", None),
         ("by next() / by range-for", "bao gen-next", "bao gen", None),
         ("yield.from four deep / direct", "bao gen-from4", "bao gen", None),
     ],

@@ -216,6 +216,13 @@ void inline_gen_body() {
   }
 }
 
+void inline_gen_eh_body() {
+  for (std::uint64_t i = 0;; ++i) {
+    value = i;
+    inline_switch_eh(&worker_context, &main_context);
+  }
+}
+
 // ---- the two tests ---------------------------------------------------------
 
 void measure_switch() {
@@ -242,6 +249,14 @@ void measure_gen() {
     sum += value;
   });
   bench::report("limit-inline", "gen", each, "ns");
+
+  exceptions = static_cast<exception_state*>(__cxa_get_globals());
+  worker_context = inline_entry(inline_gen_eh_body);
+  each = bench::each_ns(count, [&] {
+    inline_switch_eh(&main_context, &worker_context);
+    sum += value;
+  });
+  bench::report("limit-inline+eh", "gen", each, "ns");
 
   worker_sp = jmp_entry(jmp_gen_body);
   each = bench::each_ns(count, [&] {
