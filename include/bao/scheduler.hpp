@@ -83,10 +83,10 @@ class scheduler {
 
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it had when the thread last looked
-  // at the clock: to do so each time takes as long as the rest). Throws what interrupts it:
-  // killed, timed_out, what was thrown in; in the main task deadlock as well.
-  // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
-  // park in a loop.
+  // at the clock, which takes too long to be done each time). Throws what
+  // interrupts it: killed, timed_out, what was thrown in; in the main task
+  // deadlock as well. An interruption that is withdrawn meanwhile wakes it for
+  // nothing (true): so park in a loop.
   bool park(deadline until, const wait_reason& why);
 
   // The same for a caller in C, through whom nothing may be thrown. Returns 0
