@@ -1189,6 +1189,7 @@ inline void stack_pool::release() noexcept {
 #include <functional>
 #include <memory>
 #include <tuple>
+#include <type_traits>
 
 #if defined(BAO_ASAN)
 #include <pthread.h>
@@ -1731,11 +1732,20 @@ inline void thread_state::end() {
 
 // --- what a fiber runs -------------------------------------------------------
 
+// Its type is what f(args...) returns, with copies that are moved from.
+template <class F, class... Args>
+struct call_result : std::invoke_result<F, Args...> {
+  static_assert(std::is_invocable_v<F, Args...>,
+                "f cannot be called with copies of these arguments: "
+                "where it takes a reference, pass std::ref(x)");
+};
+
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
 struct bound_call {
   template <class... First>
-  decltype(auto) operator()(First&... first) {
+  typename call_result<F, First&..., Args...>::type operator()(
+      First&... first) {
     return std::apply(
         [&first...](F& f, Args&... args) -> decltype(auto) {
           return std::invoke(std::move(f), first..., std::move(args)...);
@@ -1799,7 +1809,6 @@ class frame_with_body : public Frame {
 // memory at least.
 
 #include <optional>
-#include <type_traits>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -5686,22 +5695,22 @@ class task {
 };
 
 template <class F, class... Args>
-using spawned_result =
-    handed_on<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
-template <class F, class... Args>
-using spawned = task<spawned_result<F, Args...>>;
+using spawned_result = handed_on<
+    typename call_result<std::decay_t<F>, std::decay_t<Args>...>::type>;
+template <class F>  // the callable, as options have an overload of their own
+using not_options =
+    std::enable_if_t<!std::is_same_v<std::decay_t<F>, task_options>>;
 
 template <class F, class... Args>
-spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
-                             Args&&... args) {
+auto spawn_at(task_options&& options, deadline start, F&& f, Args&&... args) {
+  using R = spawned_result<F, Args...>;
   scheduler& s = this_scheduler();
   task_block* const made =
-      new task_call<spawned_result<F, Args...>, std::decay_t<F>,
-                    std::decay_t<Args>...>(std::forward<F>(f),
-                                           std::forward<Args>(args)...);
+      new task_call<R, std::decay_t<F>, std::decay_t<Args>...>(
+          std::forward<F>(f), std::forward<Args>(args)...);
   options.apply_to(*made);
   s.add(*made, start);
-  return spawned<F, Args...>(made);
+  return task<R>(made);
 }
 
 // Never suspends. Runs f(args...) as a task, later: when this one waits. All
@@ -5712,32 +5721,25 @@ spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
 // where the call stands, for reports. With more they leave the place out,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
-spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
+auto spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), at_once, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
-template <class F,
-          class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+template <class F, class = not_options<F>>
 auto spawn(F&& f, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f));
 }
-template <class F, class A,
-          class = std::enable_if_t<
-              std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+template <class F, class A, class = not_options<F>>
 auto spawn(F&& f, A&& a, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
 }
-template <class F, class A, class B,
-          class = std::enable_if_t<std::is_invocable_v<
-              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>>>>
+template <class F, class A, class B, class = not_options<F>>
 auto spawn(F&& f, A&& a, B&& b, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a),
                std::forward<B>(b));
 }
 template <class F, class A, class B, class C, class... More,
-          class = std::enable_if_t<std::is_invocable_v<
-              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>,
-              std::decay_t<C>, std::decay_t<More>...>>>
+          class = not_options<F>>
 auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
   return spawn(task_options(place::nowhere()), std::forward<F>(f),
                std::forward<A>(a), std::forward<B>(b), std::forward<C>(c),
@@ -5746,7 +5748,7 @@ auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
 
 // The same, not before `start`: a duration from now, or a time.
 template <class F, class... Args>
-spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
+auto spawn_later(deadline start, F&& f, Args&&... args) {
   return spawn_at(task_options(place::nowhere()), start, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
@@ -6663,21 +6665,15 @@ class task_set {
       throw;
     }
   }
-  template <class F,
-            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  template <class F, class = not_options<F>>
   auto spawn(F&& f, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f));
   }
-  template <class F, class A,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+  template <class F, class A, class = not_options<F>>
   auto spawn(F&& f, A&& a, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
   }
-  template <class F, class A, class B, class... More,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
-                                    std::decay_t<B>, std::decay_t<More>...>>>
+  template <class F, class A, class B, class... More, class = not_options<F>>
   auto spawn(F&& f, A&& a, B&& b, More&&... more) {
     return spawn(task_options(place::nowhere()), std::forward<F>(f),
                  std::forward<A>(a), std::forward<B>(b),
@@ -7498,7 +7494,7 @@ class offloaded : public job, public message {
 
 template <class F, class... Args>
 auto thread_pool::offload(F f, Args... args) {
-  using R = std::decay_t<std::invoke_result_t<F, Args...>>;
+  using R = std::decay_t<typename call_result<F, Args...>::type>;
   const auto f_with_args = [&]() -> R {
     return std::invoke(std::move(f), std::move(args)...);
   };

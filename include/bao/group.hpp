@@ -65,21 +65,15 @@ class task_set {
       throw;
     }
   }
-  template <class F,
-            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  template <class F, class = not_options<F>>
   auto spawn(F&& f, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f));
   }
-  template <class F, class A,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+  template <class F, class A, class = not_options<F>>
   auto spawn(F&& f, A&& a, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
   }
-  template <class F, class A, class B, class... More,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
-                                    std::decay_t<B>, std::decay_t<More>...>>>
+  template <class F, class A, class B, class... More, class = not_options<F>>
   auto spawn(F&& f, A&& a, B&& b, More&&... more) {
     return spawn(task_options(place::nowhere()), std::forward<F>(f),
                  std::forward<A>(a), std::forward<B>(b),
