@@ -180,6 +180,7 @@ inline constexpr configuration this_configuration{
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <typeinfo>
 #include <utility>
@@ -285,8 +286,8 @@ inline std::string describe(const std::exception_ptr& error) {
 using unhandled_handler = void (*)(const char* whose,
                                    const std::exception_ptr& error);
 
-// Prints a line to stderr. An error that comes over and over is printed when it
-// has come 1, 2, 4, 8 ... times.
+// Prints a line to stderr. One that comes over and over, but for the number of
+// the task, is printed when it has come 1, 2, 4, 8 ... times.
 inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
   static thread_local std::size_t last;  // a hash: a string ends at exit()
@@ -296,7 +297,9 @@ inline void print_unhandled(const char* whose,
     text = describe(error);
   } catch (const std::bad_alloc&) {
   }
-  const std::size_t hash = std::hash<std::string>()(text);
+  const char* const kind = whose + std::strspn(whose, "task 0123456789");
+  const std::size_t hash =
+      std::hash<std::string>()(text) ^ std::hash<std::string_view>()(kind);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;
   std::fprintf(stderr, "bao: nobody caught the error of %s: %s", whose,
@@ -8067,8 +8070,6 @@ class io_call {
 
 #include <limits.h>
 #include <sys/stat.h>
-
-#include <string_view>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
