@@ -240,6 +240,12 @@ struct end_of_stream   : world_error { using world_error::world_error; };
   throw std::system_error(errno, std::generic_category(), call);
 }
 
+// The same where it is we who end a wait: the system says of that, whatever it
+// was for, "Connection timed out".
+[[noreturn, gnu::cold]] inline void throw_late(const std::string& call) {
+  errno = ETIMEDOUT, throw_errno(call + ": the deadline has passed");
+}
+
 template <class Integer>
 Integer check(Integer result, const char* call) {
   if (result == -1) throw_errno(call);
@@ -6352,8 +6358,7 @@ class async_result {
   // Suspends until it is there. The value, which stays; throws the error, and
   // std::system_error with timed_out when late.
   std::add_lvalue_reference_t<T> get(deadline until = never) {
-    if (!there_.wait(until))
-      errno = ETIMEDOUT, throw_errno("async_result: get");
+    if (!there_.wait(until)) throw_late("async_result: get");
     if (error_ != nullptr) std::rethrow_exception(error_);
     if constexpr (!std::is_void_v<T>) return *value_;
   }
@@ -8048,8 +8053,7 @@ class io_call {
     place_->expect_open(name_);
   }
   [[noreturn]] void too_late() {
-    errno = ETIMEDOUT;
-    descriptor_.fail(name_);
+    throw_late(std::string(name_) + ' ' + std::to_string(descriptor_.fd_));
   }
 
   descriptor& descriptor_;
@@ -8951,7 +8955,7 @@ inline std::vector<address> resolve(const std::string& host,
         return found;
       });
   const std::string what = "resolve: " + host + ':' + service;
-  if (!asked->wait(until)) errno = ETIMEDOUT, throw_errno(what);
+  if (!asked->wait(until)) throw_late(what);
   const auto& found = asked->get<answer>();
   if (found.failed != 0)
     throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
@@ -9015,12 +9019,12 @@ inline int connect_socket(const address& to, deadline until) {
     error = errno;
     // The queue of a unix listener is full, and nobody tells when it is not.
     if (!local || error != EAGAIN) break;
-    if (until.passed()) errno = ETIMEDOUT, throw_errno(what);
+    if (until.passed()) throw_late(what);
     sleep(std::min(until, deadline(pause.next())));
   }
   if (error == EINPROGRESS || error == EINTR) {
     // Under way: the socket becomes writable when it has been decided.
-    if (!wait_fd(d.fd(), writable, until)) errno = ETIMEDOUT, throw_errno(what);
+    if (!wait_fd(d.fd(), writable, until)) throw_late(what);
     socklen_t n = sizeof error;
     check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
   }
@@ -10259,7 +10263,7 @@ inline process_result process::communicate(std::string_view input,
     helpers.join();
     wait();
   });
-  if (!in_time) errno = ETIMEDOUT, throw_errno(text("communicate"));
+  if (!in_time) throw_late(text("communicate"));
   return {std::exchange(my_.output, {}), std::exchange(my_.errors, {}),
           *my_.status};
 }

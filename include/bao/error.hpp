@@ -89,6 +89,12 @@ struct end_of_stream   : world_error { using world_error::world_error; };
   throw std::system_error(errno, std::generic_category(), call);
 }
 
+// The same where it is we who end a wait: the system says of that, whatever it
+// was for, "Connection timed out".
+[[noreturn, gnu::cold]] inline void throw_late(const std::string& call) {
+  errno = ETIMEDOUT, throw_errno(call + ": the deadline has passed");
+}
+
 template <class Integer>
 Integer check(Integer result, const char* call) {
   if (result == -1) throw_errno(call);
