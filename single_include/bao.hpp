@@ -4219,8 +4219,7 @@ struct trace : visitor {
   }
 
   // How far down it is on its stack, to the end of the line; then a line for
-  // each function, but for ours that park and look. Shorter where there is no
-  // memory.
+  // each function, but ours that park and look. Shorter for want of memory.
   std::string text() const noexcept {
     char use[64] = "\n";
     if (stack_size != 0)
@@ -4268,6 +4267,14 @@ inline std::string title_and_place(const task_block& t) {
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
   return text;
+}
+
+// The same, without memory: also for signal handlers.
+inline void title_and_place(const task_block& t, char (&text)[400]) {
+  const int n = std::snprintf(
+      text, 150, t.name.empty() ? "task %lu" : "task %lu \"%.120s\"", t.id,
+      t.name.c_str());
+  if (t.line != 0) std::snprintf(text + n, 250, " (%.230s:%d)", t.file, t.line);
 }
 
 inline std::string describe(const task_block& t, nanoseconds now) {
@@ -5443,10 +5450,7 @@ class spawned_task : public task_block {
   void dispose() noexcept override {
     if (error != nullptr && !std::exchange(asked, true)) {
       char whose[400];  // a string might find no memory
-      const int n = std::snprintf(whose, 150, "task %lu%s%.120s%s", id,
-                                  name.empty() ? "" : " \"", name.c_str(),
-                                  name.empty() ? "" : "\"");
-      if (line != 0) std::snprintf(whose + n, 250, " (%.230s:%d)", file, line);
+      title_and_place(*this, whose);
       ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
       return give_up(1);
@@ -13104,7 +13108,7 @@ class watchdog final : private onlooker {
   nanoseconds since_ = 0;
   // What is to be told: the handler's until `told_` is false, then the other's.
   std::atomic<bool> told_{true};
-  char task_[160];
+  char task_[400];
   nanoseconds kept_ = 0;
   trace trace_;
 };
@@ -13205,13 +13209,7 @@ inline void watchdog::look_closer(const void* where) {
     turn_ = turn;
     since_ = now;
   } else if (now - since_ >= limit_) {
-    const int n = std::snprintf(task_, sizeof task_,
-                                t.name.empty() ? "task %lu" : "task %lu \"%s\"",
-                                t.id, t.name.c_str());
-    const auto used = static_cast<std::size_t>(n);
-    if (t.line != 0 && used < sizeof task_)
-      std::snprintf(task_ + used, sizeof task_ - used, " (%s:%d)", t.file,
-                    t.line);
+    title_and_place(t, task_);
     trace_.depth = 0;
     if (!between_flows(where)) trace_.look(trace_);
     kept_ = now - since_;

@@ -65,8 +65,7 @@ struct trace : visitor {
   }
 
   // How far down it is on its stack, to the end of the line; then a line for
-  // each function, but for ours that park and look. Shorter where there is no
-  // memory.
+  // each function, but ours that park and look. Shorter for want of memory.
   std::string text() const noexcept {
     char use[64] = "\n";
     if (stack_size != 0)
@@ -114,6 +113,14 @@ inline std::string title_and_place(const task_block& t) {
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
   return text;
+}
+
+// The same, without memory: also for signal handlers.
+inline void title_and_place(const task_block& t, char (&text)[400]) {
+  const int n = std::snprintf(
+      text, 150, t.name.empty() ? "task %lu" : "task %lu \"%.120s\"", t.id,
+      t.name.c_str());
+  if (t.line != 0) std::snprintf(text + n, 250, " (%.230s:%d)", t.file, t.line);
 }
 
 inline std::string describe(const task_block& t, nanoseconds now) {

@@ -12,7 +12,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdio>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -66,10 +65,7 @@ class spawned_task : public task_block {
   void dispose() noexcept override {
     if (error != nullptr && !std::exchange(asked, true)) {
       char whose[400];  // a string might find no memory
-      const int n = std::snprintf(whose, 150, "task %lu%s%.120s%s", id,
-                                  name.empty() ? "" : " \"", name.c_str(),
-                                  name.empty() ? "" : "\"");
-      if (line != 0) std::snprintf(whose + n, 250, " (%.230s:%d)", file, line);
+      title_and_place(*this, whose);
       ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
       return give_up(1);
