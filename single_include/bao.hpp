@@ -180,6 +180,7 @@ inline constexpr configuration this_configuration{
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <typeinfo>
 #include <utility>
@@ -239,6 +240,12 @@ struct end_of_stream   : world_error { using world_error::world_error; };
   throw std::system_error(errno, std::generic_category(), call);
 }
 
+// The same where it is we who end a wait: the system says of that, whatever it
+// was for, "Connection timed out".
+[[noreturn, gnu::cold]] inline void throw_late(const std::string& call) {
+  errno = ETIMEDOUT, throw_errno(call + ": the deadline has passed");
+}
+
 template <class Integer>
 Integer check(Integer result, const char* call) {
   if (result == -1) throw_errno(call);
@@ -285,8 +292,8 @@ inline std::string describe(const std::exception_ptr& error) {
 using unhandled_handler = void (*)(const char* whose,
                                    const std::exception_ptr& error);
 
-// Prints a line to stderr. An error that comes over and over is printed when it
-// has come 1, 2, 4, 8 ... times.
+// Prints a line to stderr. One that comes over and over, but for the number of
+// the task, is printed when it has come 1, 2, 4, 8 ... times.
 inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
   static thread_local std::size_t last;  // a hash: a string ends at exit()
@@ -296,7 +303,9 @@ inline void print_unhandled(const char* whose,
     text = describe(error);
   } catch (const std::bad_alloc&) {
   }
-  const std::size_t hash = std::hash<std::string>()(text);
+  const char* const kind = whose + std::strspn(whose, "task 0123456789");
+  const std::size_t hash =
+      std::hash<std::string>()(text) ^ std::hash<std::string_view>()(kind);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;
   std::fprintf(stderr, "bao: nobody caught the error of %s: %s", whose,
@@ -1191,6 +1200,7 @@ inline void stack_pool::release() noexcept {
 #include <functional>
 #include <memory>
 #include <tuple>
+#include <type_traits>
 
 #if defined(BAO_ASAN)
 #include <pthread.h>
@@ -1734,11 +1744,20 @@ inline void thread_state::end() {
 
 // --- what a fiber runs -------------------------------------------------------
 
+// Its type is what f(args...) returns, with copies that are moved from.
+template <class F, class... Args>
+struct call_result : std::invoke_result<F, Args...> {
+  static_assert(std::is_invocable_v<F, Args...>,
+                "f cannot be called with copies of these arguments: "
+                "where it takes a reference, pass std::ref(x)");
+};
+
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
 struct bound_call {
   template <class... First>
-  decltype(auto) operator()(First&... first) {
+  typename call_result<F, First&..., Args...>::type operator()(
+      First&... first) {
     return std::apply(
         [&first...](F& f, Args&... args) -> decltype(auto) {
           return std::invoke(std::move(f), first..., std::move(args)...);
@@ -1802,7 +1821,6 @@ class frame_with_body : public Frame {
 // memory at least.
 
 #include <optional>
-#include <type_traits>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -4239,7 +4257,7 @@ struct trace : visitor {
   }
 
   // How far down it is on its stack, to the end of the line; then a line for
-  // each function. Shorter where there is no memory.
+  // each function, but ours that park and look. Shorter for want of memory.
   std::string text() const noexcept {
     char use[64] = "\n";
     if (stack_size != 0)
@@ -4253,6 +4271,7 @@ struct trace : visitor {
         char** lines;
         ~freed() { std::free(lines); }
       } names{::backtrace_symbols(places, depth)};
+      bool ours = true, named = depth == 0;
       for (int i = 0; names.lines != nullptr && i < depth; ++i) {
         std::string line = names.lines[i];  // file(symbol+offset) [address]
         const std::size_t begin = line.find('(') + 1;
@@ -4260,8 +4279,13 @@ struct trace : visitor {
         if (begin != 0 && to != std::string::npos && to != begin)
           line.replace(begin, to - begin,
                        demangle(line.substr(begin, to - begin).c_str()));
-        told += "    " + line + '\n';
+        named = named || line.rfind("bao::", begin) == begin;
+        ours = ours && (line.rfind("bao::scheduler::", begin) == begin ||
+                        line.rfind("bao::trace::", begin) == begin);
+        if (!ours) told += "    " + line + '\n';
       }
+      if (!named && stack_size == 0)  // the main task's: to say it once will do
+        told += "    (link with -rdynamic for names)\n";
 #endif
     } catch (const std::bad_alloc&) {
     }
@@ -4281,6 +4305,14 @@ inline std::string title_and_place(const task_block& t) {
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
   return text;
+}
+
+// The same, without memory: also for signal handlers.
+inline void title_and_place(const task_block& t, char (&text)[400]) {
+  const int n = std::snprintf(
+      text, 150, t.name.empty() ? "task %lu" : "task %lu \"%.120s\"", t.id,
+      t.name.c_str());
+  if (t.line != 0) std::snprintf(text + n, 250, " (%.230s:%d)", t.file, t.line);
 }
 
 inline std::string describe(const task_block& t, nanoseconds now) {
@@ -5459,10 +5491,7 @@ class spawned_task : public task_block {
   void dispose() noexcept override {
     if (error != nullptr && !std::exchange(asked, true)) {
       char whose[400];  // a string might find no memory
-      const int n = std::snprintf(whose, 150, "task %lu%s%.120s%s", id,
-                                  name.empty() ? "" : " \"", name.c_str(),
-                                  name.empty() ? "" : "\"");
-      if (line != 0) std::snprintf(whose + n, 250, " (%.230s:%d)", file, line);
+      title_and_place(*this, whose);
       ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
       return give_up(1);
@@ -5726,22 +5755,22 @@ class task {
 };
 
 template <class F, class... Args>
-using spawned_result =
-    handed_on<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
-template <class F, class... Args>
-using spawned = task<spawned_result<F, Args...>>;
+using spawned_result = handed_on<
+    typename call_result<std::decay_t<F>, std::decay_t<Args>...>::type>;
+template <class F>  // the callable, as options have an overload of their own
+using not_options =
+    std::enable_if_t<!std::is_same_v<std::decay_t<F>, task_options>>;
 
 template <class F, class... Args>
-spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
-                             Args&&... args) {
+auto spawn_at(task_options&& options, deadline start, F&& f, Args&&... args) {
+  using R = spawned_result<F, Args...>;
   scheduler& s = this_scheduler();
   task_block* const made =
-      new task_call<spawned_result<F, Args...>, std::decay_t<F>,
-                    std::decay_t<Args>...>(std::forward<F>(f),
-                                           std::forward<Args>(args)...);
+      new task_call<R, std::decay_t<F>, std::decay_t<Args>...>(
+          std::forward<F>(f), std::forward<Args>(args)...);
   options.apply_to(*made);
   s.add(*made, start);
-  return spawned<F, Args...>(made);
+  return task<R>(made);
 }
 
 // Never suspends. Runs f(args...) as a task, later: when this one waits. All
@@ -5752,32 +5781,25 @@ spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
 // where the call stands, for reports. With more they leave the place out,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
-spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
+auto spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), at_once, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
-template <class F,
-          class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+template <class F, class = not_options<F>>
 auto spawn(F&& f, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f));
 }
-template <class F, class A,
-          class = std::enable_if_t<
-              std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+template <class F, class A, class = not_options<F>>
 auto spawn(F&& f, A&& a, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
 }
-template <class F, class A, class B,
-          class = std::enable_if_t<std::is_invocable_v<
-              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>>>>
+template <class F, class A, class B, class = not_options<F>>
 auto spawn(F&& f, A&& a, B&& b, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a),
                std::forward<B>(b));
 }
 template <class F, class A, class B, class C, class... More,
-          class = std::enable_if_t<std::is_invocable_v<
-              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>,
-              std::decay_t<C>, std::decay_t<More>...>>>
+          class = not_options<F>>
 auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
   return spawn(task_options(place::nowhere()), std::forward<F>(f),
                std::forward<A>(a), std::forward<B>(b), std::forward<C>(c),
@@ -5786,7 +5808,7 @@ auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
 
 // The same, not before `start`: a duration from now, or a time.
 template <class F, class... Args>
-spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
+auto spawn_later(deadline start, F&& f, Args&&... args) {
   return spawn_at(task_options(place::nowhere()), start, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
@@ -6381,8 +6403,7 @@ class async_result {
   // Suspends until it is there. The value, which stays; throws the error, and
   // std::system_error with timed_out when late.
   std::add_lvalue_reference_t<T> get(deadline until = never) {
-    if (!there_.wait(until))
-      errno = ETIMEDOUT, throw_errno("async_result: get");
+    if (!there_.wait(until)) throw_late("async_result: get");
     if (error_ != nullptr) std::rethrow_exception(error_);
     if constexpr (!std::is_void_v<T>) return *value_;
   }
@@ -6704,21 +6725,15 @@ class task_set {
       throw;
     }
   }
-  template <class F,
-            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  template <class F, class = not_options<F>>
   auto spawn(F&& f, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f));
   }
-  template <class F, class A,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+  template <class F, class A, class = not_options<F>>
   auto spawn(F&& f, A&& a, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
   }
-  template <class F, class A, class B, class... More,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
-                                    std::decay_t<B>, std::decay_t<More>...>>>
+  template <class F, class A, class B, class... More, class = not_options<F>>
   auto spawn(F&& f, A&& a, B&& b, More&&... more) {
     return spawn(task_options(place::nowhere()), std::forward<F>(f),
                  std::forward<A>(a), std::forward<B>(b),
@@ -6813,33 +6828,29 @@ class group : public task_set {
   group() = default;
   // Kills those that are left, and waits until they have ended. An error that
   // nobody has joined for goes to on_unhandled().
-  ~group() {
-    end();
-    if (error_ != nullptr) tell_unhandled("a member of a group", error_);
-  }
+  ~group() { end(); }
 
   // Suspends until all members have ended (true) or `until` passes (false). An
   // error of a member ends the wait: the others are killed, waited for even
   // beyond `until`, and the first error is thrown. Throws what interrupts us.
   bool join(deadline until = never) {
-    const bool in_time = wait(until, [this] { return error_ != nullptr; });
-    const std::exception_ptr error = error_;
-    if (error == nullptr) return in_time;
+    const bool in_time = wait(until, [this] { return bool(failed_); });
+    const task<> failed = failed_;
+    if (!failed) return in_time;
     kill();
-    if (error_ == error) error_ = nullptr;  // several may join, and be told
-    std::rethrow_exception(error);
+    if (failed_ == failed) failed_ = {};  // several may join, and be told
+    std::rethrow_exception(failed.error());
   }
 
  private:
   void has_ended(task_block& t) override {
     if (t.error == nullptr) return;
-    t.asked = true;
-    if (error_ != nullptr) return;
-    error_ = t.error;
+    if (failed_) return void(t.asked = true);
+    failed_ = task<>(&t);
     all_ended_.wake_all();
   }
 
-  std::exception_ptr error_;  // the first, until it is thrown
+  task<> failed_;  // the first with an error, until that is thrown
 };
 
 // The results of a pool's imap functions, one after the other: next(), a loop
@@ -7543,7 +7554,7 @@ class offloaded : public job, public message {
 
 template <class F, class... Args>
 auto thread_pool::offload(F f, Args... args) {
-  using R = std::decay_t<std::invoke_result_t<F, Args...>>;
+  using R = std::decay_t<typename call_result<F, Args...>::type>;
   const auto f_with_args = [&]() -> R {
     return std::invoke(std::move(f), std::move(args)...);
   };
@@ -8087,8 +8098,7 @@ class io_call {
     place_->expect_open(name_);
   }
   [[noreturn]] void too_late() {
-    errno = ETIMEDOUT;
-    descriptor_.fail(name_);
+    throw_late(std::string(name_) + ' ' + std::to_string(descriptor_.fd_));
   }
 
   descriptor& descriptor_;
@@ -8115,8 +8125,6 @@ class io_call {
 
 #include <limits.h>
 #include <sys/stat.h>
-
-#include <string_view>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -9004,7 +9012,7 @@ inline std::vector<address> resolve(const std::string& host,
         return found;
       });
   const std::string what = "resolve: " + host + ':' + service;
-  if (!asked->wait(until)) errno = ETIMEDOUT, throw_errno(what);
+  if (!asked->wait(until)) throw_late(what);
   const auto& found = asked->get<answer>();
   if (found.failed != 0)
     throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
@@ -9068,12 +9076,12 @@ inline int connect_socket(const address& to, deadline until) {
     error = errno;
     // The queue of a unix listener is full, and nobody tells when it is not.
     if (!local || error != EAGAIN) break;
-    if (until.passed()) errno = ETIMEDOUT, throw_errno(what);
+    if (until.passed()) throw_late(what);
     sleep(std::min(until, deadline(pause.next())));
   }
   if (error == EINPROGRESS || error == EINTR) {
     // Under way: the socket becomes writable when it has been decided.
-    if (!wait_fd(d.fd(), writable, until)) errno = ETIMEDOUT, throw_errno(what);
+    if (!wait_fd(d.fd(), writable, until)) throw_late(what);
     socklen_t n = sizeof error;
     check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
   }
@@ -9525,15 +9533,10 @@ class server {
           task_options(place::nowhere()).name("client"),
           [this](Stream s) { server_.handler_(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
-      ours = false;  // has_ended() gives it back
+      ours = false;  // give_slot_back() does
       return true;
     }
-    void has_ended(task_block& t) override {
-      slots_.release();
-      if (t.error == nullptr) return;
-      t.asked = true;
-      tell_unhandled("a client's task", t.error);
-    }
+    void give_slot_back() noexcept override { slots_.release(); }
     void close_door() {
       if (door.fd() == -1) return;
       const std::string name = door.local_address().to_string();
@@ -10317,7 +10320,7 @@ inline process_result process::communicate(std::string_view input,
     helpers.join();
     wait();
   });
-  if (!in_time) errno = ETIMEDOUT, throw_errno(text("communicate"));
+  if (!in_time) throw_late(text("communicate"));
   return {std::exchange(my_.output, {}), std::exchange(my_.errors, {}),
           *my_.status};
 }
@@ -13176,7 +13179,7 @@ class watchdog final : private onlooker {
   nanoseconds since_ = 0;
   // What is to be told: the handler's until `told_` is false, then the other's.
   std::atomic<bool> told_{true};
-  char task_[160];
+  char task_[400];
   nanoseconds kept_ = 0;
   trace trace_;
 };
@@ -13277,13 +13280,7 @@ inline void watchdog::look_closer(const void* where) {
     turn_ = turn;
     since_ = now;
   } else if (now - since_ >= limit_) {
-    const int n = std::snprintf(task_, sizeof task_,
-                                t.name.empty() ? "task %lu" : "task %lu \"%s\"",
-                                t.id, t.name.c_str());
-    const auto used = static_cast<std::size_t>(n);
-    if (t.line != 0 && used < sizeof task_)
-      std::snprintf(task_ + used, sizeof task_ - used, " (%s:%d)", t.file,
-                    t.line);
+    title_and_place(t, task_);
     trace_.depth = 0;
     if (!between_flows(where)) trace_.look(trace_);
     kept_ = now - since_;

@@ -91,6 +91,34 @@ TEST_CASE("S18, V90: a report shows where each task stands on its stack") {
   bao::kill_all(std::vector<bao::task<>>{shallow, deep});
 }
 
+#if defined(__GLIBC__)
+TEST_CASE("V90: a backtrace leaves out how bao waits, and looks") {
+  bao::virtual_time clock;
+  auto sleeper = bao::spawn(dig, 0);
+  bao::yield();
+  const std::string text = reported();
+  INFO(text);
+#ifndef SANITIZED  // whose own functions come first
+  if (text.find("-rdynamic") == std::string::npos) {
+    CHECK(text.find("(bao::trace::") == std::string::npos);
+    CHECK(text.find("(bao::scheduler::") == std::string::npos);
+  }
+#endif
+  CHECK(depth_of(text, "is parked: sleeping") >= 3);
+  sleeper.kill();
+}
+
+TEST_CASE("V90: where there are no names, it is said once how to get them") {
+  bao::trace where;
+  where.places[0] = &where;  // no function
+  where.depth = 1;
+  const char* const how = "    (link with -rdynamic for names)\n";
+  CHECK(where.text().find(how) != std::string::npos);
+  where.stack_size = 1;  // not the main task's
+  CHECK(where.text().find(how) == std::string::npos);
+}
+#endif
+
 TEST_CASE("V90: to be looked at disturbs no task") {
   int turns = 0;
   bool caught = false;

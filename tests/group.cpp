@@ -160,21 +160,52 @@ TEST_CASE("X11: a member that joins its own group would wait for itself") {
   CHECK(t.ok());
 }
 
-TEST_CASE("X9, V39: an error that nobody joined for is told when it goes") {
+TEST_CASE(
+    "X9, V39: an error that nobody joined for is told, and whose it is, where "
+    "it was spawned") {
   static std::string told;
   told.clear();
   auto* const before =
       bao::on_unhandled([](const char* whose, const std::exception_ptr& e) {
         told += whose + ": "s + bao::describe(e);
       });
-  {
-    bao::group all;
-    all.spawn([] { throw std::runtime_error("lost"); });
-    bao::yield();
+  const auto fail = [](const char* why) { throw std::runtime_error(why); };
+  int line = 0;
+  const auto says = [&](const std::string& name, const std::string& why) {
+    INFO(told);
+    CHECK(told.find(name + " (" __FILE__ ":" + std::to_string(line) +
+                    "): std::runtime_error: " + why) != std::string::npos);
+    told.clear();
+  };
+  SUBCASE("of a group, when that goes") {
+    {
+      bao::group all;
+      line = __LINE__ + 1;
+      auto first = all.spawn(bao::task_options().name("first"), fail, "lost");
+      all.spawn(fail, "later");
+      bao::yield();
+      first = {};
+      CHECK(told.empty());
+    }
+    CHECK(told.find("later") == std::string::npos);
+    says(" \"first\"", "lost");
+  }
+  SUBCASE("of a group, unless its handle is asked") {
+    {
+      bao::group all;
+      auto t = all.spawn(fail, "lost");
+      CHECK_THROWS_AS(t.get(), std::runtime_error);
+    }
+    CHECK(told.empty());
+  }
+  SUBCASE("of a pool, at once") {
+    bao::pool two(2);
+    line = __LINE__ + 1;
+    const unsigned long id = two.spawn(fail, "lost").id();
+    two.join();
+    says("task " + std::to_string(id), "lost");
   }
   bao::on_unhandled(before);
-  CHECK(told.find("a member of a group") != std::string::npos);
-  CHECK(told.find("lost") != std::string::npos);
 }
 
 // --- pool --------------------------------------------------------------------

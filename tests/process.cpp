@@ -496,7 +496,8 @@ TEST_CASE("V77, X12: a communicate that is late can be gone on with") {
   CHECK(error_of(talk) == std::errc::timed_out);
   CHECK(child.running());
   CHECK(has(text_of_error([&] { child.communicate("more\n", 1ms); }),
-            "communicate: process " + std::to_string(child.pid())));
+            "communicate: process " + std::to_string(child.pid()) +
+                ": the deadline has passed"));
   child.kill(SIGCONT);
   const auto r = child.communicate("end", patience);
   CHECK((r.output == much + "more\nend"));

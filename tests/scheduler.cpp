@@ -523,6 +523,20 @@ TEST_CASE("X9: the same error again and again is printed ever more rarely") {
   CHECK(times(how.text, "another") == 1);
 }
 
+TEST_CASE("X9: the same error of tasks of another name or place is another") {
+  const ending how = in_a_silent_child([] {
+    const auto fail = [] { throw std::runtime_error("the same"); };
+    bao::spawn(fail);
+    bao::spawn(fail);
+    for (const char* name : {"a", "b"})
+      bao::spawn(bao::task_options().name(name), fail);
+    bao::spawn(fail, bao::place::nowhere());
+    bao::yield();
+  });
+  INFO(how.text);
+  CHECK(times(how.text, "the same\n") == 5);
+}
+
 // --- kills that are not heeded -----------------------------------------------
 
 TEST_CASE("X3: a swallowed kill comes again, and stderr names the task once") {

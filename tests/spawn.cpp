@@ -37,12 +37,6 @@ struct unhandled_errors {
   static inline std::string last;
 };
 
-template <class F, class = void>
-struct can_be_spawned : std::false_type {};
-template <class F>
-struct can_be_spawned<F, decltype(bao::spawn(std::declval<F>()), void())>
-    : std::true_type {};
-
 }  // namespace
 
 // --- spawn -------------------------------------------------------------------
@@ -109,12 +103,6 @@ TEST_CASE_SEEDS("V1: anything that can be invoked can be spawned") {
     return a + b + c + d;
   };
   CHECK(bao::spawn(sum, 1, 2, 3, 4).get() == 10);
-}
-
-TEST_CASE("V1: what cannot be called is refused by the compiler") {
-  CHECK(can_be_spawned<void (*)()>::value);
-  CHECK(!can_be_spawned<void (*)(int)>::value);
-  CHECK(!can_be_spawned<int>::value);
 }
 
 TEST_CASE_SEEDS(

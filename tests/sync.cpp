@@ -593,6 +593,7 @@ TEST_CASE("V50, X12: a result that does not come is an error when late") {
     CHECK(false);
   } catch (const std::system_error& e) {
     CHECK(e.code() == std::errc::timed_out);
+    CHECK(says(e.what(), "async_result: get: the deadline has passed"));
   }
 }
 

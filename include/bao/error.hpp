@@ -22,10 +22,12 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <typeinfo>
 #include <utility>
@@ -87,6 +89,12 @@ struct end_of_stream   : world_error { using world_error::world_error; };
   throw std::system_error(errno, std::generic_category(), call);
 }
 
+// The same where it is we who end a wait: the system says of that, whatever it
+// was for, "Connection timed out".
+[[noreturn, gnu::cold]] inline void throw_late(const std::string& call) {
+  errno = ETIMEDOUT, throw_errno(call + ": the deadline has passed");
+}
+
 template <class Integer>
 Integer check(Integer result, const char* call) {
   if (result == -1) throw_errno(call);
@@ -133,8 +141,8 @@ inline std::string describe(const std::exception_ptr& error) {
 using unhandled_handler = void (*)(const char* whose,
                                    const std::exception_ptr& error);
 
-// Prints a line to stderr. An error that comes over and over is printed when it
-// has come 1, 2, 4, 8 ... times.
+// Prints a line to stderr. One that comes over and over, but for the number of
+// the task, is printed when it has come 1, 2, 4, 8 ... times.
 inline void print_unhandled(const char* whose,
                             const std::exception_ptr& error) {
   static thread_local std::size_t last;  // a hash: a string ends at exit()
@@ -144,7 +152,9 @@ inline void print_unhandled(const char* whose,
     text = describe(error);
   } catch (const std::bad_alloc&) {
   }
-  const std::size_t hash = std::hash<std::string>()(text);
+  const char* const kind = whose + std::strspn(whose, "task 0123456789");
+  const std::size_t hash =
+      std::hash<std::string>()(text) ^ std::hash<std::string_view>()(kind);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;
   std::fprintf(stderr, "bao: nobody caught the error of %s: %s", whose,

@@ -36,6 +36,7 @@
 #include <new>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "bao/libc.hpp"
@@ -583,11 +584,20 @@ inline void thread_state::end() {
 
 // --- what a fiber runs -------------------------------------------------------
 
+// Its type is what f(args...) returns, with copies that are moved from.
+template <class F, class... Args>
+struct call_result : std::invoke_result<F, Args...> {
+  static_assert(std::is_invocable_v<F, Args...>,
+                "f cannot be called with copies of these arguments: "
+                "where it takes a reference, pass std::ref(x)");
+};
+
 // A callable and what it is called with: once, as all of it is moved from.
 template <class F, class... Args>
 struct bound_call {
   template <class... First>
-  decltype(auto) operator()(First&... first) {
+  typename call_result<F, First&..., Args...>::type operator()(
+      First&... first) {
     return std::apply(
         [&first...](F& f, Args&... args) -> decltype(auto) {
           return std::invoke(std::move(f), first..., std::move(args)...);

@@ -65,21 +65,15 @@ class task_set {
       throw;
     }
   }
-  template <class F,
-            class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+  template <class F, class = not_options<F>>
   auto spawn(F&& f, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f));
   }
-  template <class F, class A,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+  template <class F, class A, class = not_options<F>>
   auto spawn(F&& f, A&& a, place at = place::here()) {
     return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
   }
-  template <class F, class A, class B, class... More,
-            class = std::enable_if_t<
-                std::is_invocable_v<std::decay_t<F>, std::decay_t<A>,
-                                    std::decay_t<B>, std::decay_t<More>...>>>
+  template <class F, class A, class B, class... More, class = not_options<F>>
   auto spawn(F&& f, A&& a, B&& b, More&&... more) {
     return spawn(task_options(place::nowhere()), std::forward<F>(f),
                  std::forward<A>(a), std::forward<B>(b),
@@ -174,33 +168,29 @@ class group : public task_set {
   group() = default;
   // Kills those that are left, and waits until they have ended. An error that
   // nobody has joined for goes to on_unhandled().
-  ~group() {
-    end();
-    if (error_ != nullptr) tell_unhandled("a member of a group", error_);
-  }
+  ~group() { end(); }
 
   // Suspends until all members have ended (true) or `until` passes (false). An
   // error of a member ends the wait: the others are killed, waited for even
   // beyond `until`, and the first error is thrown. Throws what interrupts us.
   bool join(deadline until = never) {
-    const bool in_time = wait(until, [this] { return error_ != nullptr; });
-    const std::exception_ptr error = error_;
-    if (error == nullptr) return in_time;
+    const bool in_time = wait(until, [this] { return bool(failed_); });
+    const task<> failed = failed_;
+    if (!failed) return in_time;
     kill();
-    if (error_ == error) error_ = nullptr;  // several may join, and be told
-    std::rethrow_exception(error);
+    if (failed_ == failed) failed_ = {};  // several may join, and be told
+    std::rethrow_exception(failed.error());
   }
 
  private:
   void has_ended(task_block& t) override {
     if (t.error == nullptr) return;
-    t.asked = true;
-    if (error_ != nullptr) return;
-    error_ = t.error;
+    if (failed_) return void(t.asked = true);
+    failed_ = task<>(&t);
     all_ended_.wake_all();
   }
 
-  std::exception_ptr error_;  // the first, until it is thrown
+  task<> failed_;  // the first with an error, until that is thrown
 };
 
 // The results of a pool's imap functions, one after the other: next(), a loop

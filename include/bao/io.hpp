@@ -391,8 +391,7 @@ class io_call {
     place_->expect_open(name_);
   }
   [[noreturn]] void too_late() {
-    errno = ETIMEDOUT;
-    descriptor_.fail(name_);
+    throw_late(std::string(name_) + ' ' + std::to_string(descriptor_.fd_));
   }
 
   descriptor& descriptor_;

@@ -206,7 +206,7 @@ class offloaded : public job, public message {
 
 template <class F, class... Args>
 auto thread_pool::offload(F f, Args... args) {
-  using R = std::decay_t<std::invoke_result_t<F, Args...>>;
+  using R = std::decay_t<typename call_result<F, Args...>::type>;
   const auto f_with_args = [&]() -> R {
     return std::invoke(std::move(f), std::move(args)...);
   };

@@ -443,7 +443,7 @@ inline process_result process::communicate(std::string_view input,
     helpers.join();
     wait();
   });
-  if (!in_time) errno = ETIMEDOUT, throw_errno(text("communicate"));
+  if (!in_time) throw_late(text("communicate"));
   return {std::exchange(my_.output, {}), std::exchange(my_.errors, {}),
           *my_.status};
 }

@@ -65,7 +65,7 @@ struct trace : visitor {
   }
 
   // How far down it is on its stack, to the end of the line; then a line for
-  // each function. Shorter where there is no memory.
+  // each function, but ours that park and look. Shorter for want of memory.
   std::string text() const noexcept {
     char use[64] = "\n";
     if (stack_size != 0)
@@ -79,6 +79,7 @@ struct trace : visitor {
         char** lines;
         ~freed() { std::free(lines); }
       } names{::backtrace_symbols(places, depth)};
+      bool ours = true, named = depth == 0;
       for (int i = 0; names.lines != nullptr && i < depth; ++i) {
         std::string line = names.lines[i];  // file(symbol+offset) [address]
         const std::size_t begin = line.find('(') + 1;
@@ -86,8 +87,13 @@ struct trace : visitor {
         if (begin != 0 && to != std::string::npos && to != begin)
           line.replace(begin, to - begin,
                        demangle(line.substr(begin, to - begin).c_str()));
-        told += "    " + line + '\n';
+        named = named || line.rfind("bao::", begin) == begin;
+        ours = ours && (line.rfind("bao::scheduler::", begin) == begin ||
+                        line.rfind("bao::trace::", begin) == begin);
+        if (!ours) told += "    " + line + '\n';
       }
+      if (!named && stack_size == 0)  // the main task's: to say it once will do
+        told += "    (link with -rdynamic for names)\n";
 #endif
     } catch (const std::bad_alloc&) {
     }
@@ -107,6 +113,14 @@ inline std::string title_and_place(const task_block& t) {
   if (t.line != 0)
     text += " (" + std::string(t.file) + ':' + std::to_string(t.line) + ')';
   return text;
+}
+
+// The same, without memory: also for signal handlers.
+inline void title_and_place(const task_block& t, char (&text)[400]) {
+  const int n = std::snprintf(
+      text, 150, t.name.empty() ? "task %lu" : "task %lu \"%.120s\"", t.id,
+      t.name.c_str());
+  if (t.line != 0) std::snprintf(text + n, 250, " (%.230s:%d)", t.file, t.line);
 }
 
 inline std::string describe(const task_block& t, nanoseconds now) {

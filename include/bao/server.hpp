@@ -252,15 +252,10 @@ class server {
           task_options(place::nowhere()).name("client"),
           [this](Stream s) { server_.handler_(s); }, std::move(*peer));
       this->enter(t.checked("serve"));
-      ours = false;  // has_ended() gives it back
+      ours = false;  // give_slot_back() does
       return true;
     }
-    void has_ended(task_block& t) override {
-      slots_.release();
-      if (t.error == nullptr) return;
-      t.asked = true;
-      tell_unhandled("a client's task", t.error);
-    }
+    void give_slot_back() noexcept override { slots_.release(); }
     void close_door() {
       if (door.fd() == -1) return;
       const std::string name = door.local_address().to_string();

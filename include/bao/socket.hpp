@@ -237,7 +237,7 @@ inline std::vector<address> resolve(const std::string& host,
         return found;
       });
   const std::string what = "resolve: " + host + ':' + service;
-  if (!asked->wait(until)) errno = ETIMEDOUT, throw_errno(what);
+  if (!asked->wait(until)) throw_late(what);
   const auto& found = asked->get<answer>();
   if (found.failed != 0)
     throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
@@ -301,12 +301,12 @@ inline int connect_socket(const address& to, deadline until) {
     error = errno;
     // The queue of a unix listener is full, and nobody tells when it is not.
     if (!local || error != EAGAIN) break;
-    if (until.passed()) errno = ETIMEDOUT, throw_errno(what);
+    if (until.passed()) throw_late(what);
     sleep(std::min(until, deadline(pause.next())));
   }
   if (error == EINPROGRESS || error == EINTR) {
     // Under way: the socket becomes writable when it has been decided.
-    if (!wait_fd(d.fd(), writable, until)) errno = ETIMEDOUT, throw_errno(what);
+    if (!wait_fd(d.fd(), writable, until)) throw_late(what);
     socklen_t n = sizeof error;
     check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
   }

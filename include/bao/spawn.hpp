@@ -12,7 +12,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdio>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -66,10 +65,7 @@ class spawned_task : public task_block {
   void dispose() noexcept override {
     if (error != nullptr && !std::exchange(asked, true)) {
       char whose[400];  // a string might find no memory
-      const int n = std::snprintf(whose, 150, "task %lu%s%.120s%s", id,
-                                  name.empty() ? "" : " \"", name.c_str(),
-                                  name.empty() ? "" : "\"");
-      if (line != 0) std::snprintf(whose + n, 250, " (%.230s:%d)", file, line);
+      title_and_place(*this, whose);
       ++references;  // who is told may ask for self()
       tell_unhandled(whose, error);
       return give_up(1);
@@ -333,22 +329,22 @@ class task {
 };
 
 template <class F, class... Args>
-using spawned_result =
-    handed_on<std::invoke_result_t<std::decay_t<F>, std::decay_t<Args>...>>;
-template <class F, class... Args>
-using spawned = task<spawned_result<F, Args...>>;
+using spawned_result = handed_on<
+    typename call_result<std::decay_t<F>, std::decay_t<Args>...>::type>;
+template <class F>  // the callable, as options have an overload of their own
+using not_options =
+    std::enable_if_t<!std::is_same_v<std::decay_t<F>, task_options>>;
 
 template <class F, class... Args>
-spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
-                             Args&&... args) {
+auto spawn_at(task_options&& options, deadline start, F&& f, Args&&... args) {
+  using R = spawned_result<F, Args...>;
   scheduler& s = this_scheduler();
   task_block* const made =
-      new task_call<spawned_result<F, Args...>, std::decay_t<F>,
-                    std::decay_t<Args>...>(std::forward<F>(f),
-                                           std::forward<Args>(args)...);
+      new task_call<R, std::decay_t<F>, std::decay_t<Args>...>(
+          std::forward<F>(f), std::forward<Args>(args)...);
   options.apply_to(*made);
   s.add(*made, start);
-  return spawned<F, Args...>(made);
+  return task<R>(made);
 }
 
 // Never suspends. Runs f(args...) as a task, later: when this one waits. All
@@ -359,32 +355,25 @@ spawned<F, Args...> spawn_at(task_options&& options, deadline start, F&& f,
 // where the call stands, for reports. With more they leave the place out,
 // unless task_options are given; spawn_later() always does.
 template <class F, class... Args>
-spawned<F, Args...> spawn(task_options options, F&& f, Args&&... args) {
+auto spawn(task_options options, F&& f, Args&&... args) {
   return spawn_at(std::move(options), at_once, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }
-template <class F,
-          class = std::enable_if_t<std::is_invocable_v<std::decay_t<F>>>>
+template <class F, class = not_options<F>>
 auto spawn(F&& f, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f));
 }
-template <class F, class A,
-          class = std::enable_if_t<
-              std::is_invocable_v<std::decay_t<F>, std::decay_t<A>>>>
+template <class F, class A, class = not_options<F>>
 auto spawn(F&& f, A&& a, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a));
 }
-template <class F, class A, class B,
-          class = std::enable_if_t<std::is_invocable_v<
-              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>>>>
+template <class F, class A, class B, class = not_options<F>>
 auto spawn(F&& f, A&& a, B&& b, place at = place::here()) {
   return spawn(task_options(at), std::forward<F>(f), std::forward<A>(a),
                std::forward<B>(b));
 }
 template <class F, class A, class B, class C, class... More,
-          class = std::enable_if_t<std::is_invocable_v<
-              std::decay_t<F>, std::decay_t<A>, std::decay_t<B>,
-              std::decay_t<C>, std::decay_t<More>...>>>
+          class = not_options<F>>
 auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
   return spawn(task_options(place::nowhere()), std::forward<F>(f),
                std::forward<A>(a), std::forward<B>(b), std::forward<C>(c),
@@ -393,7 +382,7 @@ auto spawn(F&& f, A&& a, B&& b, C&& c, More&&... more) {
 
 // The same, not before `start`: a duration from now, or a time.
 template <class F, class... Args>
-spawned<F, Args...> spawn_later(deadline start, F&& f, Args&&... args) {
+auto spawn_later(deadline start, F&& f, Args&&... args) {
   return spawn_at(task_options(place::nowhere()), start, std::forward<F>(f),
                   std::forward<Args>(args)...);
 }

@@ -24,14 +24,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cerrno>
 #include <cstddef>
 #include <exception>
 #include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -387,8 +385,7 @@ class async_result {
   // Suspends until it is there. The value, which stays; throws the error, and
   // std::system_error with timed_out when late.
   std::add_lvalue_reference_t<T> get(deadline until = never) {
-    if (!there_.wait(until))
-      errno = ETIMEDOUT, throw_errno("async_result: get");
+    if (!there_.wait(until)) throw_late("async_result: get");
     if (error_ != nullptr) std::rethrow_exception(error_);
     if constexpr (!std::is_void_v<T>) return *value_;
   }

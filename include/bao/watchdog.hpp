@@ -125,7 +125,7 @@ class watchdog final : private onlooker {
   nanoseconds since_ = 0;
   // What is to be told: the handler's until `told_` is false, then the other's.
   std::atomic<bool> told_{true};
-  char task_[160];
+  char task_[400];
   nanoseconds kept_ = 0;
   trace trace_;
 };
@@ -226,13 +226,7 @@ inline void watchdog::look_closer(const void* where) {
     turn_ = turn;
     since_ = now;
   } else if (now - since_ >= limit_) {
-    const int n = std::snprintf(task_, sizeof task_,
-                                t.name.empty() ? "task %lu" : "task %lu \"%s\"",
-                                t.id, t.name.c_str());
-    const auto used = static_cast<std::size_t>(n);
-    if (t.line != 0 && used < sizeof task_)
-      std::snprintf(task_ + used, sizeof task_ - used, " (%s:%d)", t.file,
-                    t.line);
+    title_and_place(t, task_);
     trace_.depth = 0;
     if (!between_flows(where)) trace_.look(trace_);
     kept_ = now - since_;
