@@ -21,7 +21,6 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstddef>
 #include <memory>
 #include <new>
 #include <string>
@@ -35,7 +34,7 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Belongs to all who ask it, and to the helper while it looks for the answer,
 // which is part of it. One class for each kind of question says how.
-class question : public offloaded {
+class question : public offloaded, public in_flight {
  public:
   // Never suspends. Takes over what was made by new, and has a helper thread
   // look it up; or joins those who wait for the same already, and returns what
@@ -83,21 +82,19 @@ class question : public offloaded {
   virtual void look_up() = 0;
 
   static std::shared_ptr<question> asked_already(const std::string& key) {
-    for (auto& one : this_scheduler().questions) {
-      auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
+    auto& all = this_scheduler().questions;
+    for (auto* one = all.first(); one != nullptr; one = all.after(*one)) {
+      auto& q = static_cast<question&>(*one);
+      if (q.key_ == key && q.join()) return q.self_;
     }
     return nullptr;
   }
   static void begin(const std::shared_ptr<question>& q) {
-    auto& asked = this_scheduler().questions;
-    std::size_t i = 0;  // a place that is free
-    while (i < asked.size() && !asked[i].expired()) ++i;
-    if (i == asked.size()) asked.emplace_back();
-    asked[i] = q;
     q->submit();
-    if (!q->done) q->self_ = q;
     q->waits = nullptr;  // no single task
+    if (q->done) return;
+    q->self_ = q;
+    this_scheduler().questions.push_back(*q);
   }
 
   // One more asks, unless the helper has found that nobody does (false).
@@ -119,6 +116,7 @@ class question : public offloaded {
   }
   // Called when it is done, as there is no single task to be woken.
   void abandon() noexcept override {
+    in_flight::leave();
     const auto last_use = std::move(self_);
     waiters_.wake_all();
   }
