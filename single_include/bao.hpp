@@ -3233,22 +3233,15 @@ inline clock::time_point now() { return clock::now(); }
 // is not positive has passed.
 class deadline {
  public:
-  template <class Rep, class Period>
-  deadline(std::chrono::duration<Rep, Period> from_now) {
-    using seconds = std::chrono::duration<double>;
-    constexpr double longest = 8e9;  // 250 years, which 64 bits hold
-    if (from_now <= from_now.zero()) {
+  deadline(clock::duration from_now) {
+    if (from_now.count() <= 0)
       at_ = passed_already;
-    } else if (!(seconds(from_now).count() < longest)) {
+    else if (__builtin_add_overflow(sys->now(), from_now.count(), &at_))
       at_ = forever;
-    } else if (__builtin_add_overflow(
-                   sys->now(),
-                   std::chrono::ceil<std::chrono::nanoseconds>(from_now)
-                       .count(),
-                   &at_)) {
-      at_ = forever;
-    }
   }
+  template <class Rep, class Period>
+  deadline(std::chrono::duration<Rep, Period> from_now)
+      : deadline(rounded_up(from_now)) {}
   constexpr deadline(clock::time_point at)
       : at_(at.time_since_epoch().count()) {}
 
@@ -3264,6 +3257,15 @@ class deadline {
       std::numeric_limits<nanoseconds>::max();
   static constexpr nanoseconds passed_already =
       std::numeric_limits<nanoseconds>::min();
+
+  template <class Duration>
+  static clock::duration rounded_up(Duration d) {
+    using seconds = std::chrono::duration<double>;
+    constexpr double longest = 8e9;  // 250 years, which 64 bits hold
+    if (d <= d.zero()) return clock::duration::zero();
+    if (!(seconds(d).count() < longest)) return clock::duration::max();
+    return std::chrono::ceil<clock::duration>(d);
+  }
 
   nanoseconds at_;
 };
@@ -4438,6 +4440,9 @@ struct descriptor_watch {
   std::atomic<bool> parted{false};
 };
 
+// A question that a helper thread looks up (look_up.hpp).
+struct in_flight : list_node<in_flight> {};
+
 // Told what a thread does, by its scheduler: see watchdog.hpp.
 class onlooker {
  public:
@@ -4462,10 +4467,10 @@ class scheduler {
 
   // Suspends the running task until somebody wakes it (true) or `until` passes
   // (false; at once, without suspending, if it had when the thread last looked
-  // at the clock: to do so each time takes as long as the rest). Throws what interrupts it:
-  // killed, timed_out, what was thrown in; in the main task deadlock as well.
-  // An interruption that is withdrawn meanwhile wakes it for nothing (true): so
-  // park in a loop.
+  // at the clock, which takes too long to be done each time). Throws what
+  // interrupts it: killed, timed_out, what was thrown in; in the main task
+  // deadlock as well. An interruption that is withdrawn meanwhile wakes it for
+  // nothing (true): so park in a loop.
   bool park(deadline until, const wait_reason& why);
 
   // The same for a caller in C, through whom nothing may be thrown. Returns 0
@@ -4588,7 +4593,7 @@ class scheduler {
   // Takes in what other threads have left; `last` when we end.
   void (*take_mail)(scheduler&, bool last) = nullptr;
   struct mailbox* mail = nullptr;
-  std::vector<std::weak_ptr<class question>> questions;  // in flight
+  list<in_flight> questions;
 
  private:
   friend class spawned_task;
@@ -5263,7 +5268,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = idle_waits = jobs = 0;
-  questions.clear();
+  while (!questions.empty()) questions.front().leave();
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
@@ -5310,6 +5315,7 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (seen_by != nullptr) seen_by->ends();
+  while (!questions.empty()) questions.front().leave();
   if (take_mail != nullptr) take_mail(*this, true);
   for (descriptor_watch* w : watches_)
     if (w != nullptr && w->parted.exchange(true)) delete w;
@@ -7291,6 +7297,7 @@ struct mailbox {
 // None of its members suspends.
 class remote {
  public:
+  remote() = default;  // to nowhere: nothing arrives
   explicit remote(scheduler& s) {
     if (s.mail == nullptr) {
       s.mail = new mailbox;
@@ -7302,12 +7309,13 @@ class remote {
     ++s.remotes;
   }
   remote(const remote& other) : box_(other.box_) { enter(); }
-  remote& operator=(const remote& other) {
-    remote copy(other);
-    std::swap(box_, copy.box_);
+  remote(remote&& other) noexcept : box_(std::exchange(other.box_, nullptr)) {}
+  remote& operator=(remote other) noexcept {
+    box_ = std::exchange(other.box_, box_);
     return *this;
   }
   ~remote() {
+    if (box_ == nullptr) return;
     bool last_use = false;
     {
       thread_lock hold(box_->mutex);
@@ -7349,15 +7357,17 @@ class remote {
   }
 
   // For the chapters that follow.
-  bool put(message& m) { return box_->put(m); }
+  bool put(message& m) { return box_ != nullptr && box_->put(m); }
+  explicit operator bool() const { return box_ != nullptr; }
 
  private:
   void enter() {
+    if (box_ == nullptr) return;
     thread_lock hold(box_->mutex);
     ++box_->remotes;
   }
 
-  mailbox* box_;
+  mailbox* box_ = nullptr;
 };
 
 inline class remote scheduler::remote() { return bao::remote(*this); }
@@ -7522,12 +7532,12 @@ class offloaded : public job, public message {
       return;
     }
     scheduler& s = this_scheduler();
-    home_.emplace(s);
+    home_ = remote(s);
     run = [](job& j) {
       auto& me = static_cast<offloaded&>(j);
       me.work();
       // Once it has been put, it may be gone.
-      remote way = *me.home_;
+      remote way = me.home_;
       if (!way.put(me)) me.abandon();
     };
     arrive = [](message& m, scheduler* home) {
@@ -7549,7 +7559,7 @@ class offloaded : public job, public message {
   virtual void abandon() noexcept {}
 
  private:
-  std::optional<remote> home_;
+  remote home_;
 };
 
 template <class F, class... Args>
@@ -7616,37 +7626,35 @@ auto offload(F f, Args... args) {
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-// Belongs to all who ask it, and to the helper while it looks for the answer.
-class question : public offloaded {
+// Belongs to all who ask it, and to the helper while it looks for the answer,
+// which is part of it. One class for each kind of question says how.
+class question : public offloaded, public in_flight {
  public:
-  // Never suspends. Has a helper thread call find(), which must own all it
-  // needs, returns a std::shared_ptr to the answer, and may throw nothing but
-  // std::bad_alloc; or joins those who wait for the same already. The key says
-  // what is asked, and so of what type the answer is. Throws std::system_error
-  // when there is no helper.
-  template <class Find>
-  static std::shared_ptr<question> ask(std::string key, Find find) {
-    if (auto same = asked_already(key)) return same;
-    struct asked final : question {
-      Find find;
-      asked(std::string what, Find f)
-          : question(std::move(what)), find(std::move(f)) {}
-      answer look_up() override { return find(); }
-    };
-    question* const made = new asked(std::move(key), std::move(find));
-    return begin(std::shared_ptr<question>(made));
+  // Never suspends. Takes over what was made by new, and has a helper thread
+  // look it up; or joins those who wait for the same already, and returns what
+  // they ask. The key says what that is, and so of what class. Throws
+  // std::system_error when there is no helper.
+  static std::shared_ptr<question> ask(question* made) {
+    std::shared_ptr<question> q(made);
+    if (auto same = asked_already(q->key_)) return same;
+    begin(q);
+    return q;
   }
   virtual ~question() = default;
 
   // Whoever has asked waits once, and then leaves.
 
   // Suspends until the answer is there (true), or `until` passes (false).
-  // Throws what interrupts us.
+  // Throws what interrupts us, and std::bad_alloc when there was no memory for
+  // the answer.
   bool wait(deadline until) {
     const at_end leave([this] { --askers_; });
-    return waiters_.wait(until, asking, [&] { return done; });
+    const bool in_time = waiters_.wait(until, asking, [&] { return done; });
+    if (no_memory_) throw std::bad_alloc();
+    return in_time;
   }
-  // The same for a caller in C, without a limit: returns what park_in_c() does.
+  // The same for a caller in C, without a limit: returns what park_in_c() does,
+  // or ENOMEM.
   int wait_in_c() {
     const at_end leave([this] { --askers_; });
     scheduler& s = waiters_.enter(asking.what);
@@ -7654,40 +7662,33 @@ class question : public offloaded {
     waiters_.push_back(me);
     while (!done)
       if (const int error = s.park_in_c(never, asking)) return error;
-    return 0;
+    return no_memory_ ? ENOMEM : 0;
   }
-  // Never suspends. The answer, once it is there; throws std::bad_alloc when
-  // there was no memory for it.
-  template <class Answer>
-  const Answer& get() const {
-    if (answer_ == nullptr) throw std::bad_alloc();
-    return *static_cast<const Answer*>(answer_.get());
-  }
+
+ protected:
+  explicit question(std::string key) : key_(std::move(key)) {}
 
  private:
-  using answer = std::shared_ptr<const void>;
   static constexpr wait_reason asking{"asking the resolver"};
 
-  explicit question(std::string key) : key_(std::move(key)) {}
-  virtual answer look_up() = 0;
+  // On a helper thread; uses what it owns, nothing else. May throw nothing but
+  // std::bad_alloc.
+  virtual void look_up() = 0;
 
   static std::shared_ptr<question> asked_already(const std::string& key) {
-    for (auto& one : this_scheduler().questions) {
-      auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
+    auto& all = this_scheduler().questions;
+    for (auto* one = all.first(); one != nullptr; one = all.after(*one)) {
+      auto& q = static_cast<question&>(*one);
+      if (q.key_ == key && q.join()) return q.self_;
     }
     return nullptr;
   }
-  static std::shared_ptr<question> begin(std::shared_ptr<question> q) {
-    auto& asked = this_scheduler().questions;
-    std::size_t i = 0;  // a place that is free
-    while (i < asked.size() && !asked[i].expired()) ++i;
-    if (i == asked.size()) asked.emplace_back();
-    asked[i] = q;
+  static void begin(const std::shared_ptr<question>& q) {
     q->submit();
-    if (!q->done) q->self_ = q;
     q->waits = nullptr;  // no single task
-    return q;
+    if (q->done) return;
+    q->self_ = q;
+    this_scheduler().questions.push_back(*q);
   }
 
   // One more asks, unless the helper has found that nobody does (false).
@@ -7702,21 +7703,59 @@ class question : public offloaded {
     int nobody = 0;
     if (askers_.compare_exchange_strong(nobody, -1)) return;
     try {
-      answer_ = look_up();
-    } catch (const std::bad_alloc&) {  // get() tells
+      look_up();
+    } catch (const std::bad_alloc&) {
+      no_memory_ = true;
     }
   }
   // Called when it is done, as there is no single task to be woken.
   void abandon() noexcept override {
+    in_flight::leave();
     const auto last_use = std::move(self_);
     waiters_.wake_all();
   }
 
   std::string key_;
-  answer answer_;
+  bool no_memory_ = false;
   wait_queue waiters_;
   std::atomic<int> askers_{1};
   std::shared_ptr<question> self_;  // until a helper is done
+};
+
+// The addresses of a host for a service, which may be empty: what getaddrinfo()
+// says. Of the hints these four count.
+struct addresses_of final : question {
+  addresses_of(const std::string& name, const std::string& port,
+               const addrinfo& hints)
+      : question(key_of(name, port, hints)), host(name), service(port) {
+    how.ai_flags = hints.ai_flags;
+    how.ai_family = hints.ai_family;
+    how.ai_socktype = hints.ai_socktype;
+    how.ai_protocol = hints.ai_protocol;
+  }
+  ~addresses_of() override {
+    if (list != nullptr) ::freeaddrinfo(list);
+  }
+
+  const std::string host, service;
+  addrinfo how{};
+  int result = 0, error = 0;  // of the call, and errno
+  addrinfo* list = nullptr;
+
+ private:
+  static std::string key_of(const std::string& name, const std::string& port,
+                            const addrinfo& hints) {
+    std::string key = "getaddrinfo " + name + '\0' + port;
+    for (int n : {hints.ai_flags, hints.ai_family, hints.ai_socktype,
+                  hints.ai_protocol})
+      key += '\0' + std::to_string(n);
+    return key;
+  }
+  void look_up() override {
+    result =
+        hook::original::getaddrinfo(host.c_str(), service.c_str(), &how, &list);
+    error = errno;
+  }
 };
 
 }  // namespace BAO_ABI
@@ -8992,31 +9031,18 @@ inline std::vector<address> resolve(const std::string& host,
     throw std::invalid_argument("resolve: \"" + service + "\" is no port");
   const address known = address::numeric(host, port);
   if (known.size() != 0) return {known};
-  struct answer {
-    int failed = 0;
-    std::vector<address> all;
-  };
-  const auto asked =
-      question::ask("resolve " + host + '\0' + service, [host, service] {
-        const std::shared_ptr<answer> found(new answer);
-        addrinfo hints{};
-        hints.ai_socktype = SOCK_STREAM;
-        addrinfo* list = nullptr;
-        const at_end free([&] {
-          if (list != nullptr) ::freeaddrinfo(list);
-        });
-        found->failed = hook::original::getaddrinfo(
-            host.c_str(), service.c_str(), &hints, &list);
-        for (addrinfo* a = list; a != nullptr; a = a->ai_next)
-          found->all.emplace_back(a->ai_addr, a->ai_addrlen);
-        return found;
-      });
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  const auto asked = question::ask(new addresses_of(host, service, hints));
   const std::string what = "resolve: " + host + ':' + service;
   if (!asked->wait(until)) throw_late(what);
-  const auto& found = asked->get<answer>();
-  if (found.failed != 0)
-    throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
-  return found.all;
+  const auto& found = static_cast<const addresses_of&>(*asked);
+  if (found.result != 0)
+    throw std::runtime_error(what + ": " + ::gai_strerror(found.result));
+  std::vector<address> all;
+  for (const addrinfo* a = found.list; a != nullptr; a = a->ai_next)
+    all.emplace_back(a->ai_addr, a->ai_addrlen);
+  return all;
 }
 
 // A new socket, non-blocking and close-on-exec.
@@ -9439,7 +9465,7 @@ class server {
     starting_.wait();
     for (other_thread& t : threads_)
       if (t.way)
-        t.way->post([&t, grace] {
+        t.way.post([&t, grace] {
           if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
         });
     bool all = here_.stop(grace);
@@ -9572,14 +9598,14 @@ class server {
     bool runs = false;
     // From here on set by the thread, before it tells.
     part* mine = nullptr;
-    std::optional<remote> way;
+    remote way;
     std::exception_ptr error;
     bool all_served = true;
   };
 
   void start_threads() {
     if (options_.threads_ == 1) return;
-    home_.emplace(this_scheduler());
+    home_ = remote(this_scheduler());
     const address at = local_address();
     for (int i = 1; i < options_.threads_; ++i) {
       other_thread& t =
@@ -9600,7 +9626,7 @@ class server {
 
   static void* run_thread(void* one) {
     auto& t = *static_cast<other_thread*>(one);
-    remote home = *t.of.home_;
+    remote home = t.of.home_;
     bool started = false;
     const auto has_started = [&] {
       started = true;
@@ -9610,7 +9636,7 @@ class server {
       part mine(t.of, t.at, t.index);
       t.mine = &mine;  // for what is posted here
       const at_end gone([&] { t.mine = nullptr; });
-      t.way.emplace(this_scheduler());
+      t.way = remote(this_scheduler());
       has_started();
       mine.serve();
     } catch (...) {
@@ -9626,7 +9652,7 @@ class server {
   part here_;
   bool serves_ = false;
   bool stopped_ = false;
-  std::optional<remote> home_;
+  remote home_;
   std::deque<other_thread> threads_;
   wait_group starting_;
   wait_group threads_left_;
@@ -10448,7 +10474,6 @@ class virtual_time : public system_calls {
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -10545,15 +10570,15 @@ inline bool is_time(const timespec& t) {
 }
 // At most 250 years, which nanoseconds can count.
 inline clock::duration duration_of(const timespec& t) {
-  constexpr std::int64_t most = 8000000000;
-  return std::chrono::seconds(std::min<std::int64_t>(t.tv_sec, most)) +
-         std::chrono::nanoseconds(t.tv_nsec);
+  constexpr nanoseconds most = 8000000000;
+  const nanoseconds seconds = std::min<nanoseconds>(t.tv_sec, most);
+  return clock::duration(seconds * 1000000000 + t.tv_nsec);
 }
 inline deadline in_time(const timespec* t) {
   return t == nullptr ? never : deadline(duration_of(*t));
 }
 inline deadline in_milliseconds(int ms) {
-  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+  return ms < 0 ? never : clock::duration(nanoseconds{ms} * 1000000);
 }
 
 inline int option_of(int fd, int which) {
@@ -10619,7 +10644,7 @@ class call {
         return result;
       }
       if (errno != EAGAIN) return -1;
-      if (!until_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
+      if (!knows_limit_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
       const int news = has_waited_ ? what_poll_says() : 0;
       // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
@@ -10662,8 +10687,8 @@ class call {
       }
       done += static_cast<std::size_t>(more);
       // Unix sockets give each piece that they take the whole time.
-      if (began_ && done < n && is_unix_socket(fd_))
-        began_.reset(), until_.reset();
+      if (began_ != never_began && done < n && is_unix_socket(fd_))
+        began_ = never_began, knows_limit_ = false;
     } while (done < n);
     return static_cast<ssize_t>(done);
   }
@@ -10674,17 +10699,17 @@ class call {
   // what it was told last time of this descriptor, and to ask for the socket's
   // own limit, which is at least a tick of the kernel's clock.
   int wait() {
-    if (until_) return wait(*until_);
-    const int error = wait(began() + std::chrono::milliseconds(1), false);
-    if (error != ETIME) return error;
-    until_ = limit_of(fd_, want_, began());
-    return 0;
+    if (knows_limit_) return wait(until_);
+    constexpr clock::duration a_millisecond(1000000);
+    const int error = wait(began() + a_millisecond, false);
+    if (error == ETIME) learn_limit();
+    return error == ETIME ? 0 : error;
   }
   // The same where poll() says ready and the call still finds nothing: an error
   // is kept for MSG_ERRQUEUE, or the unix socket at the other end has no room.
   int wait_without_word(growing_pause& pauses) {
-    if (!until_) until_ = limit_of(fd_, want_, began());
-    return pause(scheduler_, pauses, *until_);
+    learn_limit();
+    return pause(scheduler_, pauses, until_);
   }
   int wait(deadline until, bool anew = true) {
     const auto park = [&] {
@@ -10719,9 +10744,13 @@ class call {
  private:
   // When it first had to wait. It may be woken for others since, any number of
   // times.
-  bao::clock::time_point began() {
-    if (!began_) began_ = now();
-    return *began_;
+  clock::time_point began() {
+    if (began_ == never_began) began_ = now();
+    return began_;
+  }
+  void learn_limit() {
+    if (!knows_limit_) until_ = limit_of(fd_, want_, began());
+    knows_limit_ = true;
   }
   int what_poll_says() const {
     const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
@@ -10734,8 +10763,10 @@ class call {
   const readiness want_;
   const std::size_t n_;
   const int errno_before_ = errno;
-  std::optional<bao::clock::time_point> began_;
-  std::optional<deadline> until_;  // once it is known
+  static constexpr clock::time_point never_began = clock::time_point::min();
+  clock::time_point began_ = never_began;
+  bool knows_limit_ = false;
+  deadline until_ = never;  // once it is known
   bool has_waited_ = false;
   std::optional<place_in_line> place_;  // from the first wait on
 };
@@ -11281,7 +11312,6 @@ inline int close_range(unsigned first, unsigned last, int flags) {
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -11471,20 +11501,19 @@ inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
   if (s == nullptr || n < 0 ||
       (limit != nullptr && (limit->tv_sec < 0 || us < 0)))
     return original::select(n, in, out, urgent, limit);
-  using std::chrono::microseconds;
-  microseconds left{0};
+  clock::duration left{0};
   if (limit != nullptr)
-    left = std::chrono::duration_cast<microseconds>(
-        duration_of({limit->tv_sec, 0}) + microseconds(us));
+    left = duration_of({limit->tv_sec, 0}) +
+           clock::duration(nanoseconds{us} * 1000);
   const auto begin = now();
   const int found =
       select_until(*s, n, in, out, urgent,
                    limit != nullptr ? deadline(left) : never, nullptr);
   if (limit == nullptr) return found;
-  left -=
-      std::min(left, std::chrono::duration_cast<microseconds>(now() - begin));
-  limit->tv_sec = static_cast<time_t>(left.count() / 1000000);
-  limit->tv_usec = static_cast<suseconds_t>(left.count() % 1000000);
+  left -= std::min(left, now() - begin);
+  const timespec rest = to_timespec(left.count());
+  limit->tv_sec = rest.tv_sec;
+  limit->tv_usec = static_cast<suseconds_t>(rest.tv_nsec / 1000);
   return found;
 }
 
@@ -11693,39 +11722,34 @@ inline int system(const char* command) {
 #include <arpa/inet.h>
 #include <netdb.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <system_error>
 #include <vector>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 namespace hook {
 
-// Suspends until find(answer) has been called on a helper thread, for us or for
-// others who ask the same: what use(answer) returns, or failed(error). Throws
-// what for_c() catches.
-template <class Answer, class Find, class Use, class Failed>
-int ask(std::string key, Find find, Use use, Failed failed) {
+// Suspends until a question, made by new, is answered, for us or for others who
+// ask the same: returns the one that is. Throws what for_c() catches.
+inline std::shared_ptr<question> ask(question* made) {
   const int errno_before = errno;
-  if (!may_begin(*here())) return failed(errno);
-  const auto asked = question::ask(std::move(key), [find = std::move(find)] {
-    auto answer = std::make_shared<Answer>();
-    find(*answer);
-    answer->error = errno;
-    return answer;
-  });
-  if (const int error = asked->wait_in_c()) return failed(error);
+  if (!may_begin(*here())) {
+    delete made;
+    throw std::system_error(errno, std::generic_category());
+  }
+  auto asked = question::ask(made);
+  if (const int error = asked->wait_in_c())
+    throw std::system_error(error, std::generic_category());
   errno = errno_before;
-  return use(asked->template get<Answer>());
+  return asked;
 }
 
 // For the two that say by a number of their own why they fail.
@@ -11771,41 +11795,48 @@ inline int getaddrinfo(const char* host, const char* service,
   if (here() == nullptr || is_numeric(host) ||
       (hints != nullptr && (hints->ai_flags & AI_NUMERICHOST) != 0))
     return original::getaddrinfo(host, service, hints, found);
-  struct answer {
-    int result = 0, error = 0;
-    addrinfo* list = nullptr;
-    ~answer() {
-      if (list != nullptr) ::freeaddrinfo(list);
-    }
-  };
+  addrinfo usual{};  // what glibc takes without hints
+  usual.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
   const auto ask_libc = [&] {
-    std::string key = std::string("getaddrinfo ") + host;
-    std::optional<std::string> own_service;
-    if (service != nullptr) key += '\0' + own_service.emplace(service);
-    // Of the hints these four count; without any, glibc takes these flags.
-    addrinfo how{};
-    how.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
-    for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
-                       &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
-      if (hints != nullptr) how.*field = hints->*field;
-      key += '\0' + std::to_string(how.*field);
-    }
-    return hook::ask<answer>(
-        key,
-        [how, own_host = std::string(host), own_service](answer& a) {
-          a.result = original::getaddrinfo(
-              own_host.c_str(), own_service ? own_service->c_str() : nullptr,
-              &how, &a.list);
-        },
-        [&](const answer& a) {
-          if (a.result == EAI_SYSTEM) errno = a.error;
-          if (a.result != 0) return a.result;
-          *found = copy_of(a.list);
-          return *found != nullptr ? 0 : EAI_MEMORY;
-        },
-        resolver_failed);
+    const auto asked =
+        ask(new addresses_of(host, service != nullptr ? service : "",
+                             hints != nullptr ? *hints : usual));
+    const auto& a = static_cast<const addresses_of&>(*asked);
+    if (a.result == EAI_SYSTEM) errno = a.error;
+    if (a.result != 0) return a.result;
+    *found = copy_of(a.list);
+    return *found != nullptr ? 0 : EAI_MEMORY;
   };
   return for_c(ask_libc, resolver_failed);
+}
+
+struct name_of final : question {
+  name_of(const std::string& its_address, int how)
+      : question("getnameinfo " + std::to_string(how) + ' ' + its_address),
+        address(its_address),
+        flags(how) {}
+
+  const std::string address;
+  const int flags;
+  int result = 0, error = 0;
+  char host[NI_MAXHOST] = "", service[NI_MAXSERV] = "";
+
+ private:
+  void look_up() override {
+    result =
+        original::getnameinfo(reinterpret_cast<const sockaddr*>(address.data()),
+                              static_cast<socklen_t>(address.size()), host,
+                              sizeof host, service, sizeof service, flags);
+    error = errno;
+  }
+};
+
+// Whether there is room for the text, or nobody wants it.
+inline bool give(char* to, socklen_t room, const char* text) {
+  if (to == nullptr || room == 0) return true;
+  if (std::strlen(text) >= room) return false;
+  std::strcpy(to, text);
+  return true;
 }
 
 inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
@@ -11815,44 +11846,35 @@ inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
       host_size == 0 || address == nullptr)
     return original::getnameinfo(address, size, host, host_size, service,
                                  service_size, flags);
-  struct answer {
-    int result = 0, error = 0;
-    char host[NI_MAXHOST] = "", service[NI_MAXSERV] = "";
-  };
-  const auto ask_libc = [&] {
-    const std::string of(reinterpret_cast<const char*>(address), size);
-    return hook::ask<answer>(
-        "getnameinfo " + std::to_string(flags) + ' ' + of,
-        [of, flags](answer& a) {
-          a.result = original::getnameinfo(
-              reinterpret_cast<const sockaddr*>(of.data()),
-              static_cast<socklen_t>(of.size()), a.host, sizeof a.host,
-              a.service, sizeof a.service, flags);
-        },
-        [&](const answer& a) -> int {
-          if (a.result == EAI_SYSTEM) errno = a.error;
-          if (a.result != 0) return a.result;
-          const auto give = [](char* to, socklen_t room, const char* text) {
-            if (to == nullptr || room == 0) return true;
-            if (std::strlen(text) >= room) return false;
-            std::strcpy(to, text);
-            return true;
-          };
-          return give(host, host_size, a.host) &&
-                         give(service, service_size, a.service)
-                     ? 0
-                     : EAI_OVERFLOW;
-        },
-        resolver_failed);
+  const auto ask_libc = [&]() -> int {
+    const auto asked = ask(new name_of(
+        std::string(reinterpret_cast<const char*>(address), size), flags));
+    const auto& a = static_cast<const name_of&>(*asked);
+    if (a.result == EAI_SYSTEM) errno = a.error;
+    if (a.result != 0) return a.result;
+    const bool room =
+        give(host, host_size, a.host) && give(service, service_size, a.service);
+    return room ? 0 : EAI_OVERFLOW;
   };
   return for_c(ask_libc, resolver_failed);
 }
 
 // The older family. All that a hostent points to lies in one buffer; so it can
 // be copied, pointers and all, from the helper's to the caller's.
-struct host_answer {
+struct host_of final : question {
+  // Of a name, or of an address, in a buffer of n bytes.
+  host_of(bool by_name, const std::string& name_or_address, int its_family,
+          std::size_t n)
+      : question((by_name ? "gethostbyname " : "gethostbyaddr ") +
+                 std::to_string(its_family) + ' ' + std::to_string(n) + ' ' +
+                 name_or_address),
+        is_name(by_name),
+        about(name_or_address),
+        family(its_family),
+        buffer(n) {}
+
   void copy_to(hostent& host, char* p) const {
-    std::copy(buffer.begin(), buffer.end(), p);
+    std::memcpy(p, buffer.data(), buffer.size());
     const auto moved = [&](char* at) { return p + (at - buffer.data()); };
     const auto moved_list = [&](char** list) {
       auto** const made =
@@ -11860,47 +11882,47 @@ struct host_answer {
       for (char** name = made; *name != nullptr; ++name) *name = moved(*name);
       return made;
     };
-    host = found;
-    host.h_name = moved(found.h_name);
-    host.h_aliases = moved_list(found.h_aliases);
-    host.h_addr_list = moved_list(found.h_addr_list);
+    host = *found;
+    host.h_name = moved(found->h_name);
+    host.h_aliases = moved_list(found->h_aliases);
+    host.h_addr_list = moved_list(found->h_addr_list);
   }
 
+  const bool is_name;
+  const std::string about;
+  const int family;
   std::vector<char> buffer;
-  hostent found{};
-  bool any = false;
+  hostent room{}, *found = nullptr;
   int result = 0, host_error = 0, error = 0;
+
+ private:
+  void look_up() override {
+    char* const p = buffer.data();
+    const std::size_t n = buffer.size();
+    result = is_name ? original::gethostbyname2_r(about.c_str(), family, &room,
+                                                  p, n, &found, &host_error)
+                     : original::gethostbyaddr_r(
+                           about.data(), static_cast<socklen_t>(about.size()),
+                           family, &room, p, n, &found, &host_error);
+    error = errno;
+  }
 };
 
-// libc is asked by find(of, family, host, p, n, found, error).
-template <class Find>
-int find_host(const char* name, std::string_view about, int family,
-              hostent* host, char* p, std::size_t n, hostent** found,
-              int* host_error, Find find) {
+inline int find_host(bool by_name, std::string_view about, int family,
+                     hostent* host, char* p, std::size_t n, hostent** found,
+                     int* host_error) {
   *found = nullptr;
   const auto failed = [&](int error) {
     *host_error = NETDB_INTERNAL;
     return errno = error;
   };
   const auto ask_libc = [&] {
-    const std::string of(about);
-    return hook::ask<host_answer>(
-        name + (' ' + std::to_string(family)) + ' ' + std::to_string(n) + ' ' +
-            of,
-        [of, family, n, find](host_answer& a) {
-          a.buffer.resize(n);
-          hostent* one = nullptr;
-          a.result = find(of, family, &a.found, a.buffer.data(), n, &one,
-                          &a.host_error);
-          a.any = one != nullptr;
-        },
-        [&](const host_answer& a) {
-          *host_error = a.host_error;
-          if (a.any) a.copy_to(*(*found = host), p);
-          if (!a.any) errno = a.error;
-          return a.result;
-        },
-        failed);
+    const auto asked = ask(new host_of(by_name, std::string(about), family, n));
+    const auto& a = static_cast<const host_of&>(*asked);
+    *host_error = a.host_error;
+    if (a.found != nullptr) a.copy_to(*(*found = host), p);
+    if (a.found == nullptr) errno = a.error;
+    return a.result;
   };
   return for_c(ask_libc, failed);
 }
@@ -11910,10 +11932,7 @@ inline int gethostbyname2_r(const char* name, int family, hostent* host,
                             int* error) {
   if (here() == nullptr || is_numeric(name))
     return original::gethostbyname2_r(name, family, host, p, n, found, error);
-  return find_host("gethostbyname2", name, family, host, p, n, found, error,
-                   [](const std::string& of, auto... rest) {
-                     return original::gethostbyname2_r(of.c_str(), rest...);
-                   });
+  return find_host(true, name, family, host, p, n, found, error);
 }
 
 inline int gethostbyname_r(const char* name, hostent* host, char* p,
@@ -11927,12 +11946,8 @@ inline int gethostbyaddr_r(const void* address, socklen_t size, int family,
   if (here() == nullptr || address == nullptr)
     return original::gethostbyaddr_r(address, size, family, host, p, n, found,
                                      error);
-  return find_host("gethostbyaddr", {static_cast<const char*>(address), size},
-                   family, host, p, n, found, error,
-                   [](const std::string& of, auto... rest) {
-                     const auto n_of = static_cast<socklen_t>(of.size());
-                     return original::gethostbyaddr_r(of.data(), n_of, rest...);
-                   });
+  return find_host(false, {static_cast<const char*>(address), size}, family,
+                   host, p, n, found, error);
 }
 
 // Those without _r give out memory of their own: here each task's.
@@ -12025,7 +12040,6 @@ inline hostent* gethostbyaddr(const void* address, socklen_t size, int family) {
 #include <cstddef>
 #include <cstdint>
 #include <new>
-#include <optional>
 #include <utility>
 
 namespace bao {
@@ -12204,7 +12218,7 @@ class sleeper : public list_node<sleeper> {
   // itself every now and then.
   void get_ready_for_calls() {
     try {
-      way_.emplace(*home_);
+      way_ = remote(*home_);
     } catch (const std::bad_alloc&) {
     }
     task_ = &home_->running();
@@ -12226,7 +12240,7 @@ class sleeper : public list_node<sleeper> {
     *call_->last = this;
     call_->last = &next_called_;
     // A thread that has ended takes none; nor do its tasks run any more.
-    if (!std::exchange(call_->on_its_way, true)) way_->put(*call_);
+    if (!std::exchange(call_->on_its_way, true)) way_.put(*call_);
   }
   void take_off_call() {
     sleeper** link = &call_->first;
@@ -12246,7 +12260,7 @@ class sleeper : public list_node<sleeper> {
   pthread_cond_t bell_ = PTHREAD_COND_INITIALIZER;  // of a thread
 
   task_block* task_ = nullptr;
-  std::optional<remote> way_;
+  remote way_;
   wake_up_call* call_ = nullptr;
   bool called_ = false;
   sleeper* next_called_ = nullptr;
@@ -13135,7 +13149,7 @@ class watchdog final : private onlooker {
  private:
   static void print(const stall& s) {
     std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far%s",
-                 s.task, std::chrono::duration<double>(s.kept).count(),
+                 s.task, static_cast<double>(s.kept.count()) * 1e-9,
                  s.where.text().c_str());
   }
 

@@ -36,7 +36,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -135,15 +134,15 @@ inline bool is_time(const timespec& t) {
 }
 // At most 250 years, which nanoseconds can count.
 inline clock::duration duration_of(const timespec& t) {
-  constexpr std::int64_t most = 8000000000;
-  return std::chrono::seconds(std::min<std::int64_t>(t.tv_sec, most)) +
-         std::chrono::nanoseconds(t.tv_nsec);
+  constexpr nanoseconds most = 8000000000;
+  const nanoseconds seconds = std::min<nanoseconds>(t.tv_sec, most);
+  return clock::duration(seconds * 1000000000 + t.tv_nsec);
 }
 inline deadline in_time(const timespec* t) {
   return t == nullptr ? never : deadline(duration_of(*t));
 }
 inline deadline in_milliseconds(int ms) {
-  return ms < 0 ? never : deadline(std::chrono::milliseconds(ms));
+  return ms < 0 ? never : clock::duration(nanoseconds{ms} * 1000000);
 }
 
 inline int option_of(int fd, int which) {
@@ -209,7 +208,7 @@ class call {
         return result;
       }
       if (errno != EAGAIN) return -1;
-      if (!until_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
+      if (!knows_limit_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
       const int news = has_waited_ ? what_poll_says() : 0;
       // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
@@ -252,8 +251,8 @@ class call {
       }
       done += static_cast<std::size_t>(more);
       // Unix sockets give each piece that they take the whole time.
-      if (began_ && done < n && is_unix_socket(fd_))
-        began_.reset(), until_.reset();
+      if (began_ != never_began && done < n && is_unix_socket(fd_))
+        began_ = never_began, knows_limit_ = false;
     } while (done < n);
     return static_cast<ssize_t>(done);
   }
@@ -264,17 +263,17 @@ class call {
   // what it was told last time of this descriptor, and to ask for the socket's
   // own limit, which is at least a tick of the kernel's clock.
   int wait() {
-    if (until_) return wait(*until_);
-    const int error = wait(began() + std::chrono::milliseconds(1), false);
-    if (error != ETIME) return error;
-    until_ = limit_of(fd_, want_, began());
-    return 0;
+    if (knows_limit_) return wait(until_);
+    constexpr clock::duration a_millisecond(1000000);
+    const int error = wait(began() + a_millisecond, false);
+    if (error == ETIME) learn_limit();
+    return error == ETIME ? 0 : error;
   }
   // The same where poll() says ready and the call still finds nothing: an error
   // is kept for MSG_ERRQUEUE, or the unix socket at the other end has no room.
   int wait_without_word(growing_pause& pauses) {
-    if (!until_) until_ = limit_of(fd_, want_, began());
-    return pause(scheduler_, pauses, *until_);
+    learn_limit();
+    return pause(scheduler_, pauses, until_);
   }
   int wait(deadline until, bool anew = true) {
     const auto park = [&] {
@@ -309,9 +308,13 @@ class call {
  private:
   // When it first had to wait. It may be woken for others since, any number of
   // times.
-  bao::clock::time_point began() {
-    if (!began_) began_ = now();
-    return *began_;
+  clock::time_point began() {
+    if (began_ == never_began) began_ = now();
+    return began_;
+  }
+  void learn_limit() {
+    if (!knows_limit_) until_ = limit_of(fd_, want_, began());
+    knows_limit_ = true;
   }
   int what_poll_says() const {
     const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
@@ -324,8 +327,10 @@ class call {
   const readiness want_;
   const std::size_t n_;
   const int errno_before_ = errno;
-  std::optional<bao::clock::time_point> began_;
-  std::optional<deadline> until_;  // once it is known
+  static constexpr clock::time_point never_began = clock::time_point::min();
+  clock::time_point began_ = never_began;
+  bool knows_limit_ = false;
+  deadline until_ = never;  // once it is known
   bool has_waited_ = false;
   std::optional<place_in_line> place_;  // from the first wait on
 };

@@ -14,17 +14,15 @@
 #include <arpa/inet.h>
 #include <netdb.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <system_error>
 #include <vector>
 
 #include "bao/local.hpp"
@@ -34,22 +32,19 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 namespace hook {
 
-// Suspends until find(answer) has been called on a helper thread, for us or for
-// others who ask the same: what use(answer) returns, or failed(error). Throws
-// what for_c() catches.
-template <class Answer, class Find, class Use, class Failed>
-int ask(std::string key, Find find, Use use, Failed failed) {
+// Suspends until a question, made by new, is answered, for us or for others who
+// ask the same: returns the one that is. Throws what for_c() catches.
+inline std::shared_ptr<question> ask(question* made) {
   const int errno_before = errno;
-  if (!may_begin(*here())) return failed(errno);
-  const auto asked = question::ask(std::move(key), [find = std::move(find)] {
-    auto answer = std::make_shared<Answer>();
-    find(*answer);
-    answer->error = errno;
-    return answer;
-  });
-  if (const int error = asked->wait_in_c()) return failed(error);
+  if (!may_begin(*here())) {
+    delete made;
+    throw std::system_error(errno, std::generic_category());
+  }
+  auto asked = question::ask(made);
+  if (const int error = asked->wait_in_c())
+    throw std::system_error(error, std::generic_category());
   errno = errno_before;
-  return use(asked->template get<Answer>());
+  return asked;
 }
 
 // For the two that say by a number of their own why they fail.
@@ -95,41 +90,48 @@ inline int getaddrinfo(const char* host, const char* service,
   if (here() == nullptr || is_numeric(host) ||
       (hints != nullptr && (hints->ai_flags & AI_NUMERICHOST) != 0))
     return original::getaddrinfo(host, service, hints, found);
-  struct answer {
-    int result = 0, error = 0;
-    addrinfo* list = nullptr;
-    ~answer() {
-      if (list != nullptr) ::freeaddrinfo(list);
-    }
-  };
+  addrinfo usual{};  // what glibc takes without hints
+  usual.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
   const auto ask_libc = [&] {
-    std::string key = std::string("getaddrinfo ") + host;
-    std::optional<std::string> own_service;
-    if (service != nullptr) key += '\0' + own_service.emplace(service);
-    // Of the hints these four count; without any, glibc takes these flags.
-    addrinfo how{};
-    how.ai_flags = AI_V4MAPPED | AI_ADDRCONFIG;
-    for (auto field : {&addrinfo::ai_flags, &addrinfo::ai_family,
-                       &addrinfo::ai_socktype, &addrinfo::ai_protocol}) {
-      if (hints != nullptr) how.*field = hints->*field;
-      key += '\0' + std::to_string(how.*field);
-    }
-    return hook::ask<answer>(
-        key,
-        [how, own_host = std::string(host), own_service](answer& a) {
-          a.result = original::getaddrinfo(
-              own_host.c_str(), own_service ? own_service->c_str() : nullptr,
-              &how, &a.list);
-        },
-        [&](const answer& a) {
-          if (a.result == EAI_SYSTEM) errno = a.error;
-          if (a.result != 0) return a.result;
-          *found = copy_of(a.list);
-          return *found != nullptr ? 0 : EAI_MEMORY;
-        },
-        resolver_failed);
+    const auto asked =
+        ask(new addresses_of(host, service != nullptr ? service : "",
+                             hints != nullptr ? *hints : usual));
+    const auto& a = static_cast<const addresses_of&>(*asked);
+    if (a.result == EAI_SYSTEM) errno = a.error;
+    if (a.result != 0) return a.result;
+    *found = copy_of(a.list);
+    return *found != nullptr ? 0 : EAI_MEMORY;
   };
   return for_c(ask_libc, resolver_failed);
+}
+
+struct name_of final : question {
+  name_of(const std::string& its_address, int how)
+      : question("getnameinfo " + std::to_string(how) + ' ' + its_address),
+        address(its_address),
+        flags(how) {}
+
+  const std::string address;
+  const int flags;
+  int result = 0, error = 0;
+  char host[NI_MAXHOST] = "", service[NI_MAXSERV] = "";
+
+ private:
+  void look_up() override {
+    result =
+        original::getnameinfo(reinterpret_cast<const sockaddr*>(address.data()),
+                              static_cast<socklen_t>(address.size()), host,
+                              sizeof host, service, sizeof service, flags);
+    error = errno;
+  }
+};
+
+// Whether there is room for the text, or nobody wants it.
+inline bool give(char* to, socklen_t room, const char* text) {
+  if (to == nullptr || room == 0) return true;
+  if (std::strlen(text) >= room) return false;
+  std::strcpy(to, text);
+  return true;
 }
 
 inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
@@ -139,44 +141,35 @@ inline int getnameinfo(const sockaddr* address, socklen_t size, char* host,
       host_size == 0 || address == nullptr)
     return original::getnameinfo(address, size, host, host_size, service,
                                  service_size, flags);
-  struct answer {
-    int result = 0, error = 0;
-    char host[NI_MAXHOST] = "", service[NI_MAXSERV] = "";
-  };
-  const auto ask_libc = [&] {
-    const std::string of(reinterpret_cast<const char*>(address), size);
-    return hook::ask<answer>(
-        "getnameinfo " + std::to_string(flags) + ' ' + of,
-        [of, flags](answer& a) {
-          a.result = original::getnameinfo(
-              reinterpret_cast<const sockaddr*>(of.data()),
-              static_cast<socklen_t>(of.size()), a.host, sizeof a.host,
-              a.service, sizeof a.service, flags);
-        },
-        [&](const answer& a) -> int {
-          if (a.result == EAI_SYSTEM) errno = a.error;
-          if (a.result != 0) return a.result;
-          const auto give = [](char* to, socklen_t room, const char* text) {
-            if (to == nullptr || room == 0) return true;
-            if (std::strlen(text) >= room) return false;
-            std::strcpy(to, text);
-            return true;
-          };
-          return give(host, host_size, a.host) &&
-                         give(service, service_size, a.service)
-                     ? 0
-                     : EAI_OVERFLOW;
-        },
-        resolver_failed);
+  const auto ask_libc = [&]() -> int {
+    const auto asked = ask(new name_of(
+        std::string(reinterpret_cast<const char*>(address), size), flags));
+    const auto& a = static_cast<const name_of&>(*asked);
+    if (a.result == EAI_SYSTEM) errno = a.error;
+    if (a.result != 0) return a.result;
+    const bool room =
+        give(host, host_size, a.host) && give(service, service_size, a.service);
+    return room ? 0 : EAI_OVERFLOW;
   };
   return for_c(ask_libc, resolver_failed);
 }
 
 // The older family. All that a hostent points to lies in one buffer; so it can
 // be copied, pointers and all, from the helper's to the caller's.
-struct host_answer {
+struct host_of final : question {
+  // Of a name, or of an address, in a buffer of n bytes.
+  host_of(bool by_name, const std::string& name_or_address, int its_family,
+          std::size_t n)
+      : question((by_name ? "gethostbyname " : "gethostbyaddr ") +
+                 std::to_string(its_family) + ' ' + std::to_string(n) + ' ' +
+                 name_or_address),
+        is_name(by_name),
+        about(name_or_address),
+        family(its_family),
+        buffer(n) {}
+
   void copy_to(hostent& host, char* p) const {
-    std::copy(buffer.begin(), buffer.end(), p);
+    std::memcpy(p, buffer.data(), buffer.size());
     const auto moved = [&](char* at) { return p + (at - buffer.data()); };
     const auto moved_list = [&](char** list) {
       auto** const made =
@@ -184,47 +177,47 @@ struct host_answer {
       for (char** name = made; *name != nullptr; ++name) *name = moved(*name);
       return made;
     };
-    host = found;
-    host.h_name = moved(found.h_name);
-    host.h_aliases = moved_list(found.h_aliases);
-    host.h_addr_list = moved_list(found.h_addr_list);
+    host = *found;
+    host.h_name = moved(found->h_name);
+    host.h_aliases = moved_list(found->h_aliases);
+    host.h_addr_list = moved_list(found->h_addr_list);
   }
 
+  const bool is_name;
+  const std::string about;
+  const int family;
   std::vector<char> buffer;
-  hostent found{};
-  bool any = false;
+  hostent room{}, *found = nullptr;
   int result = 0, host_error = 0, error = 0;
+
+ private:
+  void look_up() override {
+    char* const p = buffer.data();
+    const std::size_t n = buffer.size();
+    result = is_name ? original::gethostbyname2_r(about.c_str(), family, &room,
+                                                  p, n, &found, &host_error)
+                     : original::gethostbyaddr_r(
+                           about.data(), static_cast<socklen_t>(about.size()),
+                           family, &room, p, n, &found, &host_error);
+    error = errno;
+  }
 };
 
-// libc is asked by find(of, family, host, p, n, found, error).
-template <class Find>
-int find_host(const char* name, std::string_view about, int family,
-              hostent* host, char* p, std::size_t n, hostent** found,
-              int* host_error, Find find) {
+inline int find_host(bool by_name, std::string_view about, int family,
+                     hostent* host, char* p, std::size_t n, hostent** found,
+                     int* host_error) {
   *found = nullptr;
   const auto failed = [&](int error) {
     *host_error = NETDB_INTERNAL;
     return errno = error;
   };
   const auto ask_libc = [&] {
-    const std::string of(about);
-    return hook::ask<host_answer>(
-        name + (' ' + std::to_string(family)) + ' ' + std::to_string(n) + ' ' +
-            of,
-        [of, family, n, find](host_answer& a) {
-          a.buffer.resize(n);
-          hostent* one = nullptr;
-          a.result = find(of, family, &a.found, a.buffer.data(), n, &one,
-                          &a.host_error);
-          a.any = one != nullptr;
-        },
-        [&](const host_answer& a) {
-          *host_error = a.host_error;
-          if (a.any) a.copy_to(*(*found = host), p);
-          if (!a.any) errno = a.error;
-          return a.result;
-        },
-        failed);
+    const auto asked = ask(new host_of(by_name, std::string(about), family, n));
+    const auto& a = static_cast<const host_of&>(*asked);
+    *host_error = a.host_error;
+    if (a.found != nullptr) a.copy_to(*(*found = host), p);
+    if (a.found == nullptr) errno = a.error;
+    return a.result;
   };
   return for_c(ask_libc, failed);
 }
@@ -234,10 +227,7 @@ inline int gethostbyname2_r(const char* name, int family, hostent* host,
                             int* error) {
   if (here() == nullptr || is_numeric(name))
     return original::gethostbyname2_r(name, family, host, p, n, found, error);
-  return find_host("gethostbyname2", name, family, host, p, n, found, error,
-                   [](const std::string& of, auto... rest) {
-                     return original::gethostbyname2_r(of.c_str(), rest...);
-                   });
+  return find_host(true, name, family, host, p, n, found, error);
 }
 
 inline int gethostbyname_r(const char* name, hostent* host, char* p,
@@ -251,12 +241,8 @@ inline int gethostbyaddr_r(const void* address, socklen_t size, int family,
   if (here() == nullptr || address == nullptr)
     return original::gethostbyaddr_r(address, size, family, host, p, n, found,
                                      error);
-  return find_host("gethostbyaddr", {static_cast<const char*>(address), size},
-                   family, host, p, n, found, error,
-                   [](const std::string& of, auto... rest) {
-                     const auto n_of = static_cast<socklen_t>(of.size());
-                     return original::gethostbyaddr_r(of.data(), n_of, rest...);
-                   });
+  return find_host(false, {static_cast<const char*>(address), size}, family,
+                   host, p, n, found, error);
 }
 
 // Those without _r give out memory of their own: here each task's.

@@ -44,7 +44,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
-#include <optional>
 #include <utility>
 
 #include "bao/remote.hpp"
@@ -226,7 +225,7 @@ class sleeper : public list_node<sleeper> {
   // itself every now and then.
   void get_ready_for_calls() {
     try {
-      way_.emplace(*home_);
+      way_ = remote(*home_);
     } catch (const std::bad_alloc&) {
     }
     task_ = &home_->running();
@@ -248,7 +247,7 @@ class sleeper : public list_node<sleeper> {
     *call_->last = this;
     call_->last = &next_called_;
     // A thread that has ended takes none; nor do its tasks run any more.
-    if (!std::exchange(call_->on_its_way, true)) way_->put(*call_);
+    if (!std::exchange(call_->on_its_way, true)) way_.put(*call_);
   }
   void take_off_call() {
     sleeper** link = &call_->first;
@@ -268,7 +267,7 @@ class sleeper : public list_node<sleeper> {
   pthread_cond_t bell_ = PTHREAD_COND_INITIALIZER;  // of a thread
 
   task_block* task_ = nullptr;
-  std::optional<remote> way_;
+  remote way_;
   wake_up_call* call_ = nullptr;
   bool called_ = false;
   sleeper* next_called_ = nullptr;

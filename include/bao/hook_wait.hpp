@@ -22,7 +22,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -214,20 +213,19 @@ inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
   if (s == nullptr || n < 0 ||
       (limit != nullptr && (limit->tv_sec < 0 || us < 0)))
     return original::select(n, in, out, urgent, limit);
-  using std::chrono::microseconds;
-  microseconds left{0};
+  clock::duration left{0};
   if (limit != nullptr)
-    left = std::chrono::duration_cast<microseconds>(
-        duration_of({limit->tv_sec, 0}) + microseconds(us));
+    left = duration_of({limit->tv_sec, 0}) +
+           clock::duration(nanoseconds{us} * 1000);
   const auto begin = now();
   const int found =
       select_until(*s, n, in, out, urgent,
                    limit != nullptr ? deadline(left) : never, nullptr);
   if (limit == nullptr) return found;
-  left -=
-      std::min(left, std::chrono::duration_cast<microseconds>(now() - begin));
-  limit->tv_sec = static_cast<time_t>(left.count() / 1000000);
-  limit->tv_usec = static_cast<suseconds_t>(left.count() % 1000000);
+  left -= std::min(left, now() - begin);
+  const timespec rest = to_timespec(left.count());
+  limit->tv_sec = rest.tv_sec;
+  limit->tv_usec = static_cast<suseconds_t>(rest.tv_nsec / 1000);
   return found;
 }
 

@@ -17,8 +17,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <netdb.h>
+
 #include <atomic>
-#include <cstddef>
+#include <cerrno>
 #include <memory>
 #include <new>
 #include <string>
@@ -30,37 +32,35 @@
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
-// Belongs to all who ask it, and to the helper while it looks for the answer.
-class question : public offloaded {
+// Belongs to all who ask it, and to the helper while it looks for the answer,
+// which is part of it. One class for each kind of question says how.
+class question : public offloaded, public in_flight {
  public:
-  // Never suspends. Has a helper thread call find(), which must own all it
-  // needs, returns a std::shared_ptr to the answer, and may throw nothing but
-  // std::bad_alloc; or joins those who wait for the same already. The key says
-  // what is asked, and so of what type the answer is. Throws std::system_error
-  // when there is no helper.
-  template <class Find>
-  static std::shared_ptr<question> ask(std::string key, Find find) {
-    if (auto same = asked_already(key)) return same;
-    struct asked final : question {
-      Find find;
-      asked(std::string what, Find f)
-          : question(std::move(what)), find(std::move(f)) {}
-      answer look_up() override { return find(); }
-    };
-    question* const made = new asked(std::move(key), std::move(find));
-    return begin(std::shared_ptr<question>(made));
+  // Never suspends. Takes over what was made by new, and has a helper thread
+  // look it up; or joins those who wait for the same already, and returns what
+  // they ask. The key says what that is, and so of what class. Throws
+  // std::system_error when there is no helper.
+  static std::shared_ptr<question> ask(question* made) {
+    std::shared_ptr<question> q(made);
+    if (auto same = asked_already(q->key_)) return same;
+    begin(q);
+    return q;
   }
   virtual ~question() = default;
 
   // Whoever has asked waits once, and then leaves.
 
   // Suspends until the answer is there (true), or `until` passes (false).
-  // Throws what interrupts us.
+  // Throws what interrupts us, and std::bad_alloc when there was no memory for
+  // the answer.
   bool wait(deadline until) {
     const at_end leave([this] { --askers_; });
-    return waiters_.wait(until, asking, [&] { return done; });
+    const bool in_time = waiters_.wait(until, asking, [&] { return done; });
+    if (no_memory_) throw std::bad_alloc();
+    return in_time;
   }
-  // The same for a caller in C, without a limit: returns what park_in_c() does.
+  // The same for a caller in C, without a limit: returns what park_in_c() does,
+  // or ENOMEM.
   int wait_in_c() {
     const at_end leave([this] { --askers_; });
     scheduler& s = waiters_.enter(asking.what);
@@ -68,40 +68,33 @@ class question : public offloaded {
     waiters_.push_back(me);
     while (!done)
       if (const int error = s.park_in_c(never, asking)) return error;
-    return 0;
+    return no_memory_ ? ENOMEM : 0;
   }
-  // Never suspends. The answer, once it is there; throws std::bad_alloc when
-  // there was no memory for it.
-  template <class Answer>
-  const Answer& get() const {
-    if (answer_ == nullptr) throw std::bad_alloc();
-    return *static_cast<const Answer*>(answer_.get());
-  }
+
+ protected:
+  explicit question(std::string key) : key_(std::move(key)) {}
 
  private:
-  using answer = std::shared_ptr<const void>;
   static constexpr wait_reason asking{"asking the resolver"};
 
-  explicit question(std::string key) : key_(std::move(key)) {}
-  virtual answer look_up() = 0;
+  // On a helper thread; uses what it owns, nothing else. May throw nothing but
+  // std::bad_alloc.
+  virtual void look_up() = 0;
 
   static std::shared_ptr<question> asked_already(const std::string& key) {
-    for (auto& one : this_scheduler().questions) {
-      auto q = one.lock();
-      if (q != nullptr && !q->done && q->key_ == key && q->join()) return q;
+    auto& all = this_scheduler().questions;
+    for (auto* one = all.first(); one != nullptr; one = all.after(*one)) {
+      auto& q = static_cast<question&>(*one);
+      if (q.key_ == key && q.join()) return q.self_;
     }
     return nullptr;
   }
-  static std::shared_ptr<question> begin(std::shared_ptr<question> q) {
-    auto& asked = this_scheduler().questions;
-    std::size_t i = 0;  // a place that is free
-    while (i < asked.size() && !asked[i].expired()) ++i;
-    if (i == asked.size()) asked.emplace_back();
-    asked[i] = q;
+  static void begin(const std::shared_ptr<question>& q) {
     q->submit();
-    if (!q->done) q->self_ = q;
     q->waits = nullptr;  // no single task
-    return q;
+    if (q->done) return;
+    q->self_ = q;
+    this_scheduler().questions.push_back(*q);
   }
 
   // One more asks, unless the helper has found that nobody does (false).
@@ -116,21 +109,59 @@ class question : public offloaded {
     int nobody = 0;
     if (askers_.compare_exchange_strong(nobody, -1)) return;
     try {
-      answer_ = look_up();
-    } catch (const std::bad_alloc&) {  // get() tells
+      look_up();
+    } catch (const std::bad_alloc&) {
+      no_memory_ = true;
     }
   }
   // Called when it is done, as there is no single task to be woken.
   void abandon() noexcept override {
+    in_flight::leave();
     const auto last_use = std::move(self_);
     waiters_.wake_all();
   }
 
   std::string key_;
-  answer answer_;
+  bool no_memory_ = false;
   wait_queue waiters_;
   std::atomic<int> askers_{1};
   std::shared_ptr<question> self_;  // until a helper is done
+};
+
+// The addresses of a host for a service, which may be empty: what getaddrinfo()
+// says. Of the hints these four count.
+struct addresses_of final : question {
+  addresses_of(const std::string& name, const std::string& port,
+               const addrinfo& hints)
+      : question(key_of(name, port, hints)), host(name), service(port) {
+    how.ai_flags = hints.ai_flags;
+    how.ai_family = hints.ai_family;
+    how.ai_socktype = hints.ai_socktype;
+    how.ai_protocol = hints.ai_protocol;
+  }
+  ~addresses_of() override {
+    if (list != nullptr) ::freeaddrinfo(list);
+  }
+
+  const std::string host, service;
+  addrinfo how{};
+  int result = 0, error = 0;  // of the call, and errno
+  addrinfo* list = nullptr;
+
+ private:
+  static std::string key_of(const std::string& name, const std::string& port,
+                            const addrinfo& hints) {
+    std::string key = "getaddrinfo " + name + '\0' + port;
+    for (int n : {hints.ai_flags, hints.ai_family, hints.ai_socktype,
+                  hints.ai_protocol})
+      key += '\0' + std::to_string(n);
+    return key;
+  }
+  void look_up() override {
+    result =
+        hook::original::getaddrinfo(host.c_str(), service.c_str(), &how, &list);
+    error = errno;
+  }
 };
 
 }  // namespace BAO_ABI

@@ -174,12 +174,12 @@ class offloaded : public job, public message {
       return;
     }
     scheduler& s = this_scheduler();
-    home_.emplace(s);
+    home_ = remote(s);
     run = [](job& j) {
       auto& me = static_cast<offloaded&>(j);
       me.work();
       // Once it has been put, it may be gone.
-      remote way = *me.home_;
+      remote way = me.home_;
       if (!way.put(me)) me.abandon();
     };
     arrive = [](message& m, scheduler* home) {
@@ -201,7 +201,7 @@ class offloaded : public job, public message {
   virtual void abandon() noexcept {}
 
  private:
-  std::optional<remote> home_;
+  remote home_;
 };
 
 template <class F, class... Args>

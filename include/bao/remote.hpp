@@ -125,6 +125,7 @@ struct mailbox {
 // None of its members suspends.
 class remote {
  public:
+  remote() = default;  // to nowhere: nothing arrives
   explicit remote(scheduler& s) {
     if (s.mail == nullptr) {
       s.mail = new mailbox;
@@ -136,12 +137,13 @@ class remote {
     ++s.remotes;
   }
   remote(const remote& other) : box_(other.box_) { enter(); }
-  remote& operator=(const remote& other) {
-    remote copy(other);
-    std::swap(box_, copy.box_);
+  remote(remote&& other) noexcept : box_(std::exchange(other.box_, nullptr)) {}
+  remote& operator=(remote other) noexcept {
+    box_ = std::exchange(other.box_, box_);
     return *this;
   }
   ~remote() {
+    if (box_ == nullptr) return;
     bool last_use = false;
     {
       thread_lock hold(box_->mutex);
@@ -183,15 +185,17 @@ class remote {
   }
 
   // For the chapters that follow.
-  bool put(message& m) { return box_->put(m); }
+  bool put(message& m) { return box_ != nullptr && box_->put(m); }
+  explicit operator bool() const { return box_ != nullptr; }
 
  private:
   void enter() {
+    if (box_ == nullptr) return;
     thread_lock hold(box_->mutex);
     ++box_->remotes;
   }
 
-  mailbox* box_;
+  mailbox* box_ = nullptr;
 };
 
 inline class remote scheduler::remote() { return bao::remote(*this); }

@@ -29,7 +29,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -58,6 +57,9 @@ struct descriptor_watch {
   // ends: whoever finds it set deletes the watch.
   std::atomic<bool> parted{false};
 };
+
+// A question that a helper thread looks up (look_up.hpp).
+struct in_flight : list_node<in_flight> {};
 
 // Told what a thread does, by its scheduler: see watchdog.hpp.
 class onlooker {
@@ -209,7 +211,7 @@ class scheduler {
   // Takes in what other threads have left; `last` when we end.
   void (*take_mail)(scheduler&, bool last) = nullptr;
   struct mailbox* mail = nullptr;
-  std::vector<std::weak_ptr<class question>> questions;  // in flight
+  list<in_flight> questions;
 
  private:
   friend class spawned_task;
@@ -884,7 +886,7 @@ inline void scheduler::start_over() {
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = idle_waits = jobs = 0;
-  questions.clear();
+  while (!questions.empty()) questions.front().leave();
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
@@ -931,6 +933,7 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (seen_by != nullptr) seen_by->ends();
+  while (!questions.empty()) questions.front().leave();
   if (take_mail != nullptr) take_mail(*this, true);
   for (descriptor_watch* w : watches_)
     if (w != nullptr && w->parted.exchange(true)) delete w;

@@ -158,7 +158,7 @@ class server {
     starting_.wait();
     for (other_thread& t : threads_)
       if (t.way)
-        t.way->post([&t, grace] {
+        t.way.post([&t, grace] {
           if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
         });
     bool all = here_.stop(grace);
@@ -291,14 +291,14 @@ class server {
     bool runs = false;
     // From here on set by the thread, before it tells.
     part* mine = nullptr;
-    std::optional<remote> way;
+    remote way;
     std::exception_ptr error;
     bool all_served = true;
   };
 
   void start_threads() {
     if (options_.threads_ == 1) return;
-    home_.emplace(this_scheduler());
+    home_ = remote(this_scheduler());
     const address at = local_address();
     for (int i = 1; i < options_.threads_; ++i) {
       other_thread& t =
@@ -319,7 +319,7 @@ class server {
 
   static void* run_thread(void* one) {
     auto& t = *static_cast<other_thread*>(one);
-    remote home = *t.of.home_;
+    remote home = t.of.home_;
     bool started = false;
     const auto has_started = [&] {
       started = true;
@@ -329,7 +329,7 @@ class server {
       part mine(t.of, t.at, t.index);
       t.mine = &mine;  // for what is posted here
       const at_end gone([&] { t.mine = nullptr; });
-      t.way.emplace(this_scheduler());
+      t.way = remote(this_scheduler());
       has_started();
       mine.serve();
     } catch (...) {
@@ -345,7 +345,7 @@ class server {
   part here_;
   bool serves_ = false;
   bool stopped_ = false;
-  std::optional<remote> home_;
+  remote home_;
   std::deque<other_thread> threads_;
   wait_group starting_;
   wait_group threads_left_;

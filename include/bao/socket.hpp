@@ -217,31 +217,18 @@ inline std::vector<address> resolve(const std::string& host,
     throw std::invalid_argument("resolve: \"" + service + "\" is no port");
   const address known = address::numeric(host, port);
   if (known.size() != 0) return {known};
-  struct answer {
-    int failed = 0;
-    std::vector<address> all;
-  };
-  const auto asked =
-      question::ask("resolve " + host + '\0' + service, [host, service] {
-        const std::shared_ptr<answer> found(new answer);
-        addrinfo hints{};
-        hints.ai_socktype = SOCK_STREAM;
-        addrinfo* list = nullptr;
-        const at_end free([&] {
-          if (list != nullptr) ::freeaddrinfo(list);
-        });
-        found->failed = hook::original::getaddrinfo(
-            host.c_str(), service.c_str(), &hints, &list);
-        for (addrinfo* a = list; a != nullptr; a = a->ai_next)
-          found->all.emplace_back(a->ai_addr, a->ai_addrlen);
-        return found;
-      });
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  const auto asked = question::ask(new addresses_of(host, service, hints));
   const std::string what = "resolve: " + host + ':' + service;
   if (!asked->wait(until)) throw_late(what);
-  const auto& found = asked->get<answer>();
-  if (found.failed != 0)
-    throw std::runtime_error(what + ": " + ::gai_strerror(found.failed));
-  return found.all;
+  const auto& found = static_cast<const addresses_of&>(*asked);
+  if (found.result != 0)
+    throw std::runtime_error(what + ": " + ::gai_strerror(found.result));
+  std::vector<address> all;
+  for (const addrinfo* a = found.list; a != nullptr; a = a->ai_next)
+    all.emplace_back(a->ai_addr, a->ai_addrlen);
+  return all;
 }
 
 // A new socket, non-blocking and close-on-exec.

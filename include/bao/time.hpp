@@ -40,22 +40,15 @@ inline clock::time_point now() { return clock::now(); }
 // is not positive has passed.
 class deadline {
  public:
-  template <class Rep, class Period>
-  deadline(std::chrono::duration<Rep, Period> from_now) {
-    using seconds = std::chrono::duration<double>;
-    constexpr double longest = 8e9;  // 250 years, which 64 bits hold
-    if (from_now <= from_now.zero()) {
+  deadline(clock::duration from_now) {
+    if (from_now.count() <= 0)
       at_ = passed_already;
-    } else if (!(seconds(from_now).count() < longest)) {
+    else if (__builtin_add_overflow(sys->now(), from_now.count(), &at_))
       at_ = forever;
-    } else if (__builtin_add_overflow(
-                   sys->now(),
-                   std::chrono::ceil<std::chrono::nanoseconds>(from_now)
-                       .count(),
-                   &at_)) {
-      at_ = forever;
-    }
   }
+  template <class Rep, class Period>
+  deadline(std::chrono::duration<Rep, Period> from_now)
+      : deadline(rounded_up(from_now)) {}
   constexpr deadline(clock::time_point at)
       : at_(at.time_since_epoch().count()) {}
 
@@ -71,6 +64,15 @@ class deadline {
       std::numeric_limits<nanoseconds>::max();
   static constexpr nanoseconds passed_already =
       std::numeric_limits<nanoseconds>::min();
+
+  template <class Duration>
+  static clock::duration rounded_up(Duration d) {
+    using seconds = std::chrono::duration<double>;
+    constexpr double longest = 8e9;  // 250 years, which 64 bits hold
+    if (d <= d.zero()) return clock::duration::zero();
+    if (!(seconds(d).count() < longest)) return clock::duration::max();
+    return std::chrono::ceil<clock::duration>(d);
+  }
 
   nanoseconds at_;
 };

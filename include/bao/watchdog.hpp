@@ -81,7 +81,7 @@ class watchdog final : private onlooker {
  private:
   static void print(const stall& s) {
     std::fprintf(stderr, "bao: %s keeps its thread, for %.3f s so far%s",
-                 s.task, std::chrono::duration<double>(s.kept).count(),
+                 s.task, static_cast<double>(s.kept.count()) * 1e-9,
                  s.where.text().c_str());
   }
 

@@ -9,6 +9,8 @@
                                         the same
     tests/bench/compare.py echo         an echo server against a bare epoll loop
     tests/bench/compare.py http         a web server against nginx, by wrk
+    tests/bench/compare.py parse        the single header against what it includes,
+                                        by $CXX, or g++
 
 The programs of a topic take turns, ROUNDS times over. A ratio is taken within
 each round, where the machine was in one mood, and its median is what counts;
@@ -163,6 +165,8 @@ ECHO_CONNECTIONS = [64, 1000]
 ECHO_BYTES = [64, 4096]
 ECHO_MOST_CPU = 1.05
 ECHO_CALLS_APART = 0.1
+
+PARSE_MOST = 1.5
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -472,11 +476,51 @@ def compare_http(programs, rounds, seconds):
     return all_met
 
 
+# ---- the header -------------------------------------------------------------
+
+
+def parse(source, *options):
+    """CPU seconds that the compiler takes for a file, and what it says."""
+    compiler = os.environ.get("CXX", "g++").split()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        pinned(-1, compiler + ["-std=c++17", "-fsyntax-only", "-x", "c++",
+                               *options, str(source)]),
+        stderr=subprocess.PIPE, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        stop(done.stderr + "cannot be parsed")
+    return (after.ru_utime - before.ru_utime +
+            after.ru_stime - before.ru_stime, done.stderr)
+
+
+def compare_parse(rounds):
+    """Measures and prints the header; whether its target was met."""
+    header = ROOT / "single_include" / "bao.hpp"
+    with tempfile.TemporaryDirectory() as folder:
+        # One dot before what the header itself includes, more before the rest.
+        own = [line[2:] for line in parse(header, "-H")[1].splitlines()
+               if line.startswith(". ")]
+        included = pathlib.Path(folder) / "included.hpp"
+        included.write_text(
+            "".join('#include "%s"\n' % name for name in own))
+        times = [(parse(header)[0], parse(included)[0])
+                 for _ in range(rounds)]
+    for name, values in zip(["bao.hpp", "what it includes"], zip(*times)):
+        print("%-18s median %.3f s of CPU, least %.3f, most %.3f" % (
+            name, statistics.median(values), min(values), max(values)))
+    ratio = statistics.median(whole / part for whole, part in times)
+    met = ratio <= PARSE_MOST
+    print("ratio: median of %d pairs %.3f  target <= %.2f  %s" % (
+        rounds, ratio, PARSE_MOST, verdict(met)))
+    return met
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("topic", choices=[*PROGRAMS, "echo", "http"])
+    parser.add_argument("topic", choices=[*PROGRAMS, "echo", "http", "parse"])
     parser.add_argument("--rounds", type=int, default=9,
                         help="how often, 9 unless said")
     parser.add_argument("--seconds", type=float, default=2,
@@ -493,6 +537,8 @@ def main():
     # Ended from outside, take the server along.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
+    if options.topic == "parse":
+        return 0 if compare_parse(options.rounds) else 1
     programs = build(options.build.resolve(), options.topic)
     if options.topic == "http":
         met = compare_http(programs, options.rounds, options.seconds)
