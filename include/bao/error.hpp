@@ -85,14 +85,15 @@ struct end_of_stream   : world_error { using world_error::world_error; };
 // clang-format on
 
 // Throws what the operating system says of a failed call.
-[[noreturn, gnu::cold]] inline void throw_errno(const std::string& call) {
-  throw std::system_error(errno, std::generic_category(), call);
+[[noreturn, gnu::cold]] inline void throw_errno(const std::string& call,
+                                                int error = errno) {
+  throw std::system_error(error, std::generic_category(), call);
 }
 
 // The same where it is we who end a wait: the system says of that, whatever it
 // was for, "Connection timed out".
 [[noreturn, gnu::cold]] inline void throw_late(const std::string& call) {
-  errno = ETIMEDOUT, throw_errno(call + ": the deadline has passed");
+  throw_errno(call + ": the deadline has passed", ETIMEDOUT);
 }
 
 template <class Integer>

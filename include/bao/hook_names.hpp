@@ -22,7 +22,6 @@
 #include <new>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include "bao/local.hpp"
@@ -38,11 +37,10 @@ inline std::shared_ptr<question> ask(question* made) {
   const int errno_before = errno;
   if (!may_begin(*here())) {
     delete made;
-    throw std::system_error(errno, std::generic_category());
+    throw_errno("resolver");
   }
   auto asked = question::ask(made);
-  if (const int error = asked->wait_in_c())
-    throw std::system_error(error, std::generic_category());
+  if (const int error = asked->wait_in_c()) throw_errno("resolver", error);
   errno = errno_before;
   return asked;
 }

@@ -29,7 +29,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "bao/offload.hpp"
@@ -46,7 +45,7 @@ inline readiness poll_now(int fd, readiness want) {
   while (hook::original::poll(&p, 1, 0) == -1)
     if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
   if (fd < 0 || (p.revents & POLLNVAL))
-    errno = EBADF, throw_errno("poll: descriptor " + std::to_string(fd));
+    throw_errno("poll: descriptor " + std::to_string(fd), EBADF);
   readiness got;
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
@@ -121,9 +120,9 @@ class place_in_line {
   bool closed() const { return watch_.closed; }
   void expect_open(const char* what) const {
     if (closed())
-      throw std::system_error(EBADF, std::generic_category(),
-                              std::string(what) + ' ' + std::to_string(fd_) +
-                                  ": it was closed meanwhile");
+      throw_errno(std::string(what) + ' ' + std::to_string(fd_) +
+                      ": it was closed meanwhile",
+                  EBADF);
   }
 
  private:

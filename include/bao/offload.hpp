@@ -22,7 +22,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -90,8 +89,7 @@ class thread_pool {
         ++threads_;
       } else if (threads_ == 0) {
         j.leave();
-        throw std::system_error(failed, std::generic_category(),
-                                "pthread_create");
+        throw_errno("pthread_create", failed);
       }
     }
   }

@@ -310,7 +310,7 @@ class server {
       if (failed == 0) continue;
       threads_left_.done();
       starting_.done();
-      errno = failed, throw_errno("pthread_create");
+      throw_errno("pthread_create", failed);
     }
     starting_.wait();
     for (other_thread& t : threads_)

@@ -158,7 +158,7 @@ inline watchdog::watchdog(std::chrono::nanoseconds limit,
   s.seen_by = this;
   if (const int failed = make_thread(watching_, body, this)) {
     s.seen_by = nullptr;
-    errno = failed, throw_errno("pthread_create");
+    throw_errno("pthread_create", failed);
   }
 }
 

@@ -52,7 +52,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <system_error>
 #include <vector>
 
 #include "bao/error.hpp"
@@ -96,8 +95,7 @@ inline constexpr readiness uncertain{4};
 // A descriptor's entry in a table, which grows with their numbers.
 template <class T>
 T& entry_of(std::vector<T>& table, int fd) {
-  if (fd < 0)
-    throw std::system_error(EBADF, std::generic_category(), "descriptor < 0");
+  if (fd < 0) throw_errno("descriptor < 0", EBADF);
   const auto i = static_cast<std::size_t>(fd);
   if (i >= table.size()) table.resize(i + i / 2 + 16);
   return table[i];
