@@ -52,13 +52,7 @@ namespace hook {
 
 // --- what they share ---------------------------------------------------------
 
-// The tasks of this thread; null when it has none.
-inline scheduler* tasks_here() {
-  const thread_state* const t = current_thread;
-  return t == nullptr ? nullptr : t->tasks;
-}
-
-// Those tasks, to wait with; null when the call is to be libc's own.
+// This thread's tasks, to wait with; null when the call is to be libc's own.
 inline scheduler* here() {
   scheduler* const s = tasks_here();
   if (s == nullptr) return nullptr;

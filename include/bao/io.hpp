@@ -249,13 +249,10 @@ class descriptor {
  private:
   friend class io_call;
 
-  static scheduler* here() {
-    return current_thread == nullptr ? nullptr : current_thread->tasks;
-  }
   // This thread's number, 0 without a scheduler. Its address would not do: a
   // later thread may get the same one.
   static unsigned here_number() {
-    return here() == nullptr ? 0 : current_thread->number;
+    return tasks_here() == nullptr ? 0 : current_thread->number;
   }
 
   void watch_here(scheduler& s) {
@@ -287,7 +284,7 @@ class descriptor {
       if (w->parted.exchange(true)) delete w;
       return;
     }
-    scheduler& s = *here();
+    scheduler& s = *tasks_here();
     if (s.watch_of(fd) == w) {
       abandon(s, *w, fd);
       s.watch_of(fd) = nullptr;
@@ -316,7 +313,7 @@ class io_call {
         direction_(direction),
         until_(until),
         name_(name),
-        scheduler_(descriptor::here()) {
+        scheduler_(tasks_here()) {
     if (scheduler_ != nullptr) scheduler_->meet_interruption();
     if (d.watch_ == nullptr ||
         (d.watch_->waiters.empty() && d.home_ == descriptor::here_number()))

@@ -311,6 +311,12 @@ inline thread_local bool tasks_have_ended = false;
 // patch that has no effect.
 inline std::atomic<void (*)()> before_first_task{nullptr};
 
+// Never suspends. This thread's; null when it has none.
+inline scheduler* tasks_here() {
+  const thread_state* const t = current_thread;
+  return t == nullptr ? nullptr : t->tasks;
+}
+
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
@@ -323,8 +329,8 @@ inline std::atomic<void (*)()> before_first_task{nullptr};
 // std::logic_error when the thread has ended, std::system_error when there is
 // no poller, stack_exhausted.
 inline scheduler& this_scheduler() {
-  thread_state* const t = current_thread;
-  return t != nullptr && t->tasks != nullptr ? *t->tasks : make_scheduler();
+  scheduler* const s = tasks_here();
+  return s != nullptr ? *s : make_scheduler();
 }
 
 inline scheduler::scheduler(thread_state& t)
