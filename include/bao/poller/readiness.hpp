@@ -18,9 +18,9 @@
 //       number may stand for another file by now; so do not wait for long
 //       before you ask anew.
 //   read_short(fd, tells)
-//       A read gave less than was asked for. Where tells(), which is asked once
-//       a registration, says that this means that fd was empty, emptied(fd)
-//       holds until there is news: then a read is not worth trying. Like what
+//       A read gave less than was asked for. If tells() says that this empties
+//       an fd of this kind, which is asked once a registration, emptied(fd)
+//       holds until fd is reported again: a read is not worth trying. Like what
 //       watch_again() trusts, it may be wrong.
 //   unwatch(fd)
 //       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
