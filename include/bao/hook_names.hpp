@@ -213,8 +213,10 @@ inline int find_host(bool by_name, std::string_view about, int family,
     const auto asked = ask(new host_of(by_name, std::string(about), family, n));
     const auto& a = static_cast<const host_of&>(*asked);
     *host_error = a.host_error;
-    if (a.found != nullptr) a.copy_to(*(*found = host), p);
-    if (a.found == nullptr) errno = a.error;
+    if (a.found != nullptr)
+      a.copy_to(*host, p), *found = host;
+    else
+      errno = a.error;
     return a.result;
   };
   return for_c(ask_libc, failed);

@@ -157,10 +157,9 @@ class server {
     stopped_ = true;
     starting_.wait();
     for (other_thread& t : threads_)
-      if (t.way)
-        t.way.post([&t, grace] {
-          if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
-        });
+      t.way.post([&t, grace] {
+        if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
+      });
     bool all = here_.stop(grace);
     threads_left_.wait();
     for (other_thread& t : threads_) {
