@@ -180,7 +180,7 @@ inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
 // One call of C's about one descriptor, however many system calls it takes.
 class call {
  public:
-  // `asked` is how much a plain read asks for, else 0: where it gets less it has
+  // `asked` is how much a plain read asks for, else 0: one that gets less has
   // emptied a TCP socket, and the next one waits without trying.
   call(scheduler& s, int fd, readiness want, std::size_t asked = 0)
       : scheduler_(s), fd_(fd), want_(want), asked_(asked) {}

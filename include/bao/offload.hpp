@@ -99,7 +99,7 @@ class thread_pool {
 
   // In a child process: there are no helpers, and none was at work for it.
   void start_over() {
-    while (!jobs_.empty()) jobs_.front().leave();
+    jobs_.clear();
     const int most = most_;
     new (this) thread_pool(most);
   }

@@ -888,11 +888,11 @@ inline void scheduler::start_over() {
   if (&main_ != me) drop(main_);
   for (descriptor_watch*& w : watches_) {
     if (w == nullptr) continue;
-    while (!w->waiters.empty()) w->waiters.front().leave();
+    w->waiters.clear();
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = idle_waits = jobs = 0;
-  while (!questions.empty()) questions.front().leave();
+  questions.clear();
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
@@ -939,7 +939,8 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (seen_by != nullptr) seen_by->ends();
-  while (!questions.empty()) questions.front().leave();
+  // Before helpers learn that we have ended: then they take none out.
+  questions.clear();
   if (take_mail != nullptr) take_mail(*this, true);
   for (descriptor_watch* w : watches_)
     if (w != nullptr && w->parted.exchange(true)) delete w;
