@@ -157,7 +157,7 @@ inline bool is_unix_socket(int fd) {
 // Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
 // that has begun at `begin`.
 inline deadline limit_of(int fd, readiness direction,
-                         bao::clock::time_point begin = now()) {
+                         clock::time_point begin = now()) {
   timeval t{};
   socklen_t size = sizeof t;
   const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
@@ -400,7 +400,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     return original::recvmsg(fd, message, flags);
   const bool wants_all = (flags & MSG_WAITALL) != 0;
   // Asked for only where it may count: see `until` below.
-  const auto begin = wants_all ? now() : bao::clock::time_point();
+  const auto begin = wants_all ? now() : clock::time_point();
   const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {

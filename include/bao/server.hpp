@@ -27,7 +27,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <deque>
 #include <exception>
