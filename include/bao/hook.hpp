@@ -204,6 +204,7 @@ class call {
         return result;
       }
       if (errno != EAGAIN) return -1;
+      // Asked before, where it was taken to be empty or the limit is known.
       if (!knows_limit_ && !empty && is_non_blocking(fd_)) return fail(EAGAIN);
       const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
       const int news = has_waited_ ? poll_says(fd_, events) : 0;

@@ -341,7 +341,7 @@ class io_call {
         if (w != nullptr) w->ready = w->ready.without(direction_);
       }
       if (late) too_late();
-      if (!place_) get_in_line();
+      get_in_line();
       late = !place_->wait(until_, name_);
     }
   }
@@ -350,7 +350,7 @@ class io_call {
   // gets a duplicate of the descriptor: the number may be closed, and be given
   // to another file, before its turn comes.
   ssize_t elsewhere(void* p, std::size_t n) {
-    if (!place_) get_in_line();
+    get_in_line();
     const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
                                 "duplicate descriptor"));
     const std::string what =
@@ -367,13 +367,14 @@ class io_call {
   // Suspends for a while in the middle of the call; fails when late.
   void pause(clock::duration time) {
     if (until_.passed()) too_late();
-    if (!place_) get_in_line();
+    get_in_line();
     scheduler_->park(std::min(until_, deadline(time)), {"pausing"});
     place_->expect_open(name_);
   }
 
  private:
   void get_in_line() {
+    if (place_) return;
     if (!descriptor_) errno = EBADF, descriptor_.fail(name_);
     scheduler_ = &this_scheduler();
     descriptor_.watch_here(*scheduler_);
@@ -382,7 +383,7 @@ class io_call {
   }
   void yield() {
     if (until_.passed()) return;
-    if (!place_) get_in_line();
+    get_in_line();
     scheduler_->yield();
     place_->expect_open(name_);
   }

@@ -149,7 +149,6 @@ class scheduler {
 
   timer_wheels& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
-  task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // all but the main task
   nanoseconds turn_began() const { return now_; }
   // A random number, quick and not very good: xorshift (Marsaglia, 2003).
