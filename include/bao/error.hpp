@@ -27,7 +27,6 @@
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <typeinfo>
 #include <utility>
@@ -85,14 +84,15 @@ struct end_of_stream   : world_error { using world_error::world_error; };
 // clang-format on
 
 // Throws what the operating system says of a failed call.
-[[noreturn, gnu::cold]] inline void throw_errno(const std::string& call) {
-  throw std::system_error(errno, std::generic_category(), call);
+[[noreturn, gnu::cold]] inline void throw_errno(const std::string& call,
+                                                int error = errno) {
+  throw std::system_error(error, std::generic_category(), call);
 }
 
 // The same where it is we who end a wait: the system says of that, whatever it
 // was for, "Connection timed out".
 [[noreturn, gnu::cold]] inline void throw_late(const std::string& call) {
-  errno = ETIMEDOUT, throw_errno(call + ": the deadline has passed");
+  throw_errno(call + ": the deadline has passed", ETIMEDOUT);
 }
 
 template <class Integer>
@@ -148,13 +148,14 @@ inline void print_unhandled(const char* whose,
   static thread_local std::size_t last;  // a hash: a string ends at exit()
   static thread_local unsigned long times;
   std::string text = "an error";
+  std::size_t hash = 0;
   try {
     text = describe(error);
+    // Without the number of the task, as no two have the same.
+    const char* const kind = whose + std::strspn(whose, "task 0123456789");
+    hash = std::hash<std::string>()(kind + text);
   } catch (const std::bad_alloc&) {
   }
-  const char* const kind = whose + std::strspn(whose, "task 0123456789");
-  const std::size_t hash =
-      std::hash<std::string>()(text) ^ std::hash<std::string_view>()(kind);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;
   std::fprintf(stderr, "bao: nobody caught the error of %s: %s", whose,

@@ -35,10 +35,10 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 inline void start_over_in_child() {
   try {
     signals.start_over();
-    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
-    scheduler& s = *current_thread->tasks;
-    mailbox::start_over(s);
-    s.start_over();
+    scheduler* const s = tasks_here();
+    if (s == nullptr) return;
+    mailbox::start_over(*s);
+    s->start_over();
   } catch (const std::exception& e) {  // fork() itself is C
     die("fork: ", e.what());
   }

@@ -185,12 +185,17 @@ class group : public task_set {
  private:
   void has_ended(task_block& t) override {
     if (t.error == nullptr) return;
-    if (failed_) return void(t.asked = true);
-    failed_ = task<>(&t);
-    all_ended_.wake_all();
+    if (failed_) {
+      t.asked = true;  // it is not told of
+    } else {
+      failed_ = task<>(&t);
+      all_ended_.wake_all();
+    }
   }
 
-  task<> failed_;  // the first with an error, until that is thrown
+  // The first with an error, until join() throws that; else it is told of when
+  // we let go of it.
+  task<> failed_;
 };
 
 // The results of a pool's imap functions, one after the other: next(), a loop

@@ -52,13 +52,7 @@ namespace hook {
 
 // --- what they share ---------------------------------------------------------
 
-// The tasks of this thread; null when it has none.
-inline scheduler* tasks_here() {
-  const thread_state* const t = current_thread;
-  return t == nullptr ? nullptr : t->tasks;
-}
-
-// Those tasks, to wait with; null when the call is to be libc's own.
+// This thread's tasks, to wait with; null when the call is to be libc's own.
 inline scheduler* here() {
   scheduler* const s = tasks_here();
   if (s == nullptr) return nullptr;
@@ -104,12 +98,14 @@ inline bool may_begin(scheduler& s, int fd = -1) {
   return error == 0;
 }
 
-// Whether a call in this direction would not block now: what poll() says.
+// What poll() says right now; nothing where a signal interrupts it.
+inline int poll_says(int fd, int events) {
+  pollfd p{fd, static_cast<short>(events), 0};
+  return original::poll(&p, 1, 0) == 1 ? p.revents : 0;
+}
+// Whether a call in this direction would not block now.
 inline bool is_ready(int fd, readiness direction) {
-  const auto events =
-      static_cast<short>(direction == readable ? POLLIN : POLLOUT);
-  pollfd p{fd, events, 0};
-  return original::poll(&p, 1, 0) != 0;
+  return poll_says(fd, direction == readable ? POLLIN : POLLOUT) != 0;
 }
 
 // Calls call() with O_NONBLOCK set. Others who use the same open file see that
@@ -161,7 +157,7 @@ inline bool is_unix_socket(int fd) {
 // Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
 // that has begun at `begin`.
 inline deadline limit_of(int fd, readiness direction,
-                         bao::clock::time_point begin = now()) {
+                         clock::time_point begin = now()) {
   timeval t{};
   socklen_t size = sizeof t;
   const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
@@ -184,10 +180,10 @@ inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
 // One call of C's about one descriptor, however many system calls it takes.
 class call {
  public:
-  // `n` is what a plain read asks for: one that gives less has emptied a TCP
-  // socket, and the next one waits without trying.
-  call(scheduler& s, int fd, readiness want, std::size_t n = 0)
-      : scheduler_(s), fd_(fd), want_(want), n_(n) {}
+  // `asked` is how much a plain read asks for, else 0: one that gets less has
+  // emptied a TCP socket, and the next one waits without trying.
+  call(scheduler& s, int fd, readiness want, std::size_t asked = 0)
+      : scheduler_(s), fd_(fd), want_(want), asked_(asked) {}
   call(const call&) = delete;
 
   // Calls attempt(), which does not block, until it does not fail with EAGAIN;
@@ -198,18 +194,20 @@ class call {
     if (!may_begin(scheduler_, fd_)) return -1;
     growing_pause pauses;
     poller& p = scheduler_.poller();
-    bool waits = n_ != 0 && p.emptied(fd_) && !is_non_blocking(fd_);
-    for (;; waits = false) {
-      const ssize_t result = waits ? fail(EAGAIN) : attempt();
+    bool empty = asked_ != 0 && p.emptied(fd_) && !is_non_blocking(fd_);
+    for (;; empty = false) {
+      const ssize_t result = empty ? fail(EAGAIN) : attempt();
       if (result != -1) {
-        if (result > 0 && static_cast<std::size_t>(result) < n_)
+        if (result > 0 && static_cast<std::size_t>(result) < asked_)
           p.read_short(fd_, [&] { return is_tcp(fd_); });
         errno = errno_before_;
         return result;
       }
       if (errno != EAGAIN) return -1;
-      if (!knows_limit_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
-      const int news = has_waited_ ? what_poll_says() : 0;
+      // Asked before, where it was taken to be empty or the limit is known.
+      if (!knows_limit_ && !empty && is_non_blocking(fd_)) return fail(EAGAIN);
+      const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
+      const int news = has_waited_ ? poll_says(fd_, events) : 0;
       // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
@@ -251,8 +249,8 @@ class call {
       }
       done += static_cast<std::size_t>(more);
       // Unix sockets give each piece that they take the whole time.
-      if (began_ != never_began && done < n && is_unix_socket(fd_))
-        began_ = never_began, knows_limit_ = false;
+      if (began_ != not_yet && done < n && is_unix_socket(fd_))
+        began_ = not_yet, knows_limit_ = false;
     } while (done < n);
     return static_cast<ssize_t>(done);
   }
@@ -306,32 +304,27 @@ class call {
   bool has_waited() const { return has_waited_; }
 
  private:
-  // When it first had to wait. It may be woken for others since, any number of
-  // times.
+  // When it first had to wait. It may have been woken for others since, any
+  // number of times.
   clock::time_point began() {
-    if (began_ == never_began) began_ = now();
+    if (began_ == not_yet) began_ = now();
     return began_;
   }
   void learn_limit() {
     if (!knows_limit_) until_ = limit_of(fd_, want_, began());
     knows_limit_ = true;
   }
-  int what_poll_says() const {
-    const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
-    pollfd p{fd_, static_cast<short>(events), 0};
-    return original::poll(&p, 1, 0) == 1 ? p.revents : 0;
-  }
 
   scheduler& scheduler_;
   const int fd_;
   const readiness want_;
-  const std::size_t n_;
+  const std::size_t asked_;
   const int errno_before_ = errno;
-  static constexpr clock::time_point never_began = clock::time_point::min();
-  clock::time_point began_ = never_began;
-  bool knows_limit_ = false;
-  deadline until_ = never;  // once it is known
   bool has_waited_ = false;
+  static constexpr clock::time_point not_yet = clock::time_point::min();
+  clock::time_point began_ = not_yet;  // to wait
+  bool knows_limit_ = false;
+  deadline until_ = never;  // the socket's own limit, once it is known
   std::optional<place_in_line> place_;  // from the first wait on
 };
 
@@ -408,7 +401,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     return original::recvmsg(fd, message, flags);
   const bool wants_all = (flags & MSG_WAITALL) != 0;
   // Asked for only where it may count: see `until` below.
-  const auto begin = wants_all ? now() : bao::clock::time_point();
+  const auto begin = wants_all ? now() : clock::time_point();
   const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
@@ -417,11 +410,10 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     });
   };
   const ssize_t got = receive(message);
-  const auto n = static_cast<std::size_t>(got);
-  if (got <= 0 || !wants_all ||
-      n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
-      !is_stream_socket(fd))
-    return got;
+  if (got <= 0 || !wants_all) return got;
+  auto done = static_cast<std::size_t>(got);
+  const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
+  if (done >= all || !is_stream_socket(fd)) return got;
   // MSG_WAITALL goes on until all is there, or the end: MSG_PEEK from the
   // beginning each time, else piece by piece. On unix sockets a peek takes what
   // there is.
@@ -429,8 +421,6 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   if (looks && is_unix_socket(fd)) return got;
   return for_c([&]() -> ssize_t {
     const int errno_before = errno;
-    const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
-    std::size_t done = n;
     const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
     while (done < all && !has_descriptors(fd, *message)) {
@@ -651,16 +641,21 @@ inline mode_t kind_of(int fd) {
 inline bool is_always_ready(mode_t kind) {
   return S_ISREG(kind) || S_ISBLK(kind);
 }
+// 0 also where libc is to say what is wrong with them.
+inline std::size_t bytes_to_wait_for(const iovec* parts, int n) {
+  return n <= 0 || n > IOV_MAX || parts == nullptr
+             ? 0
+             : bytes_of(parts, static_cast<std::size_t>(n));
+}
 inline bool takes_no_flag() { return errno == EOPNOTSUPP || errno == ENOSYS; }
 
 inline ssize_t readv(int fd, const iovec* parts, int n) {
   scheduler* const s = here();
   const auto block = [&] { return original::readv(fd, parts, n); };
-  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr ||
-      bytes_of(parts, static_cast<std::size_t>(n)) == 0)
-    return block();
+  const std::size_t all = s == nullptr ? 0 : bytes_to_wait_for(parts, n);
+  if (all == 0) return block();
   msghdr message = message_of(parts, static_cast<std::size_t>(n));
-  call reading(*s, fd, readable, bytes_of(parts, static_cast<std::size_t>(n)));
+  call reading(*s, fd, readable, all);
   bool is_socket = true, takes_flag = may_take_flag;
   mode_t kind = 0;
   return reading.retry(
@@ -695,9 +690,7 @@ inline ssize_t read(int fd, void* p, std::size_t n) {
 inline ssize_t writev(int fd, const iovec* parts, int n) {
   scheduler* const s = here();
   const auto count = static_cast<std::size_t>(n);
-  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr)
-    return original::writev(fd, parts, n);
-  const std::size_t all = bytes_of(parts, count);
+  const std::size_t all = s == nullptr ? 0 : bytes_to_wait_for(parts, n);
   if (all == 0) return original::writev(fd, parts, n);
   call writing(*s, fd, writable);
   bool is_socket = true, takes_flag = may_take_flag;

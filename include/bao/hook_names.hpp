@@ -22,7 +22,6 @@
 #include <new>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include "bao/local.hpp"
@@ -38,11 +37,10 @@ inline std::shared_ptr<question> ask(question* made) {
   const int errno_before = errno;
   if (!may_begin(*here())) {
     delete made;
-    throw std::system_error(errno, std::generic_category());
+    throw_errno("resolver");
   }
   auto asked = question::ask(made);
-  if (const int error = asked->wait_in_c())
-    throw std::system_error(error, std::generic_category());
+  if (const int error = asked->wait_in_c()) throw_errno("resolver", error);
   errno = errno_before;
   return asked;
 }
@@ -215,8 +213,10 @@ inline int find_host(bool by_name, std::string_view about, int family,
     const auto asked = ask(new host_of(by_name, std::string(about), family, n));
     const auto& a = static_cast<const host_of&>(*asked);
     *host_error = a.host_error;
-    if (a.found != nullptr) a.copy_to(*(*found = host), p);
-    if (a.found == nullptr) errno = a.error;
+    if (a.found != nullptr)
+      a.copy_to(*host, p), *found = host;
+    else
+      errno = a.error;
     return a.result;
   };
   return for_c(ask_libc, failed);

@@ -183,11 +183,14 @@ class sleeper : public list_node<sleeper> {
   // Suspends the task, or blocks the thread, until it is woken (true) or late,
   // and leaves the line.
   bool sleep(const time_limit& limit) {
-    if (home_ == nullptr) return block(limit);
-    const deadline until = limit.from_now();
-    bool late = false;
-    while (!is_woken() && !late)
-      late = !park(until, "waiting for pthread condition");
+    if (home_ == nullptr) {
+      block(limit);
+    } else {
+      const deadline until = limit.from_now();
+      bool late = false;
+      while (!is_woken() && !late)
+        late = !park(until, "waiting for pthread condition");
+    }
     return leave_line();
   }
   bool leave_line() {
@@ -207,7 +210,7 @@ class sleeper : public list_node<sleeper> {
     const thread_lock hold(line_.mutex);
     return woken_;
   }
-  bool block(const time_limit& limit) {
+  void block(const time_limit& limit) {
     const thread_lock hold(line_.mutex);
     pthread_mutex_t* const mutex = line_.mutex.native();
     int error = 0;
@@ -216,9 +219,6 @@ class sleeper : public list_node<sleeper> {
                   ? original::pthread_cond_wait(&bell_, mutex)
                   : original::pthread_cond_clockwait(&bell_, mutex, limit.clock,
                                                      limit.time);
-    step_out();
-    has_left_ = true;
-    return woken_;
   }
 
   // Where there is no memory for a mailbox of the thread, the task looks for

@@ -204,6 +204,12 @@ inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
   });
 }
 
+// What is left of a time that began then.
+inline timespec rest_of_time(clock::duration whole, clock::time_point begin) {
+  return to_timespec(
+      std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
+}
+
 // The rest of the time goes back to the caller, as Linux does it.
 inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
                   timeval* limit) {
@@ -213,17 +219,13 @@ inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
   if (s == nullptr || n < 0 ||
       (limit != nullptr && (limit->tv_sec < 0 || us < 0)))
     return original::select(n, in, out, urgent, limit);
-  clock::duration left{0};
-  if (limit != nullptr)
-    left = duration_of({limit->tv_sec, 0}) +
-           clock::duration(nanoseconds{us} * 1000);
+  if (limit == nullptr)
+    return select_until(*s, n, in, out, urgent, never, nullptr);
+  const auto whole =
+      duration_of({limit->tv_sec, 0}) + clock::duration(nanoseconds{us} * 1000);
   const auto begin = now();
-  const int found =
-      select_until(*s, n, in, out, urgent,
-                   limit != nullptr ? deadline(left) : never, nullptr);
-  if (limit == nullptr) return found;
-  left -= std::min(left, now() - begin);
-  const timespec rest = to_timespec(left.count());
+  const int found = select_until(*s, n, in, out, urgent, whole, nullptr);
+  const timespec rest = rest_of_time(whole, begin);
   limit->tv_sec = rest.tv_sec;
   limit->tv_usec = static_cast<suseconds_t>(rest.tv_nsec / 1000);
   return found;
@@ -269,14 +271,12 @@ inline int sleep_until(scheduler& s, deadline until) {
   return error == ETIME ? 0 : error;
 }
 
-// The same; whoever is interrupted is told how much of the time is left.
+// The same; whoever is interrupted is told what is left of the time.
 inline int sleep_for(scheduler& s, const timespec& time, timespec* left) {
   const auto whole = duration_of(time);
   const auto begin = now();
   const int error = sleep_until(s, whole);
-  if (error != 0 && left != nullptr)
-    *left = to_timespec(
-        std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
+  if (error != 0 && left != nullptr) *left = rest_of_time(whole, begin);
   return error;
 }
 

@@ -29,7 +29,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "bao/offload.hpp"
@@ -46,7 +45,7 @@ inline readiness poll_now(int fd, readiness want) {
   while (hook::original::poll(&p, 1, 0) == -1)
     if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
   if (fd < 0 || (p.revents & POLLNVAL))
-    errno = EBADF, throw_errno("poll: descriptor " + std::to_string(fd));
+    throw_errno("poll: descriptor " + std::to_string(fd), EBADF);
   readiness got;
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
@@ -121,9 +120,9 @@ class place_in_line {
   bool closed() const { return watch_.closed; }
   void expect_open(const char* what) const {
     if (closed())
-      throw std::system_error(EBADF, std::generic_category(),
-                              std::string(what) + ' ' + std::to_string(fd_) +
-                                  ": it was closed meanwhile");
+      throw_errno(std::string(what) + ' ' + std::to_string(fd_) +
+                      ": it was closed meanwhile",
+                  EBADF);
   }
 
  private:
@@ -250,13 +249,10 @@ class descriptor {
  private:
   friend class io_call;
 
-  static scheduler* here() {
-    return current_thread == nullptr ? nullptr : current_thread->tasks;
-  }
   // This thread's number, 0 without a scheduler. Its address would not do: a
   // later thread may get the same one.
   static unsigned here_number() {
-    return here() == nullptr ? 0 : current_thread->number;
+    return tasks_here() == nullptr ? 0 : current_thread->number;
   }
 
   void watch_here(scheduler& s) {
@@ -288,7 +284,7 @@ class descriptor {
       if (w->parted.exchange(true)) delete w;
       return;
     }
-    scheduler& s = *here();
+    scheduler& s = *tasks_here();
     if (s.watch_of(fd) == w) {
       abandon(s, *w, fd);
       s.watch_of(fd) = nullptr;
@@ -317,7 +313,7 @@ class io_call {
         direction_(direction),
         until_(until),
         name_(name),
-        scheduler_(descriptor::here()) {
+        scheduler_(tasks_here()) {
     if (scheduler_ != nullptr) scheduler_->meet_interruption();
     if (d.watch_ == nullptr ||
         (d.watch_->waiters.empty() && d.home_ == descriptor::here_number()))
@@ -345,7 +341,7 @@ class io_call {
         if (w != nullptr) w->ready = w->ready.without(direction_);
       }
       if (late) too_late();
-      if (!place_) get_in_line();
+      get_in_line();
       late = !place_->wait(until_, name_);
     }
   }
@@ -354,7 +350,7 @@ class io_call {
   // gets a duplicate of the descriptor: the number may be closed, and be given
   // to another file, before its turn comes.
   ssize_t elsewhere(void* p, std::size_t n) {
-    if (!place_) get_in_line();
+    get_in_line();
     const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
                                 "duplicate descriptor"));
     const std::string what =
@@ -371,13 +367,14 @@ class io_call {
   // Suspends for a while in the middle of the call; fails when late.
   void pause(clock::duration time) {
     if (until_.passed()) too_late();
-    if (!place_) get_in_line();
+    get_in_line();
     scheduler_->park(std::min(until_, deadline(time)), {"pausing"});
     place_->expect_open(name_);
   }
 
  private:
   void get_in_line() {
+    if (place_) return;
     if (!descriptor_) errno = EBADF, descriptor_.fail(name_);
     scheduler_ = &this_scheduler();
     descriptor_.watch_here(*scheduler_);
@@ -386,7 +383,7 @@ class io_call {
   }
   void yield() {
     if (until_.passed()) return;
-    if (!place_) get_in_line();
+    get_in_line();
     scheduler_->yield();
     place_->expect_open(name_);
   }

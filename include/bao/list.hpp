@@ -46,10 +46,13 @@ class list {
   constexpr list() { end_.next_ = end_.previous_ = &end_; }
   list(const list&) = delete;
   ~list() {
-    while (!empty()) front().leave();
+    clear();
     end_.next_ = end_.previous_ = nullptr;
   }
 
+  void clear() {
+    while (!empty()) front().leave();
+  }
   bool empty() const { return end_.next_ == &end_; }
   T& front() { return static_cast<T&>(*end_.next_); }
   void push_back(T& member) { put_before(&end_, &member); }

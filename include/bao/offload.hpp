@@ -22,7 +22,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -90,8 +89,7 @@ class thread_pool {
         ++threads_;
       } else if (threads_ == 0) {
         j.leave();
-        throw std::system_error(failed, std::generic_category(),
-                                "pthread_create");
+        throw_errno("pthread_create", failed);
       }
     }
   }
@@ -101,7 +99,7 @@ class thread_pool {
 
   // In a child process: there are no helpers, and none was at work for it.
   void start_over() {
-    while (!jobs_.empty()) jobs_.front().leave();
+    jobs_.clear();
     const int most = most_;
     new (this) thread_pool(most);
   }

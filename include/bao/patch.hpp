@@ -57,7 +57,7 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 class patch_off {
  public:
   [[nodiscard]] patch_off() {
-    scheduler* const s = hook::tasks_here();
+    scheduler* const s = tasks_here();
     if (s == nullptr) return;
     task_ = &s->running();
     ++task_->unpatched;

@@ -306,7 +306,7 @@ class child_setup {
 
  private:
   static void expect(int error, const std::string& call) {
-    if (error != 0) errno = error, throw_errno(call);
+    if (error != 0) throw_errno(call, error);
   }
 
   posix_spawn_file_actions_t actions_;

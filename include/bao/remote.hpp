@@ -152,10 +152,8 @@ class remote {
         last_use = home == nullptr;
         // Where there is mail, it has been told to look. On the home thread
         // itself, nobody sleeps.
-        const bool is_here =
-            current_thread != nullptr && current_thread->tasks == home;
         if (home != nullptr && box_->first == nullptr) {
-          if (is_here)
+          if (home == tasks_here())
             home->remotes = 0;
           else
             home->poller().wake();

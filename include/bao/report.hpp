@@ -87,9 +87,11 @@ struct trace : visitor {
         if (begin != 0 && to != std::string::npos && to != begin)
           line.replace(begin, to - begin,
                        demangle(line.substr(begin, to - begin).c_str()));
-        named = named || line.rfind("bao::", begin) == begin;
-        ours = ours && (line.rfind("bao::scheduler::", begin) == begin ||
-                        line.rfind("bao::trace::", begin) == begin);
+        const auto is_of = [&](const char* scope) {
+          return line.rfind(scope, begin) == begin;
+        };
+        named = named || is_of("bao::");
+        ours = ours && (is_of("bao::scheduler::") || is_of("bao::trace::"));
         if (!ours) told += "    " + line + '\n';
       }
       if (!named && stack_size == 0)  // the main task's: to say it once will do

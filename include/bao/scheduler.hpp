@@ -149,7 +149,6 @@ class scheduler {
 
   timer_wheels& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
-  task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // all but the main task
   nanoseconds turn_began() const { return now_; }
   // A random number, quick and not very good: xorshift (Marsaglia, 2003).
@@ -311,6 +310,12 @@ inline thread_local bool tasks_have_ended = false;
 // patch that has no effect.
 inline std::atomic<void (*)()> before_first_task{nullptr};
 
+// Never suspends. This thread's; null when it has none.
+inline scheduler* tasks_here() {
+  const thread_state* const t = current_thread;
+  return t == nullptr ? nullptr : t->tasks;
+}
+
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
@@ -323,8 +328,8 @@ inline std::atomic<void (*)()> before_first_task{nullptr};
 // std::logic_error when the thread has ended, std::system_error when there is
 // no poller, stack_exhausted.
 inline scheduler& this_scheduler() {
-  thread_state* const t = current_thread;
-  return t != nullptr && t->tasks != nullptr ? *t->tasks : make_scheduler();
+  scheduler* const s = tasks_here();
+  return s != nullptr ? *s : make_scheduler();
 }
 
 inline scheduler::scheduler(thread_state& t)
@@ -882,11 +887,11 @@ inline void scheduler::start_over() {
   if (&main_ != me) drop(main_);
   for (descriptor_watch*& w : watches_) {
     if (w == nullptr) continue;
-    while (!w->waiters.empty()) w->waiters.front().leave();
+    w->waiters.clear();
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = idle_waits = jobs = 0;
-  while (!questions.empty()) questions.front().leave();
+  questions.clear();
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
@@ -933,7 +938,8 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (seen_by != nullptr) seen_by->ends();
-  while (!questions.empty()) questions.front().leave();
+  // Before helpers learn that we have ended: then they take none out.
+  questions.clear();
   if (take_mail != nullptr) take_mail(*this, true);
   for (descriptor_watch* w : watches_)
     if (w != nullptr && w->parted.exchange(true)) delete w;

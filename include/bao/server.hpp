@@ -27,7 +27,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <deque>
 #include <exception>
@@ -157,10 +156,9 @@ class server {
     stopped_ = true;
     starting_.wait();
     for (other_thread& t : threads_)
-      if (t.way)
-        t.way.post([&t, grace] {
-          if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
-        });
+      t.way.post([&t, grace] {
+        if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
+      });
     bool all = here_.stop(grace);
     threads_left_.wait();
     for (other_thread& t : threads_) {
@@ -310,7 +308,7 @@ class server {
       if (failed == 0) continue;
       threads_left_.done();
       starting_.done();
-      errno = failed, throw_errno("pthread_create");
+      throw_errno("pthread_create", failed);
     }
     starting_.wait();
     for (other_thread& t : threads_)

@@ -49,10 +49,8 @@ struct received_signals {
 
   // Puts that handler in place of what the signal did before.
   void begin_to_handle(int signal, const char* call) {
-    if (signal <= 0 || signal >= numbers) {
-      errno = EINVAL;
-      throw_errno(std::string(call) + ": " + std::to_string(signal));
-    }
+    if (signal <= 0 || signal >= numbers)
+      throw_errno(std::string(call) + ": " + std::to_string(signal), EINVAL);
     if (handled[signal].exchange(true)) return;
     struct sigaction ours {};
     ours.sa_handler = handle;

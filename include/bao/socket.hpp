@@ -31,7 +31,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -297,7 +296,7 @@ inline int connect_socket(const address& to, deadline until) {
     socklen_t n = sizeof error;
     check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
   }
-  if (error != 0) errno = error, throw_errno(what);
+  if (error != 0) throw_errno(what, error);
   return d.release();
 }
 

@@ -23,7 +23,7 @@
 #include <vector>
 
 #include "bao/generator.hpp"
-#include "bao/scheduler.hpp"
+#include "bao/wait_queue.hpp"
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -444,7 +444,7 @@ auto as_completed(const Range& tasks) {
       [](yielder<handle, void>& yield, std::vector<handle> all) {
         struct {
           std::vector<std::size_t> ended;
-          task_block* waits = nullptr;
+          wait_queue news;
         } board;
         struct watcher : completion {
           std::size_t index;
@@ -456,22 +456,19 @@ auto as_completed(const Range& tasks) {
           task_block& b = all[i].checked("as_completed");
           watchers[i].index = i;
           watchers[i].notes = &board;
-          watchers[i].ended = [](completion& c, task_block& t) {
+          watchers[i].ended = [](completion& c, task_block&) {
             auto& w = static_cast<watcher&>(c);
             w.notes->ended.push_back(w.index);
-            if (w.notes->waits != nullptr) t.home->tasks->wake(*w.notes->waits);
+            w.notes->news.wake_one();
           };
           if (b.stage == task_state::done)
             board.ended.push_back(i);
           else
             b.watchers.push_back(watchers[i]);
         }
-        scheduler& s = this_scheduler();
         for (std::size_t next = 0; next < all.size(); ++next) {
-          board.waits = &s.running();
-          while (next == board.ended.size())
-            s.park(never, {"joining any of several tasks"});
-          board.waits = nullptr;
+          board.news.wait(never, {"joining any of several tasks"},
+                          [&] { return next != board.ended.size(); });
           yield(std::move(all[board.ended[next]]));
         }
       },

@@ -53,8 +53,8 @@ class timeout : public scope, private alarm {
   void cancel() {
     alarm::cancel();
     // In a generator that outlives the scheduler there is nobody to tell.
-    if (std::exchange(passed_, false) && current_thread->tasks != nullptr)
-      current_thread->tasks->limit_gone();
+    if (std::exchange(passed_, false) && tasks_here() != nullptr)
+      tasks_here()->limit_gone();
   }
   // It may still be thrown.
   bool pending() const { return armed() || passed_; }

@@ -51,9 +51,8 @@ class virtual_time : public system_calls {
   virtual_time(const virtual_time&) = delete;
   virtual ~virtual_time() {
     sys = before_;
-    if (current_thread != nullptr && current_thread->tasks != nullptr)
-      current_thread->tasks->shuffle(
-          before_->chooses() ? before_->choose(std::size_t(-1)) : 0);
+    if (scheduler* const s = tasks_here())
+      s->shuffle(before_->chooses() ? before_->choose(std::size_t(-1)) : 0);
   }
 
   // Lets time pass as if the running task had computed for so long. Throws

@@ -73,7 +73,7 @@ class watchdog final : private onlooker {
   watchdog(const watchdog&) = delete;
   ~watchdog() {
     if (home_ == nullptr) return;
-    if (current_thread == nullptr || current_thread->tasks != home_)
+    if (home_ != tasks_here())
       die("a watchdog is destroyed on another thread than its own");
     ends();
   }
@@ -158,7 +158,7 @@ inline watchdog::watchdog(std::chrono::nanoseconds limit,
   s.seen_by = this;
   if (const int failed = make_thread(watching_, body, this)) {
     s.seen_by = nullptr;
-    errno = failed, throw_errno("pthread_create");
+    throw_errno("pthread_create", failed);
   }
 }
 
@@ -203,8 +203,7 @@ inline void watchdog::look_on() {
 
 inline void watchdog::handle(int signal, siginfo_t* info, void* where) {
   const int error = errno;
-  scheduler* const s =
-      current_thread != nullptr ? current_thread->tasks : nullptr;
+  scheduler* const s = tasks_here();
   if (s != nullptr && s->seen_by != nullptr)
     static_cast<watchdog*>(s->seen_by)->look_closer(where);
   if (before_.sa_flags & SA_SIGINFO)

@@ -69,11 +69,11 @@ class epoll_poller {
   void read_short(int fd, Tells tells) {
     if ((entry_at(fd).lasting & EPOLLIN) == 0) return;
     entry& e = entry_of(entries_, fd);
-    if (e.said == news::first) e.said = tells() ? news::some : news::useless;
-    if (e.said == news::some) e.said = news::none;
+    if (e.left == rest::unknown) e.left = tells() ? rest::some : rest::unsure;
+    if (e.left == rest::some) e.left = rest::none;
   }
   bool emptied(int fd) const noexcept {
-    return entry_at(fd).said == news::none;
+    return entry_at(fd).left == rest::none;
   }
 
   bool watch_owned(int fd, readiness) {
@@ -94,7 +94,7 @@ class epoll_poller {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
     entry& e = entry_of(entries_, fd);
     ++e.generation;
-    e.said = news::first;
+    e.left = rest::unknown;
     if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
 
@@ -108,7 +108,8 @@ class epoll_poller {
       const auto generation = static_cast<unsigned>(events[i].data.u64 >> 32);
       if (fd == bell_.fd()) {
         bell_.answer();
-      } else if (entry_of(entries_, fd).generation == generation) {
+      } else if (entry& known = entry_of(entries_, fd);
+                 known.generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
         if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -116,11 +117,10 @@ class epoll_poller {
         if (e & (EPOLLOUT | EPOLLHUP | EPOLLERR)) ready = ready | writable;
         if (e & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
           ready = ready | uncertain;
-        news& said = entries_[static_cast<std::size_t>(fd)].said;
         if (ready & uncertain)
-          said = news::useless;
-        else if (said == news::none)
-          said = news::some;
+          known.left = rest::unsure;
+        else if (known.left == rest::none)
+          known.left = rest::some;
         report(fd, ready);
       }
     }
@@ -133,13 +133,14 @@ class epoll_poller {
   void wake() const noexcept { bell_.ring(); }
 
  private:
-  // What a foreign one's registration has told, and what that is worth once a
-  // read was short: `useless` where more may come all the same.
-  enum class news : unsigned char { first, some, none, useless };
+  // What is left to read of one that stays registered: `unknown` before the
+  // first short read, `unsure` where that does not tell, or where more may come
+  // without a report.
+  enum class rest : unsigned char { unknown, some, none, unsure };
   struct entry {
     unsigned generation = 0;
     unsigned lasting = 0;  // the events for which it stays registered
-    news said = news::first;
+    rest left = rest::unknown;
   };
   entry entry_at(int fd) const noexcept {
     const auto i = static_cast<std::size_t>(fd);
@@ -157,7 +158,7 @@ class epoll_poller {
   bool register_foreign(int fd, unsigned events) {
     entry& e = entry_of(entries_, fd);
     ++e.generation;
-    e.said = news::first;
+    e.left = rest::unknown;
     return control(EPOLL_CTL_MOD, fd, events, e.generation) ||
            (errno == ENOENT &&
             control(EPOLL_CTL_ADD, fd, events, e.generation)) ||

@@ -18,9 +18,9 @@
 //       number may stand for another file by now; so do not wait for long
 //       before you ask anew.
 //   read_short(fd, tells)
-//       A read gave less than was asked for. Where tells(), which is asked once
-//       a registration, says that this means that fd was empty, emptied(fd)
-//       holds until there is news: then a read is not worth trying. Like what
+//       A read gave less than was asked for. If tells() says that this empties
+//       an fd of this kind, which is asked once a registration, emptied(fd)
+//       holds until fd is reported again: a read is not worth trying. Like what
 //       watch_again() trusts, it may be wrong.
 //   unwatch(fd)
 //       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
@@ -52,7 +52,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <system_error>
 #include <vector>
 
 #include "bao/error.hpp"
@@ -96,8 +95,7 @@ inline constexpr readiness uncertain{4};
 // A descriptor's entry in a table, which grows with their numbers.
 template <class T>
 T& entry_of(std::vector<T>& table, int fd) {
-  if (fd < 0)
-    throw std::system_error(EBADF, std::generic_category(), "descriptor < 0");
+  if (fd < 0) throw_errno("descriptor < 0", EBADF);
   const auto i = static_cast<std::size_t>(fd);
   if (i >= table.size()) table.resize(i + i / 2 + 16);
   return table[i];

@@ -18,7 +18,6 @@
 
 #include <cerrno>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "bao/poller/readiness.hpp"
@@ -36,13 +35,12 @@ class select_poller {
   select_poller(const select_poller&) = delete;
 
   bool watch(int fd, readiness want) {
-    if (fd < 0)
-      throw std::system_error(EBADF, std::generic_category(), "select");
+    if (fd < 0) throw_errno("select", EBADF);
     if (fd >= FD_SETSIZE)
-      throw std::system_error(EMFILE, std::generic_category(),
-                              "select: descriptor " + std::to_string(fd) +
-                                  " is not below " +
-                                  std::to_string(FD_SETSIZE) + " (FD_SETSIZE)");
+      throw_errno("select: descriptor " + std::to_string(fd) +
+                      " is not below " + std::to_string(FD_SETSIZE) +
+                      " (FD_SETSIZE)",
+                  EMFILE);
     if (want & readable) FD_SET(fd, &reading_);
     if (want & writable) FD_SET(fd, &writing_);
     if (fd >= end_) end_ = fd + 1;
