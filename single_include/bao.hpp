@@ -180,7 +180,6 @@ inline constexpr configuration this_configuration{
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <typeinfo>
 #include <utility>
@@ -236,14 +235,15 @@ struct end_of_stream   : world_error { using world_error::world_error; };
 // clang-format on
 
 // Throws what the operating system says of a failed call.
-[[noreturn, gnu::cold]] inline void throw_errno(const std::string& call) {
-  throw std::system_error(errno, std::generic_category(), call);
+[[noreturn, gnu::cold]] inline void throw_errno(const std::string& call,
+                                                int error = errno) {
+  throw std::system_error(error, std::generic_category(), call);
 }
 
 // The same where it is we who end a wait: the system says of that, whatever it
 // was for, "Connection timed out".
 [[noreturn, gnu::cold]] inline void throw_late(const std::string& call) {
-  errno = ETIMEDOUT, throw_errno(call + ": the deadline has passed");
+  throw_errno(call + ": the deadline has passed", ETIMEDOUT);
 }
 
 template <class Integer>
@@ -299,13 +299,14 @@ inline void print_unhandled(const char* whose,
   static thread_local std::size_t last;  // a hash: a string ends at exit()
   static thread_local unsigned long times;
   std::string text = "an error";
+  std::size_t hash = 0;
   try {
     text = describe(error);
+    // Without the number of the task, as no two have the same.
+    const char* const kind = whose + std::strspn(whose, "task 0123456789");
+    hash = std::hash<std::string>()(kind + text);
   } catch (const std::bad_alloc&) {
   }
-  const char* const kind = whose + std::strspn(whose, "task 0123456789");
-  const std::size_t hash =
-      std::hash<std::string>()(text) ^ std::hash<std::string_view>()(kind);
   times = hash == std::exchange(last, hash) ? times + 1 : 1;
   if ((times & (times - 1)) != 0) return;
   std::fprintf(stderr, "bao: nobody caught the error of %s: %s", whose,
@@ -3079,10 +3080,13 @@ class list {
   constexpr list() { end_.next_ = end_.previous_ = &end_; }
   list(const list&) = delete;
   ~list() {
-    while (!empty()) front().leave();
+    clear();
     end_.next_ = end_.previous_ = nullptr;
   }
 
+  void clear() {
+    while (!empty()) front().leave();
+  }
   bool empty() const { return end_.next_ == &end_; }
   T& front() { return static_cast<T&>(*end_.next_); }
   void push_back(T& member) { put_before(&end_, &member); }
@@ -3460,9 +3464,9 @@ class timer_wheels {
 //       number may stand for another file by now; so do not wait for long
 //       before you ask anew.
 //   read_short(fd, tells)
-//       A read gave less than was asked for. Where tells(), which is asked once
-//       a registration, says that this means that fd was empty, emptied(fd)
-//       holds until there is news: then a read is not worth trying. Like what
+//       A read gave less than was asked for. If tells() says that this empties
+//       an fd of this kind, which is asked once a registration, emptied(fd)
+//       holds until fd is reported again: a read is not worth trying. Like what
 //       watch_again() trusts, it may be wrong.
 //   unwatch(fd)
 //       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
@@ -3522,8 +3526,7 @@ inline constexpr readiness uncertain{4};
 // A descriptor's entry in a table, which grows with their numbers.
 template <class T>
 T& entry_of(std::vector<T>& table, int fd) {
-  if (fd < 0)
-    throw std::system_error(EBADF, std::generic_category(), "descriptor < 0");
+  if (fd < 0) throw_errno("descriptor < 0", EBADF);
   const auto i = static_cast<std::size_t>(fd);
   if (i >= table.size()) table.resize(i + i / 2 + 16);
   return table[i];
@@ -3609,7 +3612,6 @@ inline int to_milliseconds(nanoseconds ns) {
 
 #include <cerrno>
 #include <string>
-#include <system_error>
 #include <vector>
 
 namespace bao {
@@ -3625,13 +3627,12 @@ class select_poller {
   select_poller(const select_poller&) = delete;
 
   bool watch(int fd, readiness want) {
-    if (fd < 0)
-      throw std::system_error(EBADF, std::generic_category(), "select");
+    if (fd < 0) throw_errno("select", EBADF);
     if (fd >= FD_SETSIZE)
-      throw std::system_error(EMFILE, std::generic_category(),
-                              "select: descriptor " + std::to_string(fd) +
-                                  " is not below " +
-                                  std::to_string(FD_SETSIZE) + " (FD_SETSIZE)");
+      throw_errno("select: descriptor " + std::to_string(fd) +
+                      " is not below " + std::to_string(FD_SETSIZE) +
+                      " (FD_SETSIZE)",
+                  EMFILE);
     if (want & readable) FD_SET(fd, &reading_);
     if (want & writable) FD_SET(fd, &writing_);
     if (fd >= end_) end_ = fd + 1;
@@ -3906,11 +3907,11 @@ class epoll_poller {
   void read_short(int fd, Tells tells) {
     if ((entry_at(fd).lasting & EPOLLIN) == 0) return;
     entry& e = entry_of(entries_, fd);
-    if (e.said == news::first) e.said = tells() ? news::some : news::useless;
-    if (e.said == news::some) e.said = news::none;
+    if (e.left == rest::unknown) e.left = tells() ? rest::some : rest::unsure;
+    if (e.left == rest::some) e.left = rest::none;
   }
   bool emptied(int fd) const noexcept {
-    return entry_at(fd).said == news::none;
+    return entry_at(fd).left == rest::none;
   }
 
   bool watch_owned(int fd, readiness) {
@@ -3931,7 +3932,7 @@ class epoll_poller {
     if (static_cast<std::size_t>(fd) >= entries_.size()) return;
     entry& e = entry_of(entries_, fd);
     ++e.generation;
-    e.said = news::first;
+    e.left = rest::unknown;
     if (std::exchange(e.lasting, 0) != 0) control(EPOLL_CTL_DEL, fd, 0, 0);
   }
 
@@ -3945,7 +3946,8 @@ class epoll_poller {
       const auto generation = static_cast<unsigned>(events[i].data.u64 >> 32);
       if (fd == bell_.fd()) {
         bell_.answer();
-      } else if (entry_of(entries_, fd).generation == generation) {
+      } else if (entry& known = entry_of(entries_, fd);
+                 known.generation == generation) {
         const unsigned e = events[i].events;
         readiness ready;
         if (e & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
@@ -3953,11 +3955,10 @@ class epoll_poller {
         if (e & (EPOLLOUT | EPOLLHUP | EPOLLERR)) ready = ready | writable;
         if (e & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
           ready = ready | uncertain;
-        news& said = entries_[static_cast<std::size_t>(fd)].said;
         if (ready & uncertain)
-          said = news::useless;
-        else if (said == news::none)
-          said = news::some;
+          known.left = rest::unsure;
+        else if (known.left == rest::none)
+          known.left = rest::some;
         report(fd, ready);
       }
     }
@@ -3970,13 +3971,14 @@ class epoll_poller {
   void wake() const noexcept { bell_.ring(); }
 
  private:
-  // What a foreign one's registration has told, and what that is worth once a
-  // read was short: `useless` where more may come all the same.
-  enum class news : unsigned char { first, some, none, useless };
+  // What is left to read of one that stays registered: `unknown` before the
+  // first short read, `unsure` where that does not tell, or where more may come
+  // without a report.
+  enum class rest : unsigned char { unknown, some, none, unsure };
   struct entry {
     unsigned generation = 0;
     unsigned lasting = 0;  // the events for which it stays registered
-    news said = news::first;
+    rest left = rest::unknown;
   };
   entry entry_at(int fd) const noexcept {
     const auto i = static_cast<std::size_t>(fd);
@@ -3994,7 +3996,7 @@ class epoll_poller {
   bool register_foreign(int fd, unsigned events) {
     entry& e = entry_of(entries_, fd);
     ++e.generation;
-    e.said = news::first;
+    e.left = rest::unknown;
     return control(EPOLL_CTL_MOD, fd, events, e.generation) ||
            (errno == ENOENT &&
             control(EPOLL_CTL_ADD, fd, events, e.generation)) ||
@@ -4281,9 +4283,11 @@ struct trace : visitor {
         if (begin != 0 && to != std::string::npos && to != begin)
           line.replace(begin, to - begin,
                        demangle(line.substr(begin, to - begin).c_str()));
-        named = named || line.rfind("bao::", begin) == begin;
-        ours = ours && (line.rfind("bao::scheduler::", begin) == begin ||
-                        line.rfind("bao::trace::", begin) == begin);
+        const auto is_of = [&](const char* scope) {
+          return line.rfind(scope, begin) == begin;
+        };
+        named = named || is_of("bao::");
+        ours = ours && (is_of("bao::scheduler::") || is_of("bao::trace::"));
         if (!ours) told += "    " + line + '\n';
       }
       if (!named && stack_size == 0)  // the main task's: to say it once will do
@@ -4531,7 +4535,6 @@ class scheduler {
 
   timer_wheels& timers() { return timers_; }
   bao::poller& poller() { return poller_; }
-  task_block& main_task() { return main_; }
   list<task_block>& tasks() { return tasks_; }  // all but the main task
   nanoseconds turn_began() const { return now_; }
   // A random number, quick and not very good: xorshift (Marsaglia, 2003).
@@ -4693,6 +4696,12 @@ inline thread_local bool tasks_have_ended = false;
 // patch that has no effect.
 inline std::atomic<void (*)()> before_first_task{nullptr};
 
+// Never suspends. This thread's; null when it has none.
+inline scheduler* tasks_here() {
+  const thread_state* const t = current_thread;
+  return t == nullptr ? nullptr : t->tasks;
+}
+
 [[gnu::noinline]] inline scheduler& make_scheduler() {
   if (tasks_have_ended || (current_thread != nullptr && current_thread->ended))
     throw std::logic_error("bao: this thread has ended, and its tasks with it");
@@ -4705,8 +4714,8 @@ inline std::atomic<void (*)()> before_first_task{nullptr};
 // std::logic_error when the thread has ended, std::system_error when there is
 // no poller, stack_exhausted.
 inline scheduler& this_scheduler() {
-  thread_state* const t = current_thread;
-  return t != nullptr && t->tasks != nullptr ? *t->tasks : make_scheduler();
+  scheduler* const s = tasks_here();
+  return s != nullptr ? *s : make_scheduler();
 }
 
 inline scheduler::scheduler(thread_state& t)
@@ -5264,11 +5273,11 @@ inline void scheduler::start_over() {
   if (&main_ != me) drop(main_);
   for (descriptor_watch*& w : watches_) {
     if (w == nullptr) continue;
-    while (!w->waiters.empty()) w->waiters.front().leave();
+    w->waiters.clear();
     if (!w->owned) w = nullptr;
   }
   descriptor_waits = idle_waits = jobs = 0;
-  while (!questions.empty()) questions.front().leave();
+  questions.clear();
   seen_by = nullptr;
   if (me != &releaser_ && std::exchange(releaser_.busy, false)) drop(releaser_);
   using type = bao::poller;
@@ -5315,7 +5324,8 @@ inline scheduler::~scheduler() {
       std::exchange(ready_, ready_->next_ready)->release();
   }
   if (seen_by != nullptr) seen_by->ends();
-  while (!questions.empty()) questions.front().leave();
+  // Before helpers learn that we have ended: then they take none out.
+  questions.clear();
   if (take_mail != nullptr) take_mail(*this, true);
   for (descriptor_watch* w : watches_)
     if (w != nullptr && w->parted.exchange(true)) delete w;
@@ -5876,7 +5886,7 @@ auto as_completed(const Range& tasks) {
       [](yielder<handle, void>& yield, std::vector<handle> all) {
         struct {
           std::vector<std::size_t> ended;
-          task_block* waits = nullptr;
+          wait_queue news;
         } board;
         struct watcher : completion {
           std::size_t index;
@@ -5888,22 +5898,19 @@ auto as_completed(const Range& tasks) {
           task_block& b = all[i].checked("as_completed");
           watchers[i].index = i;
           watchers[i].notes = &board;
-          watchers[i].ended = [](completion& c, task_block& t) {
+          watchers[i].ended = [](completion& c, task_block&) {
             auto& w = static_cast<watcher&>(c);
             w.notes->ended.push_back(w.index);
-            if (w.notes->waits != nullptr) t.home->tasks->wake(*w.notes->waits);
+            w.notes->news.wake_one();
           };
           if (b.stage == task_state::done)
             board.ended.push_back(i);
           else
             b.watchers.push_back(watchers[i]);
         }
-        scheduler& s = this_scheduler();
         for (std::size_t next = 0; next < all.size(); ++next) {
-          board.waits = &s.running();
-          while (next == board.ended.size())
-            s.park(never, {"joining any of several tasks"});
-          board.waits = nullptr;
+          board.news.wait(never, {"joining any of several tasks"},
+                          [&] { return next != board.ended.size(); });
           yield(std::move(all[board.ended[next]]));
         }
       },
@@ -5990,8 +5997,8 @@ class timeout : public scope, private alarm {
   void cancel() {
     alarm::cancel();
     // In a generator that outlives the scheduler there is nobody to tell.
-    if (std::exchange(passed_, false) && current_thread->tasks != nullptr)
-      current_thread->tasks->limit_gone();
+    if (std::exchange(passed_, false) && tasks_here() != nullptr)
+      tasks_here()->limit_gone();
   }
   // It may still be thrown.
   bool pending() const { return armed() || passed_; }
@@ -6851,12 +6858,17 @@ class group : public task_set {
  private:
   void has_ended(task_block& t) override {
     if (t.error == nullptr) return;
-    if (failed_) return void(t.asked = true);
-    failed_ = task<>(&t);
-    all_ended_.wake_all();
+    if (failed_) {
+      t.asked = true;  // it is not told of
+    } else {
+      failed_ = task<>(&t);
+      all_ended_.wake_all();
+    }
   }
 
-  task<> failed_;  // the first with an error, until that is thrown
+  // The first with an error, until join() throws that; else it is told of when
+  // we let go of it.
+  task<> failed_;
 };
 
 // The results of a pool's imap functions, one after the other: next(), a loop
@@ -7324,10 +7336,8 @@ class remote {
         last_use = home == nullptr;
         // Where there is mail, it has been told to look. On the home thread
         // itself, nobody sleeps.
-        const bool is_here =
-            current_thread != nullptr && current_thread->tasks == home;
         if (home != nullptr && box_->first == nullptr) {
-          if (is_here)
+          if (home == tasks_here())
             home->remotes = 0;
           else
             home->poller().wake();
@@ -7448,8 +7458,7 @@ class thread_pool {
         ++threads_;
       } else if (threads_ == 0) {
         j.leave();
-        throw std::system_error(failed, std::generic_category(),
-                                "pthread_create");
+        throw_errno("pthread_create", failed);
       }
     }
   }
@@ -7459,7 +7468,7 @@ class thread_pool {
 
   // In a child process: there are no helpers, and none was at work for it.
   void start_over() {
-    while (!jobs_.empty()) jobs_.front().leave();
+    jobs_.clear();
     const int most = most_;
     new (this) thread_pool(most);
   }
@@ -7792,7 +7801,7 @@ inline readiness poll_now(int fd, readiness want) {
   while (hook::original::poll(&p, 1, 0) == -1)
     if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
   if (fd < 0 || (p.revents & POLLNVAL))
-    errno = EBADF, throw_errno("poll: descriptor " + std::to_string(fd));
+    throw_errno("poll: descriptor " + std::to_string(fd), EBADF);
   readiness got;
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
@@ -7867,9 +7876,9 @@ class place_in_line {
   bool closed() const { return watch_.closed; }
   void expect_open(const char* what) const {
     if (closed())
-      throw std::system_error(EBADF, std::generic_category(),
-                              std::string(what) + ' ' + std::to_string(fd_) +
-                                  ": it was closed meanwhile");
+      throw_errno(std::string(what) + ' ' + std::to_string(fd_) +
+                      ": it was closed meanwhile",
+                  EBADF);
   }
 
  private:
@@ -7996,13 +8005,10 @@ class descriptor {
  private:
   friend class io_call;
 
-  static scheduler* here() {
-    return current_thread == nullptr ? nullptr : current_thread->tasks;
-  }
   // This thread's number, 0 without a scheduler. Its address would not do: a
   // later thread may get the same one.
   static unsigned here_number() {
-    return here() == nullptr ? 0 : current_thread->number;
+    return tasks_here() == nullptr ? 0 : current_thread->number;
   }
 
   void watch_here(scheduler& s) {
@@ -8034,7 +8040,7 @@ class descriptor {
       if (w->parted.exchange(true)) delete w;
       return;
     }
-    scheduler& s = *here();
+    scheduler& s = *tasks_here();
     if (s.watch_of(fd) == w) {
       abandon(s, *w, fd);
       s.watch_of(fd) = nullptr;
@@ -8063,7 +8069,7 @@ class io_call {
         direction_(direction),
         until_(until),
         name_(name),
-        scheduler_(descriptor::here()) {
+        scheduler_(tasks_here()) {
     if (scheduler_ != nullptr) scheduler_->meet_interruption();
     if (d.watch_ == nullptr ||
         (d.watch_->waiters.empty() && d.home_ == descriptor::here_number()))
@@ -8091,7 +8097,7 @@ class io_call {
         if (w != nullptr) w->ready = w->ready.without(direction_);
       }
       if (late) too_late();
-      if (!place_) get_in_line();
+      get_in_line();
       late = !place_->wait(until_, name_);
     }
   }
@@ -8100,7 +8106,7 @@ class io_call {
   // gets a duplicate of the descriptor: the number may be closed, and be given
   // to another file, before its turn comes.
   ssize_t elsewhere(void* p, std::size_t n) {
-    if (!place_) get_in_line();
+    get_in_line();
     const descriptor same(check(::fcntl(descriptor_.fd_, F_DUPFD_CLOEXEC, 0),
                                 "duplicate descriptor"));
     const std::string what =
@@ -8117,13 +8123,14 @@ class io_call {
   // Suspends for a while in the middle of the call; fails when late.
   void pause(clock::duration time) {
     if (until_.passed()) too_late();
-    if (!place_) get_in_line();
+    get_in_line();
     scheduler_->park(std::min(until_, deadline(time)), {"pausing"});
     place_->expect_open(name_);
   }
 
  private:
   void get_in_line() {
+    if (place_) return;
     if (!descriptor_) errno = EBADF, descriptor_.fail(name_);
     scheduler_ = &this_scheduler();
     descriptor_.watch_here(*scheduler_);
@@ -8132,7 +8139,7 @@ class io_call {
   }
   void yield() {
     if (until_.passed()) return;
-    if (!place_) get_in_line();
+    get_in_line();
     scheduler_->yield();
     place_->expect_open(name_);
   }
@@ -8164,6 +8171,8 @@ class io_call {
 
 #include <limits.h>
 #include <sys/stat.h>
+
+#include <string_view>
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -9111,7 +9120,7 @@ inline int connect_socket(const address& to, deadline until) {
     socklen_t n = sizeof error;
     check(::getsockopt(d.fd(), SOL_SOCKET, SO_ERROR, &error, &n), "getsockopt");
   }
-  if (error != 0) errno = error, throw_errno(what);
+  if (error != 0) throw_errno(what, error);
   return d.release();
 }
 
@@ -9464,10 +9473,9 @@ class server {
     stopped_ = true;
     starting_.wait();
     for (other_thread& t : threads_)
-      if (t.way)
-        t.way.post([&t, grace] {
-          if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
-        });
+      t.way.post([&t, grace] {
+        if (t.mine != nullptr) t.all_served = t.mine->stop(grace);
+      });
     bool all = here_.stop(grace);
     threads_left_.wait();
     for (other_thread& t : threads_) {
@@ -9617,7 +9625,7 @@ class server {
       if (failed == 0) continue;
       threads_left_.done();
       starting_.done();
-      errno = failed, throw_errno("pthread_create");
+      throw_errno("pthread_create", failed);
     }
     starting_.wait();
     for (other_thread& t : threads_)
@@ -9701,10 +9709,8 @@ struct received_signals {
 
   // Puts that handler in place of what the signal did before.
   void begin_to_handle(int signal, const char* call) {
-    if (signal <= 0 || signal >= numbers) {
-      errno = EINVAL;
-      throw_errno(std::string(call) + ": " + std::to_string(signal));
-    }
+    if (signal <= 0 || signal >= numbers)
+      throw_errno(std::string(call) + ": " + std::to_string(signal), EINVAL);
     if (handled[signal].exchange(true)) return;
     struct sigaction ours {};
     ours.sa_handler = handle;
@@ -9904,10 +9910,10 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 inline void start_over_in_child() {
   try {
     signals.start_over();
-    if (current_thread == nullptr || current_thread->tasks == nullptr) return;
-    scheduler& s = *current_thread->tasks;
-    mailbox::start_over(s);
-    s.start_over();
+    scheduler* const s = tasks_here();
+    if (s == nullptr) return;
+    mailbox::start_over(*s);
+    s->start_over();
   } catch (const std::exception& e) {  // fork() itself is C
     die("fork: ", e.what());
   }
@@ -10209,7 +10215,7 @@ class child_setup {
 
  private:
   static void expect(int error, const std::string& call) {
-    if (error != 0) errno = error, throw_errno(call);
+    if (error != 0) throw_errno(call, error);
   }
 
   posix_spawn_file_actions_t actions_;
@@ -10399,9 +10405,8 @@ class virtual_time : public system_calls {
   virtual_time(const virtual_time&) = delete;
   virtual ~virtual_time() {
     sys = before_;
-    if (current_thread != nullptr && current_thread->tasks != nullptr)
-      current_thread->tasks->shuffle(
-          before_->chooses() ? before_->choose(std::size_t(-1)) : 0);
+    if (scheduler* const s = tasks_here())
+      s->shuffle(before_->chooses() ? before_->choose(std::size_t(-1)) : 0);
   }
 
   // Lets time pass as if the running task had computed for so long. Throws
@@ -10488,13 +10493,7 @@ namespace hook {
 
 // --- what they share ---------------------------------------------------------
 
-// The tasks of this thread; null when it has none.
-inline scheduler* tasks_here() {
-  const thread_state* const t = current_thread;
-  return t == nullptr ? nullptr : t->tasks;
-}
-
-// Those tasks, to wait with; null when the call is to be libc's own.
+// This thread's tasks, to wait with; null when the call is to be libc's own.
 inline scheduler* here() {
   scheduler* const s = tasks_here();
   if (s == nullptr) return nullptr;
@@ -10540,12 +10539,14 @@ inline bool may_begin(scheduler& s, int fd = -1) {
   return error == 0;
 }
 
-// Whether a call in this direction would not block now: what poll() says.
+// What poll() says right now; nothing where a signal interrupts it.
+inline int poll_says(int fd, int events) {
+  pollfd p{fd, static_cast<short>(events), 0};
+  return original::poll(&p, 1, 0) == 1 ? p.revents : 0;
+}
+// Whether a call in this direction would not block now.
 inline bool is_ready(int fd, readiness direction) {
-  const auto events =
-      static_cast<short>(direction == readable ? POLLIN : POLLOUT);
-  pollfd p{fd, events, 0};
-  return original::poll(&p, 1, 0) != 0;
+  return poll_says(fd, direction == readable ? POLLIN : POLLOUT) != 0;
 }
 
 // Calls call() with O_NONBLOCK set. Others who use the same open file see that
@@ -10597,7 +10598,7 @@ inline bool is_unix_socket(int fd) {
 // Until when a socket's own limit, SO_RCVTIMEO or SO_SNDTIMEO, lets a call wait
 // that has begun at `begin`.
 inline deadline limit_of(int fd, readiness direction,
-                         bao::clock::time_point begin = now()) {
+                         clock::time_point begin = now()) {
   timeval t{};
   socklen_t size = sizeof t;
   const int which = direction == readable ? SO_RCVTIMEO : SO_SNDTIMEO;
@@ -10620,10 +10621,10 @@ inline int pause(scheduler& s, growing_pause& pauses, deadline until = never) {
 // One call of C's about one descriptor, however many system calls it takes.
 class call {
  public:
-  // `n` is what a plain read asks for: one that gives less has emptied a TCP
-  // socket, and the next one waits without trying.
-  call(scheduler& s, int fd, readiness want, std::size_t n = 0)
-      : scheduler_(s), fd_(fd), want_(want), n_(n) {}
+  // `asked` is how much a plain read asks for, else 0: one that gets less has
+  // emptied a TCP socket, and the next one waits without trying.
+  call(scheduler& s, int fd, readiness want, std::size_t asked = 0)
+      : scheduler_(s), fd_(fd), want_(want), asked_(asked) {}
   call(const call&) = delete;
 
   // Calls attempt(), which does not block, until it does not fail with EAGAIN;
@@ -10634,18 +10635,20 @@ class call {
     if (!may_begin(scheduler_, fd_)) return -1;
     growing_pause pauses;
     poller& p = scheduler_.poller();
-    bool waits = n_ != 0 && p.emptied(fd_) && !is_non_blocking(fd_);
-    for (;; waits = false) {
-      const ssize_t result = waits ? fail(EAGAIN) : attempt();
+    bool empty = asked_ != 0 && p.emptied(fd_) && !is_non_blocking(fd_);
+    for (;; empty = false) {
+      const ssize_t result = empty ? fail(EAGAIN) : attempt();
       if (result != -1) {
-        if (result > 0 && static_cast<std::size_t>(result) < n_)
+        if (result > 0 && static_cast<std::size_t>(result) < asked_)
           p.read_short(fd_, [&] { return is_tcp(fd_); });
         errno = errno_before_;
         return result;
       }
       if (errno != EAGAIN) return -1;
-      if (!knows_limit_ && !waits && is_non_blocking(fd_)) return fail(EAGAIN);
-      const int news = has_waited_ ? what_poll_says() : 0;
+      // Asked before, where it was taken to be empty or the limit is known.
+      if (!knows_limit_ && !empty && is_non_blocking(fd_)) return fail(EAGAIN);
+      const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
+      const int news = has_waited_ ? poll_says(fd_, events) : 0;
       // After shutdown(), only the blocking call tells a datagram socket's end.
       if ((news & POLLRDHUP) != 0) return block();
       has_waited_ = true;
@@ -10687,8 +10690,8 @@ class call {
       }
       done += static_cast<std::size_t>(more);
       // Unix sockets give each piece that they take the whole time.
-      if (began_ != never_began && done < n && is_unix_socket(fd_))
-        began_ = never_began, knows_limit_ = false;
+      if (began_ != not_yet && done < n && is_unix_socket(fd_))
+        began_ = not_yet, knows_limit_ = false;
     } while (done < n);
     return static_cast<ssize_t>(done);
   }
@@ -10742,32 +10745,27 @@ class call {
   bool has_waited() const { return has_waited_; }
 
  private:
-  // When it first had to wait. It may be woken for others since, any number of
-  // times.
+  // When it first had to wait. It may have been woken for others since, any
+  // number of times.
   clock::time_point began() {
-    if (began_ == never_began) began_ = now();
+    if (began_ == not_yet) began_ = now();
     return began_;
   }
   void learn_limit() {
     if (!knows_limit_) until_ = limit_of(fd_, want_, began());
     knows_limit_ = true;
   }
-  int what_poll_says() const {
-    const int events = want_ == readable ? POLLIN | POLLRDHUP : POLLOUT;
-    pollfd p{fd_, static_cast<short>(events), 0};
-    return original::poll(&p, 1, 0) == 1 ? p.revents : 0;
-  }
 
   scheduler& scheduler_;
   const int fd_;
   const readiness want_;
-  const std::size_t n_;
+  const std::size_t asked_;
   const int errno_before_ = errno;
-  static constexpr clock::time_point never_began = clock::time_point::min();
-  clock::time_point began_ = never_began;
-  bool knows_limit_ = false;
-  deadline until_ = never;  // once it is known
   bool has_waited_ = false;
+  static constexpr clock::time_point not_yet = clock::time_point::min();
+  clock::time_point began_ = not_yet;  // to wait
+  bool knows_limit_ = false;
+  deadline until_ = never;  // the socket's own limit, once it is known
   std::optional<place_in_line> place_;  // from the first wait on
 };
 
@@ -10844,7 +10842,7 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     return original::recvmsg(fd, message, flags);
   const bool wants_all = (flags & MSG_WAITALL) != 0;
   // Asked for only where it may count: see `until` below.
-  const auto begin = wants_all ? now() : bao::clock::time_point();
+  const auto begin = wants_all ? now() : clock::time_point();
   const std::size_t control_room = message->msg_controllen;
   call receiving(*s, fd, readable);
   const auto receive = [&](msghdr* into) {
@@ -10853,11 +10851,10 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
     });
   };
   const ssize_t got = receive(message);
-  const auto n = static_cast<std::size_t>(got);
-  if (got <= 0 || !wants_all ||
-      n >= bytes_of(message->msg_iov, message->msg_iovlen) ||
-      !is_stream_socket(fd))
-    return got;
+  if (got <= 0 || !wants_all) return got;
+  auto done = static_cast<std::size_t>(got);
+  const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
+  if (done >= all || !is_stream_socket(fd)) return got;
   // MSG_WAITALL goes on until all is there, or the end: MSG_PEEK from the
   // beginning each time, else piece by piece. On unix sockets a peek takes what
   // there is.
@@ -10865,8 +10862,6 @@ inline ssize_t recvmsg(int fd, msghdr* message, int flags) {
   if (looks && is_unix_socket(fd)) return got;
   return for_c([&]() -> ssize_t {
     const int errno_before = errno;
-    const std::size_t all = bytes_of(message->msg_iov, message->msg_iovlen);
-    std::size_t done = n;
     const deadline until = looks ? limit_of(fd, readable, begin) : never;
     growing_pause pauses;
     while (done < all && !has_descriptors(fd, *message)) {
@@ -11087,16 +11082,21 @@ inline mode_t kind_of(int fd) {
 inline bool is_always_ready(mode_t kind) {
   return S_ISREG(kind) || S_ISBLK(kind);
 }
+// 0 also where libc is to say what is wrong with them.
+inline std::size_t bytes_to_wait_for(const iovec* parts, int n) {
+  return n <= 0 || n > IOV_MAX || parts == nullptr
+             ? 0
+             : bytes_of(parts, static_cast<std::size_t>(n));
+}
 inline bool takes_no_flag() { return errno == EOPNOTSUPP || errno == ENOSYS; }
 
 inline ssize_t readv(int fd, const iovec* parts, int n) {
   scheduler* const s = here();
   const auto block = [&] { return original::readv(fd, parts, n); };
-  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr ||
-      bytes_of(parts, static_cast<std::size_t>(n)) == 0)
-    return block();
+  const std::size_t all = s == nullptr ? 0 : bytes_to_wait_for(parts, n);
+  if (all == 0) return block();
   msghdr message = message_of(parts, static_cast<std::size_t>(n));
-  call reading(*s, fd, readable, bytes_of(parts, static_cast<std::size_t>(n)));
+  call reading(*s, fd, readable, all);
   bool is_socket = true, takes_flag = may_take_flag;
   mode_t kind = 0;
   return reading.retry(
@@ -11131,9 +11131,7 @@ inline ssize_t read(int fd, void* p, std::size_t n) {
 inline ssize_t writev(int fd, const iovec* parts, int n) {
   scheduler* const s = here();
   const auto count = static_cast<std::size_t>(n);
-  if (s == nullptr || n <= 0 || n > IOV_MAX || parts == nullptr)
-    return original::writev(fd, parts, n);
-  const std::size_t all = bytes_of(parts, count);
+  const std::size_t all = s == nullptr ? 0 : bytes_to_wait_for(parts, n);
   if (all == 0) return original::writev(fd, parts, n);
   call writing(*s, fd, writable);
   bool is_socket = true, takes_flag = may_take_flag;
@@ -11492,6 +11490,12 @@ inline int select_until(scheduler& s, int n, fd_set* in, fd_set* out,
   });
 }
 
+// What is left of a time that began then.
+inline timespec rest_of_time(clock::duration whole, clock::time_point begin) {
+  return to_timespec(
+      std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
+}
+
 // The rest of the time goes back to the caller, as Linux does it.
 inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
                   timeval* limit) {
@@ -11501,17 +11505,13 @@ inline int select(int n, fd_set* in, fd_set* out, fd_set* urgent,
   if (s == nullptr || n < 0 ||
       (limit != nullptr && (limit->tv_sec < 0 || us < 0)))
     return original::select(n, in, out, urgent, limit);
-  clock::duration left{0};
-  if (limit != nullptr)
-    left = duration_of({limit->tv_sec, 0}) +
-           clock::duration(nanoseconds{us} * 1000);
+  if (limit == nullptr)
+    return select_until(*s, n, in, out, urgent, never, nullptr);
+  const auto whole =
+      duration_of({limit->tv_sec, 0}) + clock::duration(nanoseconds{us} * 1000);
   const auto begin = now();
-  const int found =
-      select_until(*s, n, in, out, urgent,
-                   limit != nullptr ? deadline(left) : never, nullptr);
-  if (limit == nullptr) return found;
-  left -= std::min(left, now() - begin);
-  const timespec rest = to_timespec(left.count());
+  const int found = select_until(*s, n, in, out, urgent, whole, nullptr);
+  const timespec rest = rest_of_time(whole, begin);
   limit->tv_sec = rest.tv_sec;
   limit->tv_usec = static_cast<suseconds_t>(rest.tv_nsec / 1000);
   return found;
@@ -11557,14 +11557,12 @@ inline int sleep_until(scheduler& s, deadline until) {
   return error == ETIME ? 0 : error;
 }
 
-// The same; whoever is interrupted is told how much of the time is left.
+// The same; whoever is interrupted is told what is left of the time.
 inline int sleep_for(scheduler& s, const timespec& time, timespec* left) {
   const auto whole = duration_of(time);
   const auto begin = now();
   const int error = sleep_until(s, whole);
-  if (error != 0 && left != nullptr)
-    *left = to_timespec(
-        std::max<nanoseconds>(0, (whole - (now() - begin)).count()));
+  if (error != 0 && left != nullptr) *left = rest_of_time(whole, begin);
   return error;
 }
 
@@ -11730,7 +11728,6 @@ inline int system(const char* command) {
 #include <new>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 namespace bao {
@@ -11743,11 +11740,10 @@ inline std::shared_ptr<question> ask(question* made) {
   const int errno_before = errno;
   if (!may_begin(*here())) {
     delete made;
-    throw std::system_error(errno, std::generic_category());
+    throw_errno("resolver");
   }
   auto asked = question::ask(made);
-  if (const int error = asked->wait_in_c())
-    throw std::system_error(error, std::generic_category());
+  if (const int error = asked->wait_in_c()) throw_errno("resolver", error);
   errno = errno_before;
   return asked;
 }
@@ -11920,8 +11916,10 @@ inline int find_host(bool by_name, std::string_view about, int family,
     const auto asked = ask(new host_of(by_name, std::string(about), family, n));
     const auto& a = static_cast<const host_of&>(*asked);
     *host_error = a.host_error;
-    if (a.found != nullptr) a.copy_to(*(*found = host), p);
-    if (a.found == nullptr) errno = a.error;
+    if (a.found != nullptr)
+      a.copy_to(*host, p), *found = host;
+    else
+      errno = a.error;
     return a.result;
   };
   return for_c(ask_libc, failed);
@@ -12176,11 +12174,14 @@ class sleeper : public list_node<sleeper> {
   // Suspends the task, or blocks the thread, until it is woken (true) or late,
   // and leaves the line.
   bool sleep(const time_limit& limit) {
-    if (home_ == nullptr) return block(limit);
-    const deadline until = limit.from_now();
-    bool late = false;
-    while (!is_woken() && !late)
-      late = !park(until, "waiting for pthread condition");
+    if (home_ == nullptr) {
+      block(limit);
+    } else {
+      const deadline until = limit.from_now();
+      bool late = false;
+      while (!is_woken() && !late)
+        late = !park(until, "waiting for pthread condition");
+    }
     return leave_line();
   }
   bool leave_line() {
@@ -12200,7 +12201,7 @@ class sleeper : public list_node<sleeper> {
     const thread_lock hold(line_.mutex);
     return woken_;
   }
-  bool block(const time_limit& limit) {
+  void block(const time_limit& limit) {
     const thread_lock hold(line_.mutex);
     pthread_mutex_t* const mutex = line_.mutex.native();
     int error = 0;
@@ -12209,9 +12210,6 @@ class sleeper : public list_node<sleeper> {
                   ? original::pthread_cond_wait(&bell_, mutex)
                   : original::pthread_cond_clockwait(&bell_, mutex, limit.clock,
                                                      limit.time);
-    step_out();
-    has_left_ = true;
-    return woken_;
   }
 
   // Where there is no memory for a mailbox of the thread, the task looks for
@@ -12526,7 +12524,7 @@ inline namespace [[gnu::visibility("default")]] BAO_ABI {
 class patch_off {
  public:
   [[nodiscard]] patch_off() {
-    scheduler* const s = hook::tasks_here();
+    scheduler* const s = tasks_here();
     if (s == nullptr) return;
     task_ = &s->running();
     ++task_->unpatched;
@@ -13141,7 +13139,7 @@ class watchdog final : private onlooker {
   watchdog(const watchdog&) = delete;
   ~watchdog() {
     if (home_ == nullptr) return;
-    if (current_thread == nullptr || current_thread->tasks != home_)
+    if (home_ != tasks_here())
       die("a watchdog is destroyed on another thread than its own");
     ends();
   }
@@ -13226,7 +13224,7 @@ inline watchdog::watchdog(std::chrono::nanoseconds limit,
   s.seen_by = this;
   if (const int failed = make_thread(watching_, body, this)) {
     s.seen_by = nullptr;
-    errno = failed, throw_errno("pthread_create");
+    throw_errno("pthread_create", failed);
   }
 }
 
@@ -13271,8 +13269,7 @@ inline void watchdog::look_on() {
 
 inline void watchdog::handle(int signal, siginfo_t* info, void* where) {
   const int error = errno;
-  scheduler* const s =
-      current_thread != nullptr ? current_thread->tasks : nullptr;
+  scheduler* const s = tasks_here();
   if (s != nullptr && s->seen_by != nullptr)
     static_cast<watchdog*>(s->seen_by)->look_closer(where);
   if (before_.sa_flags & SA_SIGINFO)
