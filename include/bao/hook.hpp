@@ -267,6 +267,7 @@ class call {
     if (until_) return wait(*until_);
     const int error = wait(began() + std::chrono::milliseconds(1), false);
     if (error != ETIME) return error;
+    scheduler_.poller().doubt(fd_);
     until_ = limit_of(fd_, want_, began());
     return 0;
   }

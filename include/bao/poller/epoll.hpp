@@ -53,7 +53,7 @@ class epoll_poller {
   bool watch_again(int fd, readiness want, bool anew) {
     entry& e = entry_of(entries_, fd);
     const unsigned events = e.lasting | events_of(want) | EPOLLET;
-    if (events == e.lasting && !anew) return true;
+    if (events == e.lasting && !anew && e.said != news::wrong) return true;
     e.lasting = 0;
     if (!register_foreign(fd, events)) return false;
     e.lasting = events;
@@ -75,6 +75,7 @@ class epoll_poller {
   bool emptied(int fd) const noexcept {
     return entry_at(fd).said == news::none;
   }
+  void doubt(int fd) { entry_of(entries_, fd).said = news::wrong; }
 
   bool watch_owned(int fd, readiness) {
     entry& e = entry_of(entries_, fd);
@@ -134,8 +135,9 @@ class epoll_poller {
 
  private:
   // What a foreign one's registration has told, and what that is worth once a
-  // read was short: `useless` where more may come all the same.
-  enum class news : unsigned char { first, some, none, useless };
+  // read was short: `useless` where more may come all the same. It is `wrong`
+  // where it may be that of another file.
+  enum class news : unsigned char { first, some, none, useless, wrong };
   struct entry {
     unsigned generation = 0;
     unsigned lasting = 0;  // the events for which it stays registered
