@@ -472,6 +472,40 @@ TEST_CASE("what comes over TCP is read at once, however short the last read") {
   ::close(fd);
 }
 
+// How long a call takes when nothing comes between.
+template <class Call>
+bao::clock::duration at_best(Call call) {
+  auto best = bao::clock::duration::max();
+  for (int i = 0; i < 50; ++i) {
+    const auto begin = bao::now();
+    call();
+    best = std::min(best, bao::now() - begin);
+  }
+  return best;
+}
+
+TEST_CASE("a number that stands for another file makes one read late") {
+  tcp_pair first, next;
+  const int number = ::dup(first.near.fd());
+  char room[100];
+  const auto exchange = [&](int from) {
+    auto reader = bao::spawn(
+        [&] { CHECK(hook::recv(number, room, sizeof room, 0) == 1); });
+    bao::yield();
+    CHECK(::send(from, "x", 1, 0) == 1);
+    CHECK(reader.join(10s));
+  };
+  for (int i = 0; i < 3; ++i) exchange(first.far.fd());
+  REQUIRE(::dup2(next.near.fd(), number) == number);  // not the hook's
+  CHECK(at_best([&] { exchange(next.far.fd()); }) < 1ms);
+  // So does one that is always ready.
+  const bao::descriptor file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+  REQUIRE(::dup2(file.fd(), number) == number);
+  const auto read = [&] { CHECK(hook::read(number, room, 100) == 100); };
+  CHECK(at_best(read) < 1ms);
+  ::close(number);
+}
+
 TEST_CASE("one that is waited for no more wakes nobody, twice") {
   pair_of_sockets s;
   auto reader = bao::spawn([&] {

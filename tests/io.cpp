@@ -21,7 +21,9 @@
 #include <vector>
 
 #include "bao.hpp"
+#include "checks.hpp"
 #include "io_tools.hpp"
+#include "sanitized.hpp"
 
 using namespace std::chrono_literals;
 
@@ -1304,6 +1306,18 @@ TEST_CASE("a short line does not come in the memory of a long one") {
   CHECK(line == "short, but not tiny");
   CHECK(line.capacity() < 100);
 }
+
+#if !defined(SANITIZED)
+TEST_CASE("what has come behind much does not sit in its memory") {
+  constexpr long much = 40 << 20;
+  auto ends = bao::socket_pair();
+  const long before = mapped_bytes();
+  bao::spawn([&] { ends.first.write_all(std::string(much, 'x') + "rest"); });
+  CHECK(ends.second.read_exactly(much).size() == much);
+  CHECK(mapped_bytes() < before + much / 2);
+  CHECK(ends.second.read_some() == "rest");
+}
+#endif
 
 // --- threads -----------------------------------------------------------------
 

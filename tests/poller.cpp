@@ -519,9 +519,12 @@ TEST_CASE_TEMPLATE("a number with a new file is watched when told anew", P,
   second.they_write();
   CHECK(poller.watch_again(number, bao::readable, false));
   ask(poller, 0);
-  CHECK(poller.watch_again(number, bao::readable, true));
+  poller.doubt(number);
+  CHECK_FALSE(poller.emptied(number));
+  CHECK(poller.watch_again(number, bao::readable, false));
   CHECK((ask(poller, at_most)[number] & bao::readable));
   // An owner of the number takes nothing on trust.
+  CHECK(poller.watch_again(number, bao::readable | bao::writable, true));
   ::close(number);
   REQUIRE(::dup2(second.ours, number) == number);
   CHECK(poller.watch_owned(number, bao::readable));

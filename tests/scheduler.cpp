@@ -210,6 +210,22 @@ TEST_CASE_SEEDS("V44: who is woken by the wrong party goes on waiting") {
     CHECK(each->get() - start == 3s);
 }
 
+TEST_CASE("when tasks begin to compute, others are late once") {
+  bao::virtual_time clock;
+  bool computes = false;
+  auto worker = bao::spawn([&] {
+    for (;; bao::yield())
+      if (computes) clock.advance(1ms);
+  });
+  for (int i = 0; i < 5000; ++i) bao::yield();
+  computes = true;
+  bao::sleep(1ms);  // for as many turns as those before had time for
+  const auto begin = bao::now();
+  for (int i = 0; i < 5; ++i) bao::sleep(1ms);
+  CHECK(bao::now() - begin <= 20ms);
+  worker.kill();
+}
+
 TEST_CASE_SEEDS("X12: a park whose deadline has passed suspends nobody") {
   bao::scheduler& s = bao::this_scheduler();
   const auto earlier = bao::now();

@@ -264,8 +264,10 @@ class call {
     if (knows_limit_) return wait(until_);
     constexpr clock::duration a_millisecond(1000000);
     const int error = wait(began() + a_millisecond, false);
-    if (error == ETIME) learn_limit();
-    return error == ETIME ? 0 : error;
+    if (error != ETIME) return error;
+    scheduler_.poller().doubt(fd_);
+    learn_limit();
+    return 0;
   }
   // The same where poll() says ready and the call still finds nothing: an error
   // is kept for MSG_ERRQUEUE, or the unix socket at the other end has no room.

@@ -561,8 +561,10 @@ inline void scheduler::look_around(bool may_sleep) {
     due.ring(due, *this);
   }
   if (!may_sleep) {
-    if (now_ - before < 50000 && turns_ < 512) turns_ *= 2;
-    if (now_ - before > 200000 && turns_ > 1) turns_ /= 2;
+    const nanoseconds passed = now_ - before;
+    if (passed < 50000 && turns_ < 512) turns_ *= 2;
+    if (passed > 200000)  // at once: the next ones may take seconds
+      turns_ = static_cast<unsigned>(turns_ * nanoseconds{200000} / passed) | 1;
   }
   look_at_ = ++turn_ + turns_;
   if (seen_by != nullptr) seen_by->awake();

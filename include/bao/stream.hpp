@@ -223,14 +223,11 @@ inline std::string stream::take_ahead(std::size_t n) {
     return std::exchange(buffer_, {});
   std::string taken = buffer_.substr(consumed_, n);
   consumed_ += taken.size();
-  if (consumed_ == buffer_.size()) {
-    buffer_.clear();
+  if (consumed_ > buffer_.size() / 2) {
+    buffer_.erase(0, consumed_);  // moves fewer bytes than were consumed
     consumed_ = 0;
     // An idle connection keeps a small buffer, and does not sit on a large one.
     if (buffer_.capacity() > 64 * 1024) buffer_.shrink_to_fit();
-  } else if (consumed_ > buffer_.size() / 2) {
-    buffer_.erase(0, consumed_);  // moves fewer bytes than were consumed
-    consumed_ = 0;
   }
   return taken;
 }

@@ -53,7 +53,7 @@ class epoll_poller {
   bool watch_again(int fd, readiness want, bool anew) {
     entry& e = entry_of(entries_, fd);
     const unsigned events = e.lasting | events_of(want) | EPOLLET;
-    if (events == e.lasting && !anew) return true;
+    if (events == e.lasting && !anew && e.left != rest::doubted) return true;
     e.lasting = 0;
     if (!register_foreign(fd, events)) return false;
     e.lasting = events;
@@ -75,6 +75,7 @@ class epoll_poller {
   bool emptied(int fd) const noexcept {
     return entry_at(fd).left == rest::none;
   }
+  void doubt(int fd) { entry_of(entries_, fd).left = rest::doubted; }
 
   bool watch_owned(int fd, readiness) {
     entry& e = entry_of(entries_, fd);
@@ -135,8 +136,8 @@ class epoll_poller {
  private:
   // What is left to read of one that stays registered: `unknown` before the
   // first short read, `unsure` where that does not tell, or where more may come
-  // without a report.
-  enum class rest : unsigned char { unknown, some, none, unsure };
+  // without a report, `doubted` where all may be that of another file.
+  enum class rest : unsigned char { unknown, some, none, unsure, doubted };
   struct entry {
     unsigned generation = 0;
     unsigned lasting = 0;  // the events for which it stays registered

@@ -41,6 +41,7 @@ class poll_poller {
   template <class Tells>
   void read_short(int, Tells) {}
   bool emptied(int) const noexcept { return false; }
+  void doubt(int) {}
 
   void forget(int fd) noexcept {
     const auto i = static_cast<std::size_t>(fd);

@@ -22,6 +22,9 @@
 //       an fd of this kind, which is asked once a registration, emptied(fd)
 //       holds until fd is reported again: a read is not worth trying. Like what
 //       watch_again() trusts, it may be wrong.
+//   doubt(fd)
+//       There was no news for a while: the next watch_again() tells the system
+//       anew, and emptied(fd) does not hold until then.
 //   unwatch(fd)
 //       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
 //       forget(fd) then.

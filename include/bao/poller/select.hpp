@@ -53,6 +53,7 @@ class select_poller {
   template <class Tells>
   void read_short(int, Tells) {}
   bool emptied(int) const noexcept { return false; }
+  void doubt(int) {}
 
   void forget(int fd) noexcept {
     if (fd < 0 || fd >= FD_SETSIZE) return;
