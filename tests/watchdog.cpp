@@ -94,6 +94,15 @@ TEST_CASE("V93: a task that blocks its thread in a system call is named") {
   ::close(ends[1]);
 }
 
+TEST_CASE("V93: what a signal ends is not ended before it is told of") {
+  std::atomic<int> told{0};
+  bao::watchdog dog(20ms, [&](const bao::stall&) { ++told; });
+  const auto begin = real::now();
+  ::poll(nullptr, 0, 10'000);
+  CHECK(real::now() - begin >= 20ms);
+  CHECK(spin([&] { return told > 0; }));
+}
+
 TEST_CASE("V93: the message names the task, for how long, and where it is") {
   const ending child = in_a_child([] {
     bao::watchdog dog(10ms);

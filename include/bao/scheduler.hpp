@@ -167,8 +167,8 @@ class scheduler {
     look_at_ = 0;  // at the next turn
   }
   // Which turn this is: no two have the same number, and none goes on after the
-  // thread has looked around.
-  unsigned long turn() const { return turn_; }
+  // thread has looked around. Other threads may ask.
+  unsigned long turn() const { return turn_.load(std::memory_order_relaxed); }
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
@@ -252,6 +252,12 @@ class scheduler {
     throw std::logic_error("on_done: a callback must not wait");
   }
 
+  // As nobody else writes it, it takes no locked instruction.
+  unsigned long next_turn() {
+    const unsigned long next = turn() + 1;
+    turn_.store(next, std::memory_order_relaxed);
+    return next;
+  }
   void look_around(bool may_sleep);
   void choose_next();
   void report_ready(int fd, readiness ready);
@@ -269,7 +275,7 @@ class scheduler {
   task_block* running_;
   task_block* ready_ = nullptr;  // the first in line
   task_block** ready_end_ = &ready_;
-  unsigned long turn_ = 1;
+  std::atomic<unsigned long> turn_{1};
   unsigned long look_at_ = 64;  // the poller is asked though tasks are ready
   unsigned turns_ = 64;         // from one such turn to the next
   int busy_calls_ = 0;  // that did not have to wait, since the last switch
@@ -473,7 +479,7 @@ inline void scheduler::make_ready(task_block& t, task_block::cause why) {
 // The next task to run, taken out of the line. It may be the one that asks.
 inline task_block* scheduler::pick() {
   busy_calls_ = 0;
-  if (++turn_ >= look_at_) look_around(false);
+  if (next_turn() >= look_at_) look_around(false);
   for (;;) {
     task_block* const t = ready_;
     if (t == nullptr) {
@@ -566,14 +572,14 @@ inline void scheduler::look_around(bool may_sleep) {
     if (passed > 200000)  // at once: the next ones may take seconds
       turns_ = static_cast<unsigned>(turns_ * nanoseconds{200000} / passed) | 1;
   }
-  look_at_ = ++turn_ + turns_;
+  look_at_ = next_turn() + turns_;
   if (seen_by != nullptr) seen_by->awake();
   if (sys->chooses()) choose_next();
 }
 
 // In tests: any ready task may be the next one.
 [[gnu::cold]] inline void scheduler::choose_next() {
-  look_at_ = turn_ + 1;
+  look_at_ = turn() + 1;
   std::size_t ready = 0;
   for (task_block* t = ready_; t != nullptr; t = t->next_ready) ++ready;
   if (ready == 0) return;

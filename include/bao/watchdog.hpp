@@ -9,17 +9,16 @@
 //     bao: task 3 "parser" (server.cpp:4) keeps its thread, for 0.104 s so far
 //         ./server(_Z5parseRKSs+0x2c) [0x55d0c8a0b1d2]
 //
-//     looked around?  --yes--> all is well
-//          | no, for a while
+//     still the same turn?  --no--> all is well
+//          | yes, as long as the limit
 //          v
-//     SIGURG: which turn is this?  ...  SIGURG: is it still the same one?
+//     SIGURG: where are you?
 //
 // Turns are numbered, so a task that gives way is never taken for one that does
-// not. Only the thread itself may read the number, and only it knows where it
-// stands: so it is asked by a signal. SIGURG is one that programs hardly use
-// and that is ignored by default. A thread whose turns are shorter than a
-// quarter of the limit is never sent one. In a task that keeps its thread for
-// longer, poll() and nanosleep() may return early, with EINTR.
+// not. But only the thread itself knows where it stands: so it is asked by a
+// signal. SIGURG is one that programs hardly use and that is ignored by
+// default. It is sent to those only who keep the thread too long: poll() and
+// nanosleep() return early then, with EINTR.
 //
 // The price is some ns each time the thread looks around; a turn costs nothing.
 // While the thread sleeps, so does the one that looks on.
@@ -88,7 +87,6 @@ class watchdog final : private onlooker {
   // Told by the scheduler. Who wakes says so after the new turn has begun.
   void sleeps() noexcept override { asleep_ = true; }
   void awake() noexcept override {
-    looks_.store(looks_.load(std::memory_order_relaxed) + 1);
     if (!asleep_.load(std::memory_order_relaxed)) return;
     asleep_ = false;
     if (dozes_) bell_.ring();
@@ -115,14 +113,13 @@ class watchdog final : private onlooker {
   scheduler* home_ = nullptr;
   pthread_t watched_, watching_;
   doorbell bell_;  // wakes the one that looks on
-  std::atomic<unsigned long> looks_{0};
   std::atomic<bool> asleep_{false};
   std::atomic<bool> dozes_{false};  // the one that looks on, until we wake
   std::atomic<bool> ending_{false};
 
   // The turn that was met, and since when it is known to last.
-  unsigned long turn_ = 0;
-  nanoseconds since_ = 0;
+  std::atomic<unsigned long> turn_{0};
+  std::atomic<nanoseconds> since_{0};
   // What is to be told: the handler's until `told_` is false, then the other's.
   std::atomic<bool> told_{true};
   char task_[400];
@@ -165,19 +162,18 @@ inline watchdog::watchdog(std::chrono::nanoseconds limit,
 // Called by the destructor, and when the thread ends, whichever comes first. In
 // a child process there is nobody to wait for.
 inline void watchdog::ends() noexcept {
-  scheduler& s = *std::exchange(home_, nullptr);
-  if (s.seen_by != this) return;
-  s.seen_by = nullptr;
-  ending_ = true;
-  bell_.ring();
-  ::pthread_join(watching_, nullptr);
+  if (home_->seen_by == this) {
+    home_->seen_by = nullptr;
+    ending_ = true;
+    bell_.ring();
+    ::pthread_join(watching_, nullptr);
+  }
+  home_ = nullptr;
 }
 
 inline void watchdog::look_on() {
   const int pause = to_milliseconds(limit_ / 4 + 1);
-  unsigned long looks = 0;
-  nanoseconds ask_at = 0;  // at once
-  bool asked = false;
+  nanoseconds ask_at = 0;
   for (;;) {
     rest(pause);
     if (ending_) return;
@@ -187,15 +183,16 @@ inline void watchdog::look_on() {
       ask_at = now + kept_;
       told_ = true;
     }
-    const unsigned long seen = looks_;
-    if (asleep_ || std::exchange(looks, seen) != seen) {
+    const unsigned long turn = home_->turn();
+    if (asleep_ || turn != turn_) {
       dozes_ = true;
-      while (asleep_ && seen == looks_ && told_ && !ending_) rest(-1);
+      while (asleep_ && turn == home_->turn() && told_ && !ending_) rest(-1);
       dozes_ = false;
-      ask_at = 0;
-      asked = false;
+      turn_ = home_->turn();
+      since_ = the_system.now();
+      ask_at = since_ + limit_;
     } else if (now >= ask_at) {
-      if (!std::exchange(asked, true)) ask_at = now + limit_;
+      ask_at = now + limit_;
       ::pthread_kill(watched_, SIGURG);
     }
   }
@@ -216,22 +213,17 @@ inline void watchdog::handle(int signal, siginfo_t* info, void* where) {
 // What it calls may be called in a handler; backtrace() too, since a trace has
 // called it before.
 inline void watchdog::look_closer(const void* where) {
-  if (!told_) return;
-  const nanoseconds now = the_system.now();
   const task_block& t = home_->running();
-  const bool running = t.stage == task_state::running;
-  const unsigned long turn = running ? home_->turn() : 0;
-  if (turn != turn_ || !running) {
-    turn_ = turn;
-    since_ = now;
-  } else if (now - since_ >= limit_) {
-    title_and_place(t, task_);
-    trace_.depth = 0;
-    if (!between_flows(where)) trace_.look(trace_);
-    kept_ = now - since_;
-    told_ = false;
-    bell_.ring();
-  }
+  if (!told_ || t.stage != task_state::running || home_->turn() != turn_)
+    return;
+  const nanoseconds kept = the_system.now() - since_;
+  if (kept < limit_) return;  // somebody else has sent the signal
+  title_and_place(t, task_);
+  trace_.depth = 0;
+  if (!between_flows(where)) trace_.look(trace_);
+  kept_ = kept;
+  told_ = false;
+  bell_.ring();
 }
 
 // In the middle of a switch the code is still that of one flow, and the stack
