@@ -1749,8 +1749,9 @@ inline void thread_state::end() {
 template <class F, class... Args>
 struct call_result : std::invoke_result<F, Args...> {
   static_assert(std::is_invocable_v<F, Args...>,
-                "f cannot be called with copies of these arguments: "
-                "where it takes a reference, pass std::ref(x)");
+                "f cannot be called with copies of these arguments: are there "
+                "too many or too few? Where it takes a reference, pass "
+                "std::ref(x)");
 };
 
 // A callable and what it is called with: once, as all of it is moved from.
@@ -3468,6 +3469,9 @@ class timer_wheels {
 //       an fd of this kind, which is asked once a registration, emptied(fd)
 //       holds until fd is reported again: a read is not worth trying. Like what
 //       watch_again() trusts, it may be wrong.
+//   doubt(fd)
+//       There was no news for a while: the next watch_again() tells the system
+//       anew, and emptied(fd) does not hold until then.
 //   unwatch(fd)
 //       Nobody waits for fd, for now. If lasts(fd), it may be reported yet:
 //       forget(fd) then.
@@ -3645,6 +3649,7 @@ class select_poller {
   template <class Tells>
   void read_short(int, Tells) {}
   bool emptied(int) const noexcept { return false; }
+  void doubt(int) {}
 
   void forget(int fd) noexcept {
     if (fd < 0 || fd >= FD_SETSIZE) return;
@@ -3758,6 +3763,7 @@ class poll_poller {
   template <class Tells>
   void read_short(int, Tells) {}
   bool emptied(int) const noexcept { return false; }
+  void doubt(int) {}
 
   void forget(int fd) noexcept {
     const auto i = static_cast<std::size_t>(fd);
@@ -3891,7 +3897,7 @@ class epoll_poller {
   bool watch_again(int fd, readiness want, bool anew) {
     entry& e = entry_of(entries_, fd);
     const unsigned events = e.lasting | events_of(want) | EPOLLET;
-    if (events == e.lasting && !anew) return true;
+    if (events == e.lasting && !anew && e.left != rest::doubted) return true;
     e.lasting = 0;
     if (!register_foreign(fd, events)) return false;
     e.lasting = events;
@@ -3913,6 +3919,7 @@ class epoll_poller {
   bool emptied(int fd) const noexcept {
     return entry_at(fd).left == rest::none;
   }
+  void doubt(int fd) { entry_of(entries_, fd).left = rest::doubted; }
 
   bool watch_owned(int fd, readiness) {
     entry& e = entry_of(entries_, fd);
@@ -3973,8 +3980,8 @@ class epoll_poller {
  private:
   // What is left to read of one that stays registered: `unknown` before the
   // first short read, `unsure` where that does not tell, or where more may come
-  // without a report.
-  enum class rest : unsigned char { unknown, some, none, unsure };
+  // without a report, `doubted` where all may be that of another file.
+  enum class rest : unsigned char { unknown, some, none, unsure, doubted };
   struct entry {
     unsigned generation = 0;
     unsigned lasting = 0;  // the events for which it stays registered
@@ -4553,8 +4560,8 @@ class scheduler {
     look_at_ = 0;  // at the next turn
   }
   // Which turn this is: no two have the same number, and none goes on after the
-  // thread has looked around.
-  unsigned long turn() const { return turn_; }
+  // thread has looked around. Other threads may ask.
+  unsigned long turn() const { return turn_.load(std::memory_order_relaxed); }
 
   // The watch of a descriptor: what the poller reports is kept there.
   descriptor_watch*& watch_of(int fd);
@@ -4638,6 +4645,12 @@ class scheduler {
     throw std::logic_error("on_done: a callback must not wait");
   }
 
+  // As nobody else writes it, it takes no locked instruction.
+  unsigned long next_turn() {
+    const unsigned long next = turn() + 1;
+    turn_.store(next, std::memory_order_relaxed);
+    return next;
+  }
   void look_around(bool may_sleep);
   void choose_next();
   void report_ready(int fd, readiness ready);
@@ -4655,7 +4668,7 @@ class scheduler {
   task_block* running_;
   task_block* ready_ = nullptr;  // the first in line
   task_block** ready_end_ = &ready_;
-  unsigned long turn_ = 1;
+  std::atomic<unsigned long> turn_{1};
   unsigned long look_at_ = 64;  // the poller is asked though tasks are ready
   unsigned turns_ = 64;         // from one such turn to the next
   int busy_calls_ = 0;  // that did not have to wait, since the last switch
@@ -4859,7 +4872,7 @@ inline void scheduler::make_ready(task_block& t, task_block::cause why) {
 // The next task to run, taken out of the line. It may be the one that asks.
 inline task_block* scheduler::pick() {
   busy_calls_ = 0;
-  if (++turn_ >= look_at_) look_around(false);
+  if (next_turn() >= look_at_) look_around(false);
   for (;;) {
     task_block* const t = ready_;
     if (t == nullptr) {
@@ -4947,17 +4960,19 @@ inline void scheduler::look_around(bool may_sleep) {
     due.ring(due, *this);
   }
   if (!may_sleep) {
-    if (now_ - before < 50000 && turns_ < 512) turns_ *= 2;
-    if (now_ - before > 200000 && turns_ > 1) turns_ /= 2;
+    const nanoseconds passed = now_ - before;
+    if (passed < 50000 && turns_ < 512) turns_ *= 2;
+    if (passed > 200000)  // at once: the next ones may take seconds
+      turns_ = static_cast<unsigned>(turns_ * nanoseconds{200000} / passed) | 1;
   }
-  look_at_ = ++turn_ + turns_;
+  look_at_ = next_turn() + turns_;
   if (seen_by != nullptr) seen_by->awake();
   if (sys->chooses()) choose_next();
 }
 
 // In tests: any ready task may be the next one.
 [[gnu::cold]] inline void scheduler::choose_next() {
-  look_at_ = turn_ + 1;
+  look_at_ = turn() + 1;
   std::size_t ready = 0;
   for (task_block* t = ready_; t != nullptr; t = t->next_ready) ++ready;
   if (ready == 0) return;
@@ -6907,7 +6922,7 @@ class pool : public task_set {
   // Throws std::invalid_argument for a size of 0, or a negative one.
   explicit pool(std::size_t size)
       : most_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
-    if (size == 0) throw std::invalid_argument("pool: of nobody");
+    if (size == 0) throw std::invalid_argument("pool: a size of 0");
   }
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
@@ -8364,14 +8379,11 @@ inline std::string stream::take_ahead(std::size_t n) {
     return std::exchange(buffer_, {});
   std::string taken = buffer_.substr(consumed_, n);
   consumed_ += taken.size();
-  if (consumed_ == buffer_.size()) {
-    buffer_.clear();
+  if (consumed_ > buffer_.size() / 2) {
+    buffer_.erase(0, consumed_);  // moves fewer bytes than were consumed
     consumed_ = 0;
     // An idle connection keeps a small buffer, and does not sit on a large one.
     if (buffer_.capacity() > 64 * 1024) buffer_.shrink_to_fit();
-  } else if (consumed_ > buffer_.size() / 2) {
-    buffer_.erase(0, consumed_);  // moves fewer bytes than were consumed
-    consumed_ = 0;
   }
   return taken;
 }
@@ -10705,8 +10717,10 @@ class call {
     if (knows_limit_) return wait(until_);
     constexpr clock::duration a_millisecond(1000000);
     const int error = wait(began() + a_millisecond, false);
-    if (error == ETIME) learn_limit();
-    return error == ETIME ? 0 : error;
+    if (error != ETIME) return error;
+    scheduler_.poller().doubt(fd_);
+    learn_limit();
+    return 0;
   }
   // The same where poll() says ready and the call still finds nothing: an error
   // is kept for MSG_ERRQUEUE, or the unix socket at the other end has no room.
@@ -13093,17 +13107,16 @@ BAO_GDB_SCRIPT(
 //     bao: task 3 "parser" (server.cpp:4) keeps its thread, for 0.104 s so far
 //         ./server(_Z5parseRKSs+0x2c) [0x55d0c8a0b1d2]
 //
-//     looked around?  --yes--> all is well
-//          | no, for a while
+//     still the same turn?  --no--> all is well
+//          | yes, as long as the limit
 //          v
-//     SIGURG: which turn is this?  ...  SIGURG: is it still the same one?
+//     SIGURG: where are you?
 //
 // Turns are numbered, so a task that gives way is never taken for one that does
-// not. Only the thread itself may read the number, and only it knows where it
-// stands: so it is asked by a signal. SIGURG is one that programs hardly use
-// and that is ignored by default. A thread whose turns are shorter than a
-// quarter of the limit is never sent one. In a task that keeps its thread for
-// longer, poll() and nanosleep() may return early, with EINTR.
+// not. But only the thread itself knows where it stands: so it is asked by a
+// signal. SIGURG is one that programs hardly use and that is ignored by
+// default. It is sent to those only who keep the thread too long: poll() and
+// nanosleep() return early then, with EINTR.
 //
 // The price is some ns each time the thread looks around; a turn costs nothing.
 // While the thread sleeps, so does the one that looks on.
@@ -13154,7 +13167,6 @@ class watchdog final : private onlooker {
   // Told by the scheduler. Who wakes says so after the new turn has begun.
   void sleeps() noexcept override { asleep_ = true; }
   void awake() noexcept override {
-    looks_.store(looks_.load(std::memory_order_relaxed) + 1);
     if (!asleep_.load(std::memory_order_relaxed)) return;
     asleep_ = false;
     if (dozes_) bell_.ring();
@@ -13181,14 +13193,13 @@ class watchdog final : private onlooker {
   scheduler* home_ = nullptr;
   pthread_t watched_, watching_;
   doorbell bell_;  // wakes the one that looks on
-  std::atomic<unsigned long> looks_{0};
   std::atomic<bool> asleep_{false};
   std::atomic<bool> dozes_{false};  // the one that looks on, until we wake
   std::atomic<bool> ending_{false};
 
   // The turn that was met, and since when it is known to last.
-  unsigned long turn_ = 0;
-  nanoseconds since_ = 0;
+  std::atomic<unsigned long> turn_{0};
+  std::atomic<nanoseconds> since_{0};
   // What is to be told: the handler's until `told_` is false, then the other's.
   std::atomic<bool> told_{true};
   char task_[400];
@@ -13231,19 +13242,18 @@ inline watchdog::watchdog(std::chrono::nanoseconds limit,
 // Called by the destructor, and when the thread ends, whichever comes first. In
 // a child process there is nobody to wait for.
 inline void watchdog::ends() noexcept {
-  scheduler& s = *std::exchange(home_, nullptr);
-  if (s.seen_by != this) return;
-  s.seen_by = nullptr;
-  ending_ = true;
-  bell_.ring();
-  ::pthread_join(watching_, nullptr);
+  if (home_->seen_by == this) {
+    home_->seen_by = nullptr;
+    ending_ = true;
+    bell_.ring();
+    ::pthread_join(watching_, nullptr);
+  }
+  home_ = nullptr;
 }
 
 inline void watchdog::look_on() {
   const int pause = to_milliseconds(limit_ / 4 + 1);
-  unsigned long looks = 0;
-  nanoseconds ask_at = 0;  // at once
-  bool asked = false;
+  nanoseconds ask_at = 0;
   for (;;) {
     rest(pause);
     if (ending_) return;
@@ -13253,15 +13263,16 @@ inline void watchdog::look_on() {
       ask_at = now + kept_;
       told_ = true;
     }
-    const unsigned long seen = looks_;
-    if (asleep_ || std::exchange(looks, seen) != seen) {
+    const unsigned long turn = home_->turn();
+    if (asleep_ || turn != turn_) {
       dozes_ = true;
-      while (asleep_ && seen == looks_ && told_ && !ending_) rest(-1);
+      while (asleep_ && turn == home_->turn() && told_ && !ending_) rest(-1);
       dozes_ = false;
-      ask_at = 0;
-      asked = false;
+      turn_ = home_->turn();
+      since_ = the_system.now();
+      ask_at = since_ + limit_;
     } else if (now >= ask_at) {
-      if (!std::exchange(asked, true)) ask_at = now + limit_;
+      ask_at = now + limit_;
       ::pthread_kill(watched_, SIGURG);
     }
   }
@@ -13282,22 +13293,17 @@ inline void watchdog::handle(int signal, siginfo_t* info, void* where) {
 // What it calls may be called in a handler; backtrace() too, since a trace has
 // called it before.
 inline void watchdog::look_closer(const void* where) {
-  if (!told_) return;
-  const nanoseconds now = the_system.now();
   const task_block& t = home_->running();
-  const bool running = t.stage == task_state::running;
-  const unsigned long turn = running ? home_->turn() : 0;
-  if (turn != turn_ || !running) {
-    turn_ = turn;
-    since_ = now;
-  } else if (now - since_ >= limit_) {
-    title_and_place(t, task_);
-    trace_.depth = 0;
-    if (!between_flows(where)) trace_.look(trace_);
-    kept_ = now - since_;
-    told_ = false;
-    bell_.ring();
-  }
+  if (!told_ || t.stage != task_state::running || home_->turn() != turn_)
+    return;
+  const nanoseconds kept = the_system.now() - since_;
+  if (kept < limit_) return;  // somebody else has sent the signal
+  title_and_place(t, task_);
+  trace_.depth = 0;
+  if (!between_flows(where)) trace_.look(trace_);
+  kept_ = kept;
+  told_ = false;
+  bell_.ring();
 }
 
 // In the middle of a switch the code is still that of one flow, and the stack

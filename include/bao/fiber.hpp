@@ -588,8 +588,9 @@ inline void thread_state::end() {
 template <class F, class... Args>
 struct call_result : std::invoke_result<F, Args...> {
   static_assert(std::is_invocable_v<F, Args...>,
-                "f cannot be called with copies of these arguments: "
-                "where it takes a reference, pass std::ref(x)");
+                "f cannot be called with copies of these arguments: are there "
+                "too many or too few? Where it takes a reference, pass "
+                "std::ref(x)");
 };
 
 // A callable and what it is called with: once, as all of it is moved from.

@@ -234,7 +234,7 @@ class pool : public task_set {
   // Throws std::invalid_argument for a size of 0, or a negative one.
   explicit pool(std::size_t size)
       : most_(size), slots_(static_cast<std::ptrdiff_t>(size)) {
-    if (size == 0) throw std::invalid_argument("pool: of nobody");
+    if (size == 0) throw std::invalid_argument("pool: a size of 0");
   }
   // Kills those that are left, and waits until they have ended.
   ~pool() { end(); }
