@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <string>
 
 namespace bench {
 
@@ -32,23 +33,24 @@ inline double cpu_ns() {
   return static_cast<double>(seconds) * 1e9 + static_cast<double>(micros) * 1e3;
 }
 
-// Memory that it has occupied at the most.
-inline double peak_bytes() {
-  rusage use{};
-  getrusage(RUSAGE_SELF, &use);
-  return static_cast<double>(use.ru_maxrss) * 1024;
-}
-
-// Addresses that it has had mapped at the most; 0 where there is no /proc.
-inline double address_space() {
+// Of /proc/self/status, in bytes; 0 where there is none. Not by getrusage(),
+// which begins with what the program had that started this one.
+inline double status(const char* field) {
   std::FILE* file = std::fopen("/proc/self/status", "r");
   if (!file) return 0;
+  const std::string format = std::string(field) + ": %ld";
   long kib = 0;
   for (char line[200]; std::fgets(line, sizeof line, file) != nullptr;)
-    if (std::sscanf(line, "VmPeak: %ld", &kib) == 1) break;
+    if (std::sscanf(line, format.c_str(), &kib) == 1) break;
   std::fclose(file);
   return static_cast<double>(kib) * 1024;
 }
+
+// Memory that it has occupied at the most.
+inline double peak_bytes() { return status("VmHWM"); }
+
+// Addresses that it has had mapped at the most.
+inline double address_space() { return status("VmPeak"); }
 
 // Memory that the process really occupies; 0 where there is no /proc.
 inline double resident_bytes() {
