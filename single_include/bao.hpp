@@ -6595,11 +6595,11 @@ class channel {
   bool send(T&& value, deadline until = never) {
     scheduler& s = senders_.enter("send");
     if (s.time_to_yield() && !until.passed()) s.yield();
-    if (put(value)) return true;
+    if (put(value, "send")) return true;
     waiter me(s.running(), &value);
     const bool sent = senders_.wait_as(me, until, {"sending to a channel"},
-                                       [&] { return put(value); });
-    if (me.offer == nullptr) throw_closed();
+                                       [&] { return put(value, "send"); });
+    if (me.offer == nullptr) throw_closed("send");
     return sent;
   }
   bool send(const T& value, deadline until = never) {
@@ -6607,7 +6607,10 @@ class channel {
     return send(std::move(copy), until);
   }
   // The same, without waiting.
-  bool try_send(T&& value) { return senders_.enter("try_send"), put(value); }
+  bool try_send(T&& value) {
+    senders_.enter("try_send");
+    return put(value, "try_send");
+  }
   bool try_send(const T& value) {
     T copy(value);
     return try_send(std::move(copy));
@@ -6664,13 +6667,13 @@ class channel {
   template <class, class, class>
   friend class send_case;
 
-  [[noreturn, gnu::cold]] static void throw_closed() {
-    throw channel_closed("send: the channel is closed");
+  [[noreturn, gnu::cold]] static void throw_closed(const char* call) {
+    throw channel_closed(std::string(call) + ": the channel is closed");
   }
 
   // Into the hands of a receiver, or into the buffer.
-  bool put(T& value) {
-    if (closed_) throw_closed();
+  bool put(T& value, const char* call) {
+    if (closed_) throw_closed(call);
     if (waiter* const w = receivers_.first()) {
       static_cast<std::optional<T>*>(w->offer)->emplace(std::move(value));
       wait_queue::wake(*w);
@@ -7808,15 +7811,19 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Never suspends. Readiness right now, by asking the kernel. Throws
-// std::system_error for a descriptor that is not open.
-inline readiness poll_now(int fd, readiness want) {
+// std::system_error, in which `call` is named, for a descriptor that is not
+// open.
+inline readiness poll_now(int fd, readiness want, const char* call = "poll") {
+  const auto fail = [&](int error) {
+    throw_errno(std::string(call) + ": descriptor " + std::to_string(fd),
+                error);
+  };
   pollfd p{fd, 0, 0};
   if (want & readable) p.events = static_cast<short>(p.events | POLLIN);
   if (want & writable) p.events = static_cast<short>(p.events | POLLOUT);
   while (hook::original::poll(&p, 1, 0) == -1)
-    if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
-  if (fd < 0 || (p.revents & POLLNVAL))
-    throw_errno("poll: descriptor " + std::to_string(fd), EBADF);
+    if (errno != EINTR) fail(errno);
+  if (fd < 0 || (p.revents & POLLNVAL)) fail(EBADF);
   readiness got;
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
@@ -7941,13 +7948,13 @@ inline void get_in_line(std::optional<place_in_line>& place, int fd,
 inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   if (!(want & (readable | writable)))
     throw std::invalid_argument("wait_fd: neither direction wanted");
-  readiness ready = poll_now(fd, want);
+  readiness ready = poll_now(fd, want, "wait_fd");
   if (ready || until.passed()) return ready;
   std::optional<place_in_line> here;
   get_in_line(here, fd, want);
   do {
     if (!here->wait(until, "waiting for descriptor")) return {};
-    ready = poll_now(fd, want);
+    ready = poll_now(fd, want, "wait_fd");
   } while (!ready);
   return ready;
 }
@@ -8670,12 +8677,12 @@ class send_case final : public case_in_line {
         function_(std::move(f)) {}
 
   void act() override {
-    if (given() && place_.offer == nullptr) to_.throw_closed();
+    if (given() && place_.offer == nullptr) to_.throw_closed("select");
     function_();
   }
 
  private:
-  bool take_from_line() override { return to_.put(value_); }
+  bool take_from_line() override { return to_.put(value_, "select"); }
   void* offer() override { return &value_; }
 
   channel<T, Order>& to_;
@@ -8730,7 +8737,7 @@ class descriptor_case final : public select_case {
 
   bool take() override {
     if (place_) place_->expect_open("waiting for descriptor");
-    ready_ = poll_now(fd_, want_);
+    ready_ = poll_now(fd_, want_, "select");
     return static_cast<bool>(ready_);
   }
   void stand_in_line(scheduler&) override {

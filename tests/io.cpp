@@ -802,6 +802,8 @@ TEST_CASE("V67: wait_fd of what is not open throws EBADF") {
     for (const bao::deadline until : {bao::deadline(0s), bao::deadline(5s)})
       CHECK(error_of([&] { bao::wait_fd(fd, bao::readable, until); }) ==
             std::errc::bad_file_descriptor);
+  CHECK_THROWS_WITH(bao::wait_fd(-1, bao::readable, 5s),
+                    "wait_fd: descriptor -1: Bad file descriptor");
 }
 
 TEST_CASE("V36: all who wait for a foreign descriptor hear of it") {

@@ -207,8 +207,10 @@ TEST_CASE("V58: who would send learns that the channel is closed") {
   bao::yield();
   out.close();
   CHECK_THROWS_AS(waiter.get(), bao::channel_closed);
-  CHECK_THROWS_AS(bao::select(bao::on_send(out, 1, [] {})),
-                  bao::channel_closed);
+  CHECK_THROWS_WITH_AS(bao::select(bao::on_send(out, 1, [] {})),
+                       "select: the channel is closed", bao::channel_closed);
+  CHECK_THROWS_WITH_AS(out.try_send(1), "try_send: the channel is closed",
+                       bao::channel_closed);
 }
 
 TEST_CASE("V28: who is killed in a select stands in no line any more") {

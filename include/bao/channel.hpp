@@ -154,11 +154,11 @@ class channel {
   bool send(T&& value, deadline until = never) {
     scheduler& s = senders_.enter("send");
     if (s.time_to_yield() && !until.passed()) s.yield();
-    if (put(value)) return true;
+    if (put(value, "send")) return true;
     waiter me(s.running(), &value);
     const bool sent = senders_.wait_as(me, until, {"sending to a channel"},
-                                       [&] { return put(value); });
-    if (me.offer == nullptr) throw_closed();
+                                       [&] { return put(value, "send"); });
+    if (me.offer == nullptr) throw_closed("send");
     return sent;
   }
   bool send(const T& value, deadline until = never) {
@@ -166,7 +166,10 @@ class channel {
     return send(std::move(copy), until);
   }
   // The same, without waiting.
-  bool try_send(T&& value) { return senders_.enter("try_send"), put(value); }
+  bool try_send(T&& value) {
+    senders_.enter("try_send");
+    return put(value, "try_send");
+  }
   bool try_send(const T& value) {
     T copy(value);
     return try_send(std::move(copy));
@@ -223,13 +226,13 @@ class channel {
   template <class, class, class>
   friend class send_case;
 
-  [[noreturn, gnu::cold]] static void throw_closed() {
-    throw channel_closed("send: the channel is closed");
+  [[noreturn, gnu::cold]] static void throw_closed(const char* call) {
+    throw channel_closed(std::string(call) + ": the channel is closed");
   }
 
   // Into the hands of a receiver, or into the buffer.
-  bool put(T& value) {
-    if (closed_) throw_closed();
+  bool put(T& value, const char* call) {
+    if (closed_) throw_closed(call);
     if (waiter* const w = receivers_.first()) {
       static_cast<std::optional<T>*>(w->offer)->emplace(std::move(value));
       wait_queue::wake(*w);

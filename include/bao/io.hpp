@@ -37,15 +37,19 @@ namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
 
 // Never suspends. Readiness right now, by asking the kernel. Throws
-// std::system_error for a descriptor that is not open.
-inline readiness poll_now(int fd, readiness want) {
+// std::system_error, in which `call` is named, for a descriptor that is not
+// open.
+inline readiness poll_now(int fd, readiness want, const char* call = "poll") {
+  const auto fail = [&](int error) {
+    throw_errno(std::string(call) + ": descriptor " + std::to_string(fd),
+                error);
+  };
   pollfd p{fd, 0, 0};
   if (want & readable) p.events = static_cast<short>(p.events | POLLIN);
   if (want & writable) p.events = static_cast<short>(p.events | POLLOUT);
   while (hook::original::poll(&p, 1, 0) == -1)
-    if (errno != EINTR) throw_errno("poll: descriptor " + std::to_string(fd));
-  if (fd < 0 || (p.revents & POLLNVAL))
-    throw_errno("poll: descriptor " + std::to_string(fd), EBADF);
+    if (errno != EINTR) fail(errno);
+  if (fd < 0 || (p.revents & POLLNVAL)) fail(EBADF);
   readiness got;
   if (p.revents & (POLLIN | POLLHUP | POLLERR)) got = got | readable;
   if (p.revents & (POLLOUT | POLLHUP | POLLERR)) got = got | writable;
@@ -170,13 +174,13 @@ inline void get_in_line(std::optional<place_in_line>& place, int fd,
 inline readiness wait_fd(int fd, readiness want, deadline until = never) {
   if (!(want & (readable | writable)))
     throw std::invalid_argument("wait_fd: neither direction wanted");
-  readiness ready = poll_now(fd, want);
+  readiness ready = poll_now(fd, want, "wait_fd");
   if (ready || until.passed()) return ready;
   std::optional<place_in_line> here;
   get_in_line(here, fd, want);
   do {
     if (!here->wait(until, "waiting for descriptor")) return {};
-    ready = poll_now(fd, want);
+    ready = poll_now(fd, want, "wait_fd");
   } while (!ready);
   return ready;
 }

@@ -129,12 +129,12 @@ class send_case final : public case_in_line {
         function_(std::move(f)) {}
 
   void act() override {
-    if (given() && place_.offer == nullptr) to_.throw_closed();
+    if (given() && place_.offer == nullptr) to_.throw_closed("select");
     function_();
   }
 
  private:
-  bool take_from_line() override { return to_.put(value_); }
+  bool take_from_line() override { return to_.put(value_, "select"); }
   void* offer() override { return &value_; }
 
   channel<T, Order>& to_;
@@ -189,7 +189,7 @@ class descriptor_case final : public select_case {
 
   bool take() override {
     if (place_) place_->expect_open("waiting for descriptor");
-    ready_ = poll_now(fd_, want_);
+    ready_ = poll_now(fd_, want_, "select");
     return static_cast<bool>(ready_);
   }
   void stand_in_line(scheduler&) override {
