@@ -6053,6 +6053,18 @@ class shield : public scope {
   [[nodiscard]] shield() : scope(true) {}
 };
 
+// Calls f() at the end of a block, however that is left. It must not throw.
+template <class F>
+class at_end {
+ public:
+  [[nodiscard]] explicit at_end(F f) : call_(std::move(f)) {}
+  at_end(const at_end&) = delete;
+  ~at_end() { call_(); }
+
+ private:
+  F call_;
+};
+
 }  // namespace BAO_ABI
 }  // namespace bao
 
@@ -6622,9 +6634,14 @@ class channel {
     scheduler& s = receivers_.enter("receive");
     if (s.time_to_yield() && !until.passed()) s.yield();
     std::optional<T> value;
-    receivers_.wait(
-        until, {"receiving from a channel"},
-        [&] { return take(value) || closed_; }, &value);
+    const auto ready = [&] { return take(value) || closed_; };
+    if (ready()) return value;
+    waiter me(s.running(), &value);
+    const bool told =
+        receivers_.wait_as(me, until, {"receiving from a channel"}, ready);
+    // Late, and closed meanwhile: nobody shall take that for the end while
+    // something is left.
+    if (!told && me.in_list() && closed_) take(value);
     return value;
   }
   std::optional<T> try_receive() {
@@ -6643,7 +6660,9 @@ class channel {
       w->offer = nullptr;
       wait_queue::wake(*w);
     }
-    receivers_.wake_all();  // with nothing
+    // With nothing. Where something is left, whoever stands in line is late or
+    // interrupted, and looks for itself.
+    if (buffer_.size() == 0) receivers_.wake_all();
   }
   void close(discard_t) {
     close();
@@ -6865,11 +6884,16 @@ class group : public task_set {
   // error of a member ends the wait: the others are killed, waited for even
   // beyond `until`, and the first error is thrown. Throws what interrupts us.
   bool join(deadline until = never) {
+    ++joining_;
+    // Several may join, and be told: it is forgotten when the last one leaves.
+    const at_end leaves([this] {
+      if (--joining_ == 0 && std::exchange(told_, false)) failed_ = {};
+    });
     const bool in_time = wait(until, [this] { return bool(failed_); });
     const task<> failed = failed_;
     if (!failed) return in_time;
     kill();
-    if (failed_ == failed) failed_ = {};  // several may join, and be told
+    told_ = true;
     std::rethrow_exception(failed.error());
   }
 
@@ -6887,6 +6911,8 @@ class group : public task_set {
   // The first with an error, until join() throws that; else it is told of when
   // we let go of it.
   task<> failed_;
+  bool told_ = false;  // join() has thrown it
+  int joining_ = 0;
 };
 
 // The results of a pool's imap functions, one after the other: next(), a loop
@@ -7246,18 +7272,6 @@ class thread_lock {
 
  private:
   thread_mutex& mutex_;
-};
-
-// Calls f() at the end of a block, however that is left. It must not throw.
-template <class F>
-class at_end {
- public:
-  [[nodiscard]] explicit at_end(F f) : call_(std::move(f)) {}
-  at_end(const at_end&) = delete;
-  ~at_end() { call_(); }
-
- private:
-  F call_;
 };
 
 // Something to be done on another thread.

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <stdexcept>
 #include <string>
@@ -206,6 +207,25 @@ TEST_CASE("V58: to close a channel releases all who wait at it") {
     CHECK(ended == 3);
     CHECK(full.receive() == 0);
     CHECK(!full.receive());
+  });
+}
+
+TEST_CASE("V58: who is late while a channel is closed gets what is left") {
+  in_many_orders([] {
+    bao::channel<int> pipe(1), other(1);
+    auto sender = bao::spawn([&] {
+      bao::sleep(10ms);
+      for (auto* to : {&pipe, &other}) to->send(1), to->close();
+    });
+    auto receiver = bao::spawn([&] {
+      const auto got = pipe.receive(10ms);
+      CHECK((got || !pipe.closed()));
+    });
+    auto chooser = bao::spawn([&] {
+      bao::select(bao::on(other, [](std::optional<int> got) { CHECK(got); }),
+                  bao::after(10ms, [] {}));
+    });
+    bao::join_all(sender, receiver, chooser);
   });
 }
 

@@ -153,6 +153,26 @@ TEST_CASE(
   });
 }
 
+TEST_CASE("V61: all who join are told of the first error, once each") {
+  in_many_orders([] {
+    bao::group all;
+    all.spawn([] {
+      bao::sleep(1ms);
+      throw std::out_of_range("the first");
+    });
+    int told = 0;
+    std::vector<bao::task<>> joiners;
+    for (int i = 0; i < 3; ++i)
+      joiners.push_back(bao::spawn([&] {
+        CHECK_THROWS_AS(all.join(), std::out_of_range);
+        ++told;
+      }));
+    bao::join_all(joiners);
+    CHECK(told == 3);
+    CHECK(all.join());
+  });
+}
+
 TEST_CASE("X11: a member that joins its own group would wait for itself") {
   bao::group all;
   auto t = all.spawn([&] { CHECK_THROWS_AS(all.join(), bao::deadlock); });

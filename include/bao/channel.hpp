@@ -181,9 +181,14 @@ class channel {
     scheduler& s = receivers_.enter("receive");
     if (s.time_to_yield() && !until.passed()) s.yield();
     std::optional<T> value;
-    receivers_.wait(
-        until, {"receiving from a channel"},
-        [&] { return take(value) || closed_; }, &value);
+    const auto ready = [&] { return take(value) || closed_; };
+    if (ready()) return value;
+    waiter me(s.running(), &value);
+    const bool told =
+        receivers_.wait_as(me, until, {"receiving from a channel"}, ready);
+    // Late, and closed meanwhile: nobody shall take that for the end while
+    // something is left.
+    if (!told && me.in_list() && closed_) take(value);
     return value;
   }
   std::optional<T> try_receive() {
@@ -202,7 +207,9 @@ class channel {
       w->offer = nullptr;
       wait_queue::wake(*w);
     }
-    receivers_.wake_all();  // with nothing
+    // With nothing. Where something is left, whoever stands in line is late or
+    // interrupted, and looks for itself.
+    if (buffer_.size() == 0) receivers_.wake_all();
   }
   void close(discard_t) {
     close();

@@ -174,11 +174,16 @@ class group : public task_set {
   // error of a member ends the wait: the others are killed, waited for even
   // beyond `until`, and the first error is thrown. Throws what interrupts us.
   bool join(deadline until = never) {
+    ++joining_;
+    // Several may join, and be told: it is forgotten when the last one leaves.
+    const at_end leaves([this] {
+      if (--joining_ == 0 && std::exchange(told_, false)) failed_ = {};
+    });
     const bool in_time = wait(until, [this] { return bool(failed_); });
     const task<> failed = failed_;
     if (!failed) return in_time;
     kill();
-    if (failed_ == failed) failed_ = {};  // several may join, and be told
+    told_ = true;
     std::rethrow_exception(failed.error());
   }
 
@@ -196,6 +201,8 @@ class group : public task_set {
   // The first with an error, until join() throws that; else it is told of when
   // we let go of it.
   task<> failed_;
+  bool told_ = false;  // join() has thrown it
+  int joining_ = 0;
 };
 
 // The results of a pool's imap functions, one after the other: next(), a loop

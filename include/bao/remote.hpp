@@ -16,7 +16,7 @@
 #include <utility>
 
 #include "bao/libc.hpp"
-#include "bao/spawn.hpp"
+#include "bao/timeout.hpp"
 
 namespace bao {
 inline namespace [[gnu::visibility("default")]] BAO_ABI {
@@ -44,18 +44,6 @@ class thread_lock {
 
  private:
   thread_mutex& mutex_;
-};
-
-// Calls f() at the end of a block, however that is left. It must not throw.
-template <class F>
-class at_end {
- public:
-  [[nodiscard]] explicit at_end(F f) : call_(std::move(f)) {}
-  at_end(const at_end&) = delete;
-  ~at_end() { call_(); }
-
- private:
-  F call_;
 };
 
 // Something to be done on another thread.

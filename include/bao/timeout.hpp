@@ -94,5 +94,17 @@ class shield : public scope {
   [[nodiscard]] shield() : scope(true) {}
 };
 
+// Calls f() at the end of a block, however that is left. It must not throw.
+template <class F>
+class at_end {
+ public:
+  [[nodiscard]] explicit at_end(F f) : call_(std::move(f)) {}
+  at_end(const at_end&) = delete;
+  ~at_end() { call_(); }
+
+ private:
+  F call_;
+};
+
 }  // namespace BAO_ABI
 }  // namespace bao
