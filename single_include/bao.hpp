@@ -6908,8 +6908,8 @@ class group : public task_set {
     }
   }
 
-  // The first with an error, until join() throws that; else it is told of when
-  // we let go of it.
+  // The first with an error, until all who join have been told; else it is told
+  // of when we let go of it.
   task<> failed_;
   bool told_ = false;  // join() has thrown it
   int joining_ = 0;
